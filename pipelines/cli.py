@@ -38,8 +38,8 @@ from mammopipe.processing.errors import MammopipeError
 from mammopipe.processing.files import DISK, disk_fault
 
 EPILOG = """exit codes: 0 done; 1 a run failed or its gate refused the model, or doctor or monitor found something;
-2 arguments, configuration, data or S3 cannot be used; 3 a fault of this program; 4 the credentials have expired while a
-run on AWS goes on; 130 interrupted.
+2 arguments, configuration, data or S3 cannot be used; 3 a fault of this program; 4 the credentials have expired; a run
+on AWS goes on; 130 interrupted.
 Research use only: nothing here is a diagnosis."""
 
 

@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic: which figures hold, and the table that docs/BENCHMARKS.md shows."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import benchmarks
 from benchmarks import bench_drift, bench_scale
 from benchmarks.bench_scale import Measured
 from benchmarks.process_memory import MemoryWatch
@@ -149,6 +151,11 @@ def test_the_watch_sees_the_peak_of_a_process_below_another() -> None:
     process.communicate()
     assert 150_000_000 < watch.peaks["benchmark"] < 400_000_000
     assert other.peaks == {} and 0 < watch.cpu_seconds["benchmark"] < 60
+
+
+@pytest.mark.parametrize("module", sorted(path.stem for path in Path(benchmarks.__file__).parent.glob("[a-z]*.py")))
+def test_every_benchmark_can_be_imported(module: str) -> None:
+    importlib.import_module(f"benchmarks.{module}")
 
 
 def test_the_rows_of_scale_fill_the_pages(tmp_path: Path) -> None:

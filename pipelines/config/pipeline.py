@@ -21,7 +21,6 @@ from mammopipe.pipelines.config.profiles import PROFILES
 from mammopipe.pipelines.config.recipes import read_recipe
 from mammopipe.pipelines.config.security import SecurityConfig, Tags
 from mammopipe.pipelines.config.storage_and_data import (
-    AugmentationConfig,
     DataConfig,
     SegmentationConfig,
     StorageConfig,
@@ -33,6 +32,7 @@ from mammopipe.processing.datasets.own_table import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings, explained, suggestion
+from mammopipe.processing.stored_copies import StoredCopies
 from mammopipe.training.config import NetworkName, TrainConfig
 from mammopipe.training.evaluation.config import EvaluationConfig, Profile
 from mammopipe.training.model.architecture import Cnn, find_architecture, is_network
@@ -138,7 +138,7 @@ class PipelineConfig(Settings):
     storage: StorageConfig = Field(default_factory=StorageConfig, description="where the files lie on S3")
     data: DataConfig = Field(default_factory=DataConfig, description="how the data is split")
     own: OwnTable = Field(default_factory=OwnTable, description="how the table of dataset `own` is read")
-    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig, description="stored copies")
+    augmentation: StoredCopies = Field(default_factory=StoredCopies, description="stored copies")
     segmentation: SegmentationConfig = Field(default_factory=SegmentationConfig, description="the network's input")
     training: TrainConfig = Field(
         default_factory=lambda: TrainConfig(**PROFILES[Profile.QUICK]["training"]),

@@ -299,6 +299,8 @@ def _start_on_aws(config: PipelineConfig, given: Mapping[str, Any], say: Callabl
     storage = sessions.caller_storage(config)
     stage_salt(config, storage)
     open_register(config, storage)
+    if place := values.get("WeightsUri"):
+        preflight.check_staged_weights(config, [item.key for item in storage.list(f"{place}/")], place)
     images = resources.amount_on_s3(storage.list(values["InputDataUri"]))
     resources.check_instances(preflight.with_parameters(config, values), images, values["InputDataUri"])
     values = with_digests(values, given, storage)
