@@ -21,7 +21,6 @@ from mammopipe.pipelines.config.profiles import PROFILES
 from mammopipe.pipelines.config.recipes import read_recipe
 from mammopipe.pipelines.config.security import SecurityConfig
 from mammopipe.pipelines.config.storage_and_data import (
-    AugmentationConfig,
     DataConfig,
     SegmentationConfig,
     StorageConfig,
@@ -29,6 +28,7 @@ from mammopipe.pipelines.config.storage_and_data import (
 from mammopipe.pipelines.config.toml import assigned, overlay, read_toml
 from mammopipe.pipelines.config.transform import TransformConfig
 from mammopipe.pipelines.config.tuning import TuningConfig
+from mammopipe.processing.copy_settings import CopySettings
 from mammopipe.processing.datasets.own_table import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
@@ -146,7 +146,7 @@ class PipelineConfig(Settings):
     storage: StorageConfig = Field(default_factory=StorageConfig, description="where the files lie on S3")
     data: DataConfig = Field(default_factory=DataConfig, description="how the data is split")
     own: OwnTable = Field(default_factory=OwnTable, description="how the table of dataset `own` is read")
-    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig, description="stored copies")
+    augmentation: CopySettings = Field(default_factory=CopySettings, description="stored copies")
     segmentation: SegmentationConfig = Field(default_factory=SegmentationConfig, description="the network's input")
     training: TrainConfig = Field(
         default_factory=lambda: TrainConfig(**PROFILES[Profile.QUICK]["training"]),

@@ -20,6 +20,7 @@ from mammopipe.processing.classes import TWO, Question
 from mammopipe.processing.container.arguments import add_arguments, settings_in
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.processing.copy_settings import CopySettings
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol, read_manifest
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_bytes
@@ -28,7 +29,6 @@ from mammopipe.processing.jobs.contact_sheets import contact_sheet
 from mammopipe.processing.jobs.missed import refuse_missed
 from mammopipe.processing.jobs.split_settings import Division, image_place
 from mammopipe.processing.jobs.stage import Stage
-from mammopipe.processing.settings import Settings
 
 SHEET_FILMS = 3
 """Number of training images of each class on the contact sheet."""
@@ -65,24 +65,13 @@ class AugmentTask:
     seed: int
 
 
-class AugmentSettings(Settings):
+class AugmentSettings(CopySettings):
     """The settings of the job."""
 
-    copies: int = Field(
-        default=1, ge=0, description="copies of each image of the most frequent class; 0 stores no copy at all"
-    )
     copies_of: Copied = Field(
         default=Copied.TRAIN,
         description="images that get copies: train; development, for cross-validation; all, for the protocol "
         "published alone",
-    )
-    balance: bool = Field(
-        default=True, description="whether copies bring the rarer classes to the size of the most frequent one"
-    )
-    rarer_only: bool = Field(
-        default=False,
-        description="whether images of the rarer classes alone are copied, up to the size of the most frequent one; "
-        "needs --copies 1",
     )
     question: Question = Field(
         default=Question.CLASSES,
@@ -106,11 +95,6 @@ def main(arguments: Sequence[str]) -> None:
     said = {"protocol": str(division.protocol), "copies_of": str(copied), "copies": config.copies, "balance": balance}
     said |= {"rarer_only": True} if rarer_only else {}
     said |= {} if config.question is Question.CLASSES else {"question": str(config.question)}
-    if rarer_only and (config.copies > 1 or not balance):
-        raise ConfigError(
-            f"rarer_only=true with copies={config.copies}, balance={str(balance).lower()}: it needs copies=1 and "
-            "balance=true, since the most frequent class gets no copy"
-        )
     made = {**said, "seed": config.seed, "policy": asdict(AugmentationConfig())}
     stage = Stage.open("augment", paths, "data_augmentation", made, records)
     if stage.host == stage.hosts[0]:
