@@ -34,15 +34,14 @@ from mammopipe.pipelines.commands.arguments import Parser
 from mammopipe.pipelines.commands.models import deploy, evaluate, invoke, monitor, predict
 from mammopipe.pipelines.commands.studies import experiment, power, tune
 from mammopipe.processing.errors import MammopipeError
+from mammopipe.processing.files import DISK, disk_fault
 
 EPILOG = """exit codes: 0 done; 1 a run failed or its gate refused the model, or doctor or monitor found something;
-2 arguments, configuration, data or S3 cannot be used; 3 a fault of this program; 4 the credentials have expired while a
-run on AWS goes on; 130 interrupted.
+2 arguments, configuration, data or S3 cannot be used; 3 a fault of this program; 4 the credentials have expired; a run
+on AWS goes on; 130 interrupted.
 Research use only: nothing here is a diagnosis."""
 
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Errors of the disk, not of this program: full, over quota, read-only."""
 PLACES = (
     *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
     *(errno.ENAMETOOLONG, errno.ELOOP),
@@ -62,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return int(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
-        print("error: interrupted; every job was stopped", file=sys.stderr)
+        again = f"; {options.again}" if hasattr(options, "again") else ""
+        print(f"error: interrupted; every job was stopped{again}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader (`| head`) closed the pipe; without this, Python reports an error when it closes stdout.
@@ -74,7 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 3
         print(f"error: {error.filename or 'disk'}: {error.strerror}", file=sys.stderr)
         return 2
-    except Exception:
+    except Exception as error:
+        if fault := disk_fault(error):
+            print(f"error: disk: {fault}", file=sys.stderr)
+            return 2
         traceback.print_exc()
         return 3
 

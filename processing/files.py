@@ -1,6 +1,7 @@
 """Writes files atomically: under a temporary name beside the target, then renamed; reads JSON objects."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -13,6 +14,24 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mammopipe.processing.errors import ConfigError
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of the disk, not of this program: full, over quota, read-only."""
+
+
+def disk_fault(error: BaseException | None) -> str:
+    """Return what is wrong with the disk, as `No space left on device`; empty if an error has another cause.
+
+    Libraries that write files by their own code raise errors without a number, which only quote the system's words.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK:
+            return os.strerror(error.errno)
+        found = [number for number in DISK if os.strerror(number) in str(error)]
+        if found:
+            return os.strerror(found[0])
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -25,7 +25,7 @@ from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.classes import Classes, classes_of
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.memory import keep_heap
-from mammopipe.processing.container.network import await_host, meeting_point, network_environment, require_gpus
+from mammopipe.processing.container.network import await_host, check_hosts, meeting_point, network_environment
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import (
     ImageRecord,
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str]) -> None:
     paths = ContainerPaths.from_environment()
     current, hosts = paths.hosts()
     resources, gpus = paths.resources(), torch.cuda.device_count()
-    require_gpus(resources, gpus)
+    check_hosts(resources, gpus)
     command = launch_command(hosts, current, gpus=gpus, environment=os.environ)
     if command is not None:
         if first := meeting_point(hosts, current):

@@ -14,6 +14,7 @@ from mammopipe.pipelines.commands.arguments import (
     phantoms_of,
     refuse,
 )
+from mammopipe.pipelines.runs.folder import AGAIN
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
 
@@ -59,7 +60,7 @@ def add(subparsers: "Subparsers") -> None:
     parser.add_argument("--detach", action="store_true", help="on AWS: start it and come back at once")
     configured(parser)
     in_runs(parser)
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, again=AGAIN)
 
 
 def add_compile(subparsers: "Subparsers") -> None:

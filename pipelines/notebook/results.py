@@ -7,12 +7,13 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mammopipe.pipelines.notebook.views import HTML, figure_of
+from mammopipe.pipelines.notebook.views import HTML, figure_of, grey_picture, png_of
 from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.datasets.manifest import Label
 from mammopipe.processing.datasets.own import IMAGE_SUFFIXES, image_id_of
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.images.shards import Member, members
 
 if TYPE_CHECKING:
     import pandas
@@ -128,29 +129,25 @@ def _row(rows: "pandas.DataFrame", images: Path, height: int, dataset: str) -> s
     return f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(figures)}</div>'
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def _files(folder: Path) -> dict[str, Path | Member]:
     """Return the images below a folder by their ids: the file's name, or the id that a site's own table gives it."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
-    named = Counter(path.stem for path in paths)
-    by_name = {path.stem: path for path in paths if named[path.stem] == 1}
-    return by_name | {image_id_of(path.relative_to(folder).as_posix()): path for path in paths}
+    inside = sorted(folder.rglob("*"))
+    found: dict[Path, Path | Member] = {path: path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES}
+    for path in (folder, *inside):
+        if path.is_dir():
+            found |= {path / name: member for name, member in members(path).items()}
+    named = Counter(path.stem for path in found)
+    by_name = {path.stem: image for path, image in found.items() if named[path.stem] == 1}
+    return by_name | {image_id_of(path.relative_to(folder).as_posix()): image for path, image in found.items()}
 
 
-def _figure(row: Mapping[Any, Any], files: Mapping[str, Path], images: Path, height: int, dataset: str) -> str:
-    import numpy as np
-    from PIL import Image
-
-    from mammopipe.processing.images.mammogram import read_mammogram
-
-    path = files.get(str(row["image_id"]))
-    if path is None:
+def _figure(row: Mapping[Any, Any], files: Mapping[str, Path | Member], images: Path, height: int, dataset: str) -> str:
+    image = files.get(str(row["image_id"]))
+    if image is None:
         raise ConfigError(f"{images}: no image {row['image_id']}, which the run's predictions name")
-    picture = Image.fromarray((read_mammogram(path).pixels >> 8).astype(np.uint8))
-    picture.thumbnail((4 * height, height))
-    target = io.BytesIO()
-    picture.save(target, "PNG")
+    picture = grey_picture(image if isinstance(image, Path) else image.read(), height)
     facts = [str(row["label"]), _chances(row), *_words(row, dataset)]
-    figure = figure_of(target.getvalue(), f"{row['image_id']} ({row['split']}): {'; '.join(facts)}")
+    figure = figure_of(png_of(picture), f"{row['image_id']} ({row['split']}): {'; '.join(facts)}")
     # As wide as the picture, so that long captions wrap and the pictures stay side by side.
     return f'<div style="width:{max(picture.width, 160)}px;font-size:small">{figure}</div>'
 

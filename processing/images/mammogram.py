@@ -175,6 +175,8 @@ def _decode(data: bytes, where: str, config: ReadConfig, record: ImageRecord | N
         pixels, facts, flags = read_jpeg(data, where=where, limits=config.limits)
     else:
         start = data[:4].hex(" ")
+        if not start:
+            raise UnsupportedImageError(f"{where}: is empty")
         raise UnsupportedImageError(f"{where}: neither DICOM, PGM, PNG nor TIFF: it starts with the bytes {start!r}")
     image = Mammogram(
         pixels, facts=facts, flags=in_order(flags), turn=Turn(rows=pixels.shape[0], columns=pixels.shape[1])

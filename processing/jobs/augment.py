@@ -20,7 +20,6 @@ from mammopipe.processing.classes import TWO, Question
 from mammopipe.processing.container.arguments import add_arguments, settings_in
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
-from mammopipe.processing.copy_settings import CopySettings
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol, read_manifest
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_bytes
@@ -29,6 +28,7 @@ from mammopipe.processing.jobs.contact_sheets import contact_sheet
 from mammopipe.processing.jobs.missed import refuse_missed
 from mammopipe.processing.jobs.split_settings import Division, image_place
 from mammopipe.processing.jobs.stage import Stage
+from mammopipe.processing.stored_copies import StoredCopies
 
 SHEET_FILMS = 3
 """Number of training images of each class on the contact sheet."""
@@ -65,7 +65,7 @@ class AugmentTask:
     seed: int
 
 
-class AugmentSettings(CopySettings):
+class AugmentJobConfig(StoredCopies):
     """The settings of the job."""
 
     copies_of: Copied = Field(
@@ -83,7 +83,7 @@ class AugmentSettings(CopySettings):
 
 def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
-    config = settings_in(_parser().parse_args(arguments), AugmentSettings)
+    config = settings_in(_parser().parse_args(arguments), AugmentJobConfig)
     paths = ContainerPaths.from_environment()
     division = Division.read(paths.processing_input("stage"))
     copied, balance, rarer_only = config.copies_of, config.balance, config.rarer_only
@@ -98,9 +98,9 @@ def main(arguments: Sequence[str]) -> None:
     made = {**said, "seed": config.seed, "policy": asdict(AugmentationConfig())}
     stage = Stage.open("augment", paths, "data_augmentation", made, records)
     if stage.host == stage.hosts[0]:
-        stage.quarantined += [(image_id, "no instance of Prepare saw its file") for image_id in lost]
+        stage.refused_before += [(image_id, "no instance of Prepare saw its file") for image_id in lost]
     classes = TWO if config.question is Question.BINARY else None
-    each = config.copies - rarer_only if config.copies else 0
+    each = config.copies - rarer_only
     plan = plan_copies(records, each, copied.splits, balance=balance and config.copies > 0, classes=classes)
     if not config.copies:
         _pass_through(stage, balance=balance)
@@ -167,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mammopipe.processing.jobs.augment", description=__doc__, allow_abbrev=False
     )
-    add_arguments(parser, AugmentSettings)
+    add_arguments(parser, AugmentJobConfig)
     return parser
 
 

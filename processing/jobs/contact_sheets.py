@@ -12,6 +12,7 @@ from mammopipe.processing.breast.segmentation import BreastRegion
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.processing.errors import ImageError, LabelError
 from mammopipe.processing.files import write_bytes
+from mammopipe.processing.images.image_files import ImageFiles
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.jobs.split_settings import image_place
 from mammopipe.processing.read_config import DEFAULT_CONFIG, ReadConfig
@@ -117,15 +118,25 @@ def overview(
     shown: int = 32,
     reading: ReadConfig = DEFAULT_CONFIG,
 ) -> None:
-    """Write a montage of up to `shown` unprocessed images of a dataset; unreadable images are left out.
+    """Write a montage of up to `shown` images of a folder; unreadable images are left out.
 
     Rare classes come first, so that the montage of a large dataset shows every class.
+
+    Args:
+        records: Rows of the images.
+        images: Folder that their paths are relative to; its images are single files, or lie in shards.
+        target: The PNG to write.
+        shown: Most images of the montage.
+        reading: How images are read.
+
+    Raises:
+        LabelError: None of the images can be read.
     """
-    frequency = Counter(record.label for record in records)
+    frequency, files = Counter(record.label for record in records), ImageFiles(images)
     cells = []
     for record in sorted(records, key=lambda item: (frequency[item.label], item.image_id)):
         try:
-            cells.append(_cell(_film(images / record.path, record, reading), record))
+            cells.append(_cell(_film(files.source(record.path), record, reading), record))
         except ImageError:
             continue
         if len(cells) == shown:
@@ -152,8 +163,8 @@ def _read_picture(path: Path) -> Picture:
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _film(path: Path, record: ImageRecord, reading: ReadConfig = DEFAULT_CONFIG) -> Picture:
-    pixels = read_mammogram(path, config=reading).pixels
+def _film(source: Path | bytes, record: ImageRecord, reading: ReadConfig = DEFAULT_CONFIG) -> Picture:
+    pixels = read_mammogram(source, config=reading).pixels
     scale = CELL / max(pixels.shape)
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     grey = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)

@@ -4,6 +4,9 @@ Reads the processing inputs `labels` (a folder with `Info.txt` or `train.csv`), 
 patient ids are to be hashed, `salt` (one file with the secret). Writes the processing outputs `prepared` and
 `test-reads` (the file that opens the register of test reads). The split is made from the label table alone, before any
 pixel is read. By the protocol `published` there is no split yet: Segment splits the images, augmented ones among them.
+
+Pretrained weights are the processing input `weights`, if there are any. Prepare does not use them, but refuses missing
+and damaged ones: training would find them after three paid steps.
 """
 
 import argparse
@@ -27,12 +30,13 @@ from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import identity_fields, write_png
 from mammopipe.processing.jobs.half_decode import Source, measure, read_reduced
 from mammopipe.processing.jobs.split_settings import image_place
-from mammopipe.processing.jobs.stage import Stage
+from mammopipe.processing.jobs.stage import Stage, require_few_refused
 from mammopipe.processing.read_config import ForProcessing, Phi
 from mammopipe.processing.settings import Settings
 from mammopipe.processing.splits import read_register
 from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, keep_splits, states_splits
 from mammopipe.processing.turn import Turn
+from mammopipe.processing.weight_sums import require_whole
 
 IMAGE_SUFFIXES = (".dcm", ".pgm", ".png", ".tif", ".tiff")
 BURNT_IN = "BurnedInAnnotation"
@@ -94,6 +98,8 @@ def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     job = settings_in(options, PrepareSettings)
     paths = ContainerPaths.from_environment()
+    if (weights := paths.processing_input("weights")).is_dir():
+        require_whole(weights)
     split, protocol = job.split, job.protocol
     table = DATASETS[options.dataset].read(paths.processing_input("labels"))
     records = table.records
@@ -109,8 +115,7 @@ def main(arguments: Sequence[str]) -> None:
     stage = Stage.open("prepare", paths, "prepared", config, records)
     images, half = paths.processing_input("images"), job.reduced_decode
     prepare(records, images, stage, max_height=job.max_height, phi=job.phi, half=half, for_processing=raw)
-    if len(stage.hosts) == 1 or stage.host == stage.hosts[0]:
-        stage.quarantined += table.refused
+    list_refused_rows(stage, table.refused, len(records), job.max_quarantine)
     if salt := _salt(paths.processing_input("salt")):
         stage.records = [_pseudonymous(record, salt) for record in stage.records]
     stage.close(max_quarantine=job.max_quarantine)
@@ -140,14 +145,15 @@ def prepare(
         for_processing: What to do with raw images.
 
     Raises:
-        LabelError: None of the images is in the tree.
+        LabelError: The job has one instance, and none of the images is in the tree.
     """
     present = {path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()}
     mine = [record for record in records if record.path in present]
-    if not mine:
+    # One of several instances may get no image, where they are fewer than the instances.
+    if not mine and len(stage.hosts) == 1:
         raise LabelError(f"{images}: none of the {len(records)} images of the label table is here")
     for path in sorted(present - {record.path for record in records}):
-        if Path(path).suffix in IMAGE_SUFFIXES:
+        if Path(path).suffix.lower() in IMAGE_SUFFIXES:
             stage.quarantine(Path(path).stem, f"{path}: no row in the label table names this image")
     unseen = [record for record in records if record.path not in present]
     if len(stage.hosts) == 1:
@@ -162,6 +168,25 @@ def prepare(
         whole = set(difference["whole"])
         sources = [replace(source, half=source.record.image_id not in whole) for source in sources]
     stage.work(prepare_image, [PrepareTask(source, stage.folder, phi) for source in sources])
+
+
+def list_refused_rows(stage: Stage, refused: Sequence[tuple[str, str]], images: int, max_quarantine: float) -> None:
+    """Add the refused rows of the label table to the quarantine of the first instance.
+
+    Every instance reads the whole table; the share of its refused rows is that of all images, not of one instance's.
+
+    Args:
+        stage: The output.
+        refused: The id and the reason of each refused row.
+        images: Number of the other rows.
+        max_quarantine: The greatest share of the rows that may be refused.
+    """
+    if len(stage.hosts) == 1:
+        stage.quarantined += refused
+        return
+    require_few_refused(refused, images, max_quarantine)
+    if stage.host == stage.hosts[0]:
+        stage.refused_before += refused
 
 
 def prepare_image(task: PrepareTask) -> list[ImageRecord]:

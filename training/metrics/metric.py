@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from mammopipe.training.metrics.bootstrap import MetricError, Scale
+from mammopipe.training.metrics.bootstrap import MetricError
+from mammopipe.training.metrics.scale import Scale
 from mammopipe.training.model.predictions import Floats, Integers
 
 _SUM_TOLERANCE = 1e-3

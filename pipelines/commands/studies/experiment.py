@@ -64,7 +64,8 @@ def add(subparsers: "Subparsers") -> None:
         metavar="DIR",
         help="folder of results.csv, results.md, the figures, and of what each cell measured (default: experiment)",
     )
-    parser.set_defaults(command=experiment)
+    again = "start the same command again: finished cells are kept"
+    parser.set_defaults(command=experiment, again=again)
 
 
 def _leave_one_out(options: argparse.Namespace) -> int:

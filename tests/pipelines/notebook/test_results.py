@@ -1,13 +1,20 @@
 """The results of a run as a notebook shows them: curves, worst mistakes first, a browser, the report in the page."""
 
+import base64
+import io
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.images.mammogram import write_png
+from mammopipe.processing.images.shards import pack
 from mammopipe.processing.phantoms.own_tree import write_own_tree
 
 pytest.importorskip("IPython")
@@ -55,6 +62,28 @@ def test_the_worst_mistakes_come_first_with_truth_split_and_probabilities(run: R
         view.mistakes(run, images.parent, count=3)
     with pytest.raises(ConfigError, match="no image p0"):
         view.mistakes(run, images / "none")
+
+
+def test_images_in_shards_are_shown_as_single_files_are(run: Run, images: Path, tmp_path: Path) -> None:
+    names = sorted(path.name for path in images.glob("*.png"))
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    for name in names:
+        (packed / name).write_bytes((images / name).read_bytes())
+    pack(packed, names, megabytes=0.05)
+    assert not list(packed.glob("*.png"))
+    assert view.films(packed, count=3).data == view.films(images, count=3).data
+    assert view.films(packed, count=3).data.count("<img") == 3
+    assert view.mistakes(run, packed).data == view.mistakes(run, images).data
+
+
+def test_a_16_bit_image_keeps_its_grey_levels(tmp_path: Path) -> None:
+    levels = np.linspace(0, 65535, 64, dtype=np.uint16)[None].repeat(64, axis=0)
+    write_png(tmp_path / "a.png", levels)
+    found = re.search('base64,([^"]+)', view.films(tmp_path).data)
+    assert found is not None
+    with Image.open(io.BytesIO(base64.b64decode(found[1]))) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), levels >> 8)
 
 
 def test_words_of_density_and_finding_stand_with_their_meaning(run: Run, images: Path, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def said(folder: RunFolder, probabilities: np.ndarray, labels: np.ndarray, *, cn
             **{name: repr(float(share)) for name, share in zip(classes, row, strict=True)},
         }
         for network, table in ((cnn, probabilities), ("other", probabilities[::-1]))
-        for split in comparison.SPLITS
+        for split in ("train", *comparison.SPLITS)
         for place, (label, row) in enumerate(zip(labels, table, strict=True))
     ]
     write_csv(folder.path / FILE, columns(classes), rows)

@@ -1,4 +1,4 @@
-"""How many copies of the training images are stored: settings of the pipeline and of its Augment job."""
+"""The settings of the copies of training images that Augment stores, for the configuration and for the job."""
 
 from pydantic import Field, model_validator
 
@@ -6,7 +6,7 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings
 
 
-class CopySettings(Settings):
+class StoredCopies(Settings):
     """The number of stored copies of the training images."""
 
     copies: int = Field(
@@ -26,11 +26,11 @@ class CopySettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _check(self) -> "CopySettings":
+    def _check(self) -> "StoredCopies":
         """Refuse numbers of copies that contradict `rarer_only`."""
         if self.rarer_only and (self.copies != 1 or not self.balance):
             raise ConfigError(
-                f"augmentation.rarer_only=true with copies={self.copies}, balance={str(self.balance).lower()}: it "
-                "needs copies=1 and balance=true, since the most frequent class gets no copy"
+                f"rarer_only=true with copies={self.copies}, balance={str(self.balance).lower()}: it needs copies=1 "
+                "and balance=true, since the most frequent class gets no copy"
             )
         return self
