@@ -48,8 +48,9 @@ from mammopipe.training.metrics.classification import macro_auc, malignant_auc
 from mammopipe.training.model.architecture import Cnn, Pooling, Precision
 from mammopipe.training.model.exam_scores import beside_other
 from mammopipe.training.model.predictions import Floats, softmax
+from mammopipe.training.networks.network import FilmNetwork
 from mammopipe.training.networks.pretrained import find_weights
-from mammopipe.training.networks.registry import FilmNetwork, build_model
+from mammopipe.training.networks.registry import build_model
 
 COPIES = {Label.NORMAL: 0, Label.BENIGN: 2, Label.MALIGNANT: 2}
 """Number of stored copies of each development image; a fold trains on the copies of its own images."""

@@ -30,9 +30,10 @@ from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import Label, Laterality, Lesion, View
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import Film, make_film
-from mammopipe.training.fitting.lesion_loss import WithPlaces, grid_of, location_loss, targets
+from mammopipe.training.fitting.lesion_loss import WithPlaces, grid_of, location_losses, targets
 from mammopipe.training.networks import model_directory
-from mammopipe.training.networks.registry import FilmNetwork, build_model
+from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.registry import build_model
 
 COMMAND = "python -m benchmarks.bench_heatmap"
 CONFIG = PreprocessConfig(height=320, width=224)
@@ -111,11 +112,11 @@ def _step(network: FilmNetwork, optimiser: torch.optim.Optimizer, films: Films, 
     with torch.autocast("cpu", torch.bfloat16):
         logits, places = WithPlaces(network)(films.images[batch] ** exposure)
         loss = functional.cross_entropy(logits.float(), films.labels[batch], label_smoothing=0.05)
-        loss = loss + location_loss(places, films.places[batch])
+        loss = loss + location_losses(places, films.places[batch]).mean()
     optimiser.zero_grad()
     torch.autograd.backward(loss)
     optimiser.step()
-    return loss.item()
+    return float(loss.item())
 
 
 def save(directory: Path, network: FilmNetwork) -> None:

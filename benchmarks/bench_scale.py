@@ -4,7 +4,10 @@ Run `python -m benchmarks.bench_scale --images 1000 5000 54706 [--rsna FOLDER]`:
 stderr. With `--rsna`, the rows are the first ones of the real `train.csv` in that folder; else the table is made. Every
 row gets a synthetic DICOM of 256 rows. Each size is one run of `mammopipe run` with the process backend: staging,
 Prepare, Segment at 96 x 64 pixels, a small network for one epoch with `cache = "disk"`, and Evaluate with the leakage
-audit, subgroups, figures by breast and patient, and the report. 54,706 images take some hours on two cores.
+audit, subgroups, figures by breast and patient, and the report. 54,706 images take half an hour on two cores.
+
+`python -m benchmarks.bench_scale --page ROWS` measures nothing: it puts the rows of an earlier run (a file with what
+that run printed) into the table of docs/how-to/growing.md and into docs/BENCHMARKS.md.
 """
 
 import argparse
@@ -25,6 +28,7 @@ from typing import Any
 from benchmarks.bench_manifest import ROWS, make_table
 from benchmarks.process_memory import MemoryWatch
 from benchmarks.rows import Row, row
+from benchmarks.table import fill_in, replace_between
 from mammopipe.processing.datasets.rsna import COLUMNS, LABEL_TABLE
 from mammopipe.processing.files import write_csv
 from mammopipe.processing.jobs.parallel import map_images
@@ -46,6 +50,7 @@ SETTINGS = {
     "evaluation.bootstrap": "500",
 }
 """Settings of every run; the profile is `quick`, so that the gate judges the audit alone."""
+DOCS = Path(__file__).parents[1] / "docs"
 STEPS = ("Prepare", "Augment", "Segment", "Train-modified-cnn", "Evaluate")
 HOURS_BAR, MEMORY_BAR, REPORT_BAR, GROWTH_BAR = 2.0, 3.0, 5.0, 1.15
 
@@ -151,13 +156,40 @@ def figures(runs: Sequence[Measured]) -> list[Row]:
     return found
 
 
+def stage_table(rows: Sequence[Row]) -> str:
+    """Return a Markdown table of the seconds of each stage, one line a run, from the rows of `figures`."""
+    runs = [each for each in rows if each["name"].endswith("hours in all")]
+    sizes = [each["name"].removeprefix("RSNA pipeline, ").split(" ")[0] for each in runs]
+    memory = [each for each in rows if each["name"].endswith("largest process")]
+    stages = ("stage", *STEPS)
+    lines = [f"| images | {' | '.join(stages)} | in all | largest process |", "|---" * (len(stages) + 3) + "|"]
+    for size, run, most in zip(sizes, runs, memory, strict=True):
+        seconds = [f"{run['peers'][stage]:,.0f} s" for stage in stages]
+        lines.append(f"| {size} | {' | '.join(seconds)} | {run['value'] * 60:.1f} min | {most['value']:.2f} GB |")
+    for each in rows:
+        if each["name"].endswith("seconds an image"):
+            sizes_compared = each["name"].removeprefix("RSNA pipeline, ").split(":")[0]
+            factors = [f"{each['peers'][stage]:.2f} x" for stage in stages]
+            lines.append(f"| an image, {sizes_compared} | {' | '.join(factors)} | {each['value']:.2f} x | |")
+    return "\n".join(lines) + "\n"
+
+
+def fill_pages(rows: Sequence[Row], docs: Path = DOCS) -> None:
+    """Put rows into the two pages that show them."""
+    replace_between(docs / "how-to" / "growing.md", "scale", stage_table(rows))
+    fill_in(docs / "BENCHMARKS.md", rows)
+
+
 def main() -> None:
-    """Print the rows."""
+    """Print the rows, or put rows that were printed earlier into the pages."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 5000, ROWS], help="sizes of the sets")
     parser.add_argument("--rsna", type=Path, help=f"folder with the real {LABEL_TABLE}")
     parser.add_argument("--scratch", type=Path, help="folder of the images and runs, kept; by default a temporary one")
+    parser.add_argument("--page", type=Path, metavar="ROWS", help="fill the pages from printed rows; measure nothing")
     options = parser.parse_args()
+    if options.page is not None:
+        return fill_pages(json.loads(options.page.read_text(encoding="utf-8")))
     scratch = options.scratch or Path(tempfile.mkdtemp(prefix="bench-scale-"))
     runs: list[Measured] = []
     try:

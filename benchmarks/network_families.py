@@ -21,8 +21,10 @@ import numpy as np
 from mammopipe.inference.engines.base import EngineSettings
 from mammopipe.inference.prediction.heatmap import regions
 from mammopipe.inference.prediction.predictor import Predictor
+from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.runs.launch import Run, Status, start
+from mammopipe.pipelines.runs.launch import start
+from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.processing.images.mammogram import read_mammogram
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(network: str, folder: Path, options: argparse.Namespace) -> bool:
     """Run one network and print its row; return whether all steps succeeded."""
-    config = PipelineConfig(
+    config = PipelineConfig.load(
         cnns=(network,),
         augmentation={"copies": 0},
         segmentation={"height": options.height, "width": options.width},

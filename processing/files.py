@@ -1,6 +1,7 @@
-"""Writes files atomically: under a temporary name beside the target, then renamed."""
+"""Writes files atomically: under a temporary name beside the target, then renamed; reads JSON objects."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -11,6 +12,26 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from mammopipe.processing.errors import ConfigError
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of the disk, not of this program: full, over quota, read-only."""
+
+
+def disk_fault(error: BaseException | None) -> str:
+    """Return what is wrong with the disk, as `No space left on device`; empty if an error has another cause.
+
+    Libraries that write files by their own code raise errors without a number, which only quote the system's words.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK:
+            return os.strerror(error.errno)
+        found = [number for number in DISK if os.strerror(number) in str(error)]
+        if found:
+            return os.strerror(found[0])
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -46,6 +67,17 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write `value` as indented JSON with its own order of keys; raises `ValueError` for NaN and infinity."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; raises `ConfigError` if the file cannot be read or holds another value."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: must hold a JSON object")
+    return value
 
 
 def write_csv(path: Path, columns: list[str], rows: Iterable[Mapping[str, str]]) -> None:

@@ -1,13 +1,17 @@
 """Fixtures that several folders of tests share: where the research data lies, when it is there."""
 
 import importlib.util
+import json
 import os
 import sys
 import tarfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from tests import fork_server
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 """Threads of torch that wait for each other sleep. By default they spin, which takes the time of the other worker."""
@@ -27,6 +31,14 @@ SLOWEST_FIRST = (
     "tests/inference/server/",
 )
 """What takes longest starts first, so that no worker waits at the end for another's last file."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start one fork server for all workers of this run; it imports while they collect."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        server = ExitStack()
+        os.environ[fork_server.VARIABLE] = json.dumps(server.enter_context(fork_server.running(ready=False)))
+        config.add_cleanup(server.close)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -31,6 +31,8 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+VARIABLE = "FORK_SERVER_COMMAND"
+"""Environment variable with the command of the server that pytest's main process runs for its workers, as JSON."""
 CLIENT = Path(__file__).with_name("fork_client.py")
 JOBS = tuple(f"mammopipe.processing.jobs.{job}" for job in ("prepare", "augment", "segment"))
 IMPORTS = (
@@ -39,7 +41,6 @@ IMPORTS = (
     "torch._inductor.codecache",
     "torch.export",
     "torch.export._trace",
-    "openvino",
     "openvino.frontend.pytorch.torchdynamo.export_decompositions",
     "captum.attr",
     "networkx",
@@ -64,8 +65,8 @@ def python(socket_path: str) -> list[str]:
 
 
 @contextmanager
-def running() -> Iterator[list[str]]:
-    """Yield the command that takes the place of `python` while a server runs."""
+def running(*, ready: bool = True) -> Iterator[list[str]]:
+    """Yield the command that takes the place of `python` while a server runs; wait until it is ready, or not."""
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/socket"
         reading, writing = os.pipe()
@@ -73,18 +74,20 @@ def running() -> Iterator[list[str]]:
         server = subprocess.Popen(command, cwd=Path(__file__).parents[1], pass_fds=[writing], stdin=subprocess.PIPE)
         os.close(writing)
         try:
-            if not os.read(reading, 1):
+            if ready and not os.read(reading, 1):
                 raise RuntimeError("the fork server did not start")
             yield python(path)
         finally:
             os.close(reading)
             server.terminate()
-            server.wait()
+            server.communicate()
 
 
 @cache
 def shared() -> list[str]:
-    """Start a server for all tests of this process, and return the command that takes the place of `python`."""
+    """Return the command that takes the place of `python`; starts a server unless pytest's main process runs one."""
+    if command := os.environ.get(VARIABLE):
+        return list(json.loads(command))
     server = ExitStack()
     atexit.register(server.close)
     return server.enter_context(running())
@@ -102,6 +105,12 @@ def use(command: list[str]) -> None:
 
 def main(path: str, ready: int) -> dict[str, Any]:
     """Serve until this process is a child with a command to run; return the command."""
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    listening.listen(64)
+    from mammopipe.training.model.openvino_runtime import load_openvino
+
+    load_openvino()  # without telemetry
     for name in IMPORTS:
         importlib.import_module(name)
     importlib.import_module("mammopipe.pipelines.graph.sdk").prepare_sdk("us-east-1")
@@ -115,9 +124,7 @@ def main(path: str, ready: int) -> dict[str, Any]:
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    with socket.socket(socket.AF_UNIX) as listening, selectors.DefaultSelector() as selector:
-        listening.bind(path)
-        listening.listen(64)
+    with listening, selectors.DefaultSelector() as selector:
         for source in (listening, reaping, sys.stdin):
             selector.register(source, selectors.EVENT_READ)
         os.write(ready, b"r")

@@ -291,7 +291,8 @@ def evaluation(
 ) -> dict:
     """Return `evaluation.json` of the set, made by the evaluation job's own functions."""
     data, model = clean.data(kind), clean.candidate(scratch / "model", digest)
-    return complete(evaluate(data, {"modified_cnn": model}, CONFIG)[0], data, model, scratch / "model")
+    found, _, outputs = evaluate(data, {"modified_cnn": model}, CONFIG)
+    return complete(found, data, model, scratch / "model", outputs)
 
 
 def _told(found: Mapping, *kinds: str) -> Outcome:

@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic: which figures hold, and the table that docs/BENCHMARKS.md shows."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import benchmarks
 from benchmarks import bench_drift, bench_scale
 from benchmarks.bench_scale import Measured
 from benchmarks.process_memory import MemoryWatch
@@ -149,3 +151,31 @@ def test_the_watch_sees_the_peak_of_a_process_below_another() -> None:
     process.communicate()
     assert 150_000_000 < watch.peaks["benchmark"] < 400_000_000
     assert other.peaks == {} and 0 < watch.cpu_seconds["benchmark"] < 60
+
+
+@pytest.mark.parametrize("module", sorted(path.stem for path in Path(benchmarks.__file__).parent.glob("[a-z]*.py")))
+def test_every_benchmark_can_be_imported(module: str) -> None:
+    importlib.import_module(f"benchmarks.{module}")
+
+
+def test_the_rows_of_scale_fill_the_pages(tmp_path: Path) -> None:
+    runs = [
+        Measured(
+            images,
+            dict.fromkeys(("stage", *bench_scale.STEPS), seconds),
+            {"prepare": 2 * 10**9},
+            {"prepare": seconds},
+            10**6,
+            {},
+        )
+        for images, seconds in ((1000, 6.0), (54706, 300.0))
+    ]
+    (tmp_path / "how-to").mkdir()
+    growing, every = tmp_path / "how-to" / "growing.md", tmp_path / "BENCHMARKS.md"
+    growing.write_text("text\n<!-- scale: begin -->\nold\n<!-- scale: end -->\n")
+    every.write_text("<!-- benchmarks: begin -->\n<!-- benchmarks: end -->\n")
+    bench_scale.fill_pages(bench_scale.figures(runs), tmp_path)
+    lines = growing.read_text().splitlines()
+    assert "| 54,706 | 300 s | 300 s | 300 s | 300 s | 300 s | 300 s | 30.0 min | 2.00 GB |" in lines
+    assert "| an image, 1,000 to 54,706 images |" + " 0.91 x |" * 7 + " |" in lines and "old" not in lines
+    assert "| RSNA pipeline, 54,706 images: hours in all | 0.5 h | at most 2 |" in every.read_text().splitlines()

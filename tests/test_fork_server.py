@@ -36,3 +36,8 @@ def test_a_signal_to_the_caller_ends_the_command(tmp_path: Path, number: signal.
         # The end of file comes only when the command, which holds the other end of the pipe, has ended.
         assert select.select([caller.stdout], [], [], 30)[0], "the command outlives its caller"
         assert caller.stdout.read() == "" and caller.wait(30) == -number
+
+
+def test_commands_send_no_telemetry(tmp_path: Path) -> None:
+    command = program(tmp_path, "import sys; print(sys.modules['openvino_telemetry'], 'openvino' in sys.modules)")
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "None True\n"

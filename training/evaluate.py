@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mammopipe.processing.classes import class_indices
 from mammopipe.processing.container.arguments import add_arguments, settings_in
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
@@ -22,7 +23,7 @@ from mammopipe.processing.files import write_bytes, write_csv, write_json
 from mammopipe.processing.jobs.missed import refuse_missed
 from mammopipe.processing.splits.assignment import audit_leakage
 from mammopipe.processing.splits.leakage_audit import Finding
-from mammopipe.training.evaluation.batch_prediction import predict_breasts, predict_split
+from mammopipe.training.evaluation.batch_prediction import breast_predictions, predict_breasts, predict_split
 from mammopipe.training.evaluation.calibration_figures import calibration_figures
 from mammopipe.training.evaluation.candidates import baseline, candidate_figures, deal_figures, selected_figures
 from mammopipe.training.evaluation.config import EvaluationJobConfig
@@ -36,7 +37,7 @@ from mammopipe.training.evaluation.fit_audit import (
     audit_training,
     audited,
 )
-from mammopipe.training.evaluation.pointing_game import pointing_game
+from mammopipe.training.evaluation.pointing_game import Outputs, outputs_of, pointing_game
 from mammopipe.training.evaluation.selection import Choice, choose
 from mammopipe.training.evaluation.test_reads import register_read
 from mammopipe.training.fitting.out_of_fold import OutOfFold
@@ -47,7 +48,7 @@ from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.archive import pack
 from mammopipe.training.model.exam_scores import BreastRule
 from mammopipe.training.model.operating_points import Goal
-from mammopipe.training.model.predictions import Kind, TestPredictions, ValidationPredictions
+from mammopipe.training.model.predictions import Kind, TestPredictions, TrainingPredictions, ValidationPredictions
 from mammopipe.training.networks.model_directory import LoadedModel
 from mammopipe.training.reporting.examples import MOST_MISSED_SHOWN, draw_examples, missed_cancers, pick_examples
 from mammopipe.training.reporting.model_card import write_cards
@@ -78,11 +79,11 @@ def main(arguments: Sequence[str]) -> None:
             {name: OutOfFold.read(scratch / name, model.description) for name, model in models.items()}
         )
         data.require_alone(config.other_breast)
-        evaluation, films = evaluate(data, models, config)
+        evaluation, films, outputs = evaluate(data, models, config)
         model = models[evaluation["selected"]["cnn"]]
         directory = scratch / evaluation["selected"]["cnn"]
         evaluation = {**evaluation, "test_reads": register_read(evaluation, data, directory, paths)}
-        evaluation = complete(evaluation, data, model, directory)
+        evaluation = complete(evaluation, data, model, directory, outputs)
         page = render(
             evaluation,
             draw_examples([*evaluation["examples"], *evaluation["missed_cancers"][:MOST_MISSED_SHOWN]], data, model),
@@ -99,7 +100,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def evaluate(
     data: SegmentedData, models: Mapping[str, LoadedModel], config: EvaluationJobConfig
-) -> tuple[dict[str, Any], list[dict[str, str]]]:
+) -> tuple[dict[str, Any], list[dict[str, str]], Outputs]:
     """Evaluate all candidates and select one.
 
     Networks predict the test images only after the selection.
@@ -111,7 +112,7 @@ def evaluate(
 
     Returns:
         The content of `evaluation.json` (leakage audit, metrics of every candidate on validation and test, baseline,
-        selection) and the rows of `predictions.csv`.
+        selection), the rows of `predictions.csv`, and what the selected network makes of the images of validation.
 
     Raises:
         ManifestError: Validation lacks a class.
@@ -132,7 +133,9 @@ def evaluate(
         other_breast=config.other_breast,
     )
     fits, findings = _audited_fits(choice, validation, data, models, config)
-    test, judged = _predict(TestPredictions, models, data, data.images(Split.TEST)), rows[Split.VALIDATION]
+    selected = models[choice.selected]
+    outputs = {split: outputs_of(selected, data.in_folders(data.images(split))) for split in rows}
+    test, judged = _predicted_test(choice.selected, outputs[Split.TEST], data, models), rows[Split.VALIDATION]
 
     candidates = {
         name: {
@@ -143,18 +146,52 @@ def evaluate(
         }
         for name in sorted(models)
     }
-    return {
-        **_circumstances(data, config),
-        **audited(leakage, fits, findings, data.records),
-        "candidates": candidates,
-        "baseline": baseline(data, rows, draws),
-        **_of_selected(choice, candidates, validation, test, data, models, draws, config),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
-    }, [
+    return (
+        {
+            **_circumstances(data, config),
+            **audited(leakage, fits, findings, data.records),
+            "candidates": candidates,
+            "baseline": baseline(data, rows, draws),
+            **_of_selected(choice, candidates, validation, test, data, selected, outputs, draws, config),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
+        },
+        _prediction_rows(choice, validation, test, data, models, config),
+        outputs[Split.VALIDATION],
+    )
+
+
+def _prediction_rows(
+    choice: Choice,
+    validation: Mapping[str, ValidationPredictions],
+    test: Mapping[str, TestPredictions],
+    data: SegmentedData,
+    models: Mapping[str, LoadedModel],
+    config: EvaluationJobConfig,
+) -> list[dict[str, str]]:
+    """Return the rows of `predictions.csv`."""
+    return [
         row
         for name in sorted(models)
-        for scores in (validation[name], test[name])
+        for scores in (*_of_training(name, models, data, config), validation[name], test[name])
         for row in predictions.prediction_rows(name, scores, choice.candidates[name].fit.calibration)
+    ]
+
+
+def _of_training(
+    name: str, models: Mapping[str, LoadedModel], data: SegmentedData, config: EvaluationJobConfig
+) -> list[TrainingPredictions]:
+    """Return what a candidate says of the originals that it has learnt from, folder by folder; none unless asked for.
+
+    A cross-validated candidate has learnt from the whole development set. Its out-of-fold predictions of the same
+    images are those of validation.
+    """
+    if not config.predict_training:
+        return []
+    splits = (Split.TRAIN, Split.VALIDATION) if data.out_of_fold else (Split.TRAIN,)
+    rows = [record for split in splits for record in data.originals(split)]
+    return [
+        _predict(TrainingPredictions, {name: models[name]}, data, part, folder)[name]
+        for part, folder in data.in_folders(rows)
     ]
 
 
@@ -164,13 +201,14 @@ def _of_selected(
     validation: Mapping[str, ValidationPredictions],
     test: Mapping[str, TestPredictions],
     data: SegmentedData,
-    models: Mapping[str, LoadedModel],
+    model: LoadedModel,
+    outputs: Mapping[Split, Outputs],
     draws: Mapping[Split, Resamples],
     config: EvaluationJobConfig,
 ) -> dict[str, Any]:
     """Return what `evaluation.json` holds of the selected candidate alone: metrics, calibration, pointing, examples."""
     rows = {split: data.judged(split) for split in draws}
-    candidate, model = candidates[choice.selected], models[choice.selected]
+    candidate = candidates[choice.selected]
     fit = choice.candidates[choice.selected].fit
     chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
     threshold = fit.operating_points[Goal.SENSITIVITY].threshold
@@ -182,7 +220,7 @@ def _of_selected(
             validation[choice.selected], test[choice.selected], {str(split): draw for split, draw in draws.items()}
         ),
         "pointing": {
-            str(split): pointing_game(model, data.in_folders(images), config.resamples(images))
+            str(split): pointing_game(images, outputs[split].pointed, model.classes, config.resamples(images))
             for split, images in ((split, data.images(split)) for split in rows)
         },
         "examples": pick_examples(chosen, fit.calibration, data.classes),
@@ -214,13 +252,31 @@ def _circumstances(data: SegmentedData, config: EvaluationJobConfig) -> dict[str
     }
 
 
-def _predict(
-    kind: type[Kind], models: Mapping[str, LoadedModel], data: SegmentedData, records: Sequence[ImageRecord]
-) -> dict[str, Kind]:
+def _predicted_test(
+    selected: str, outputs: Outputs, data: SegmentedData, models: Mapping[str, LoadedModel]
+) -> dict[str, TestPredictions]:
+    """Return the predictions of all networks for the test images; those of the selected one are in its outputs."""
+    records, model = data.images(Split.TEST), models[selected]
     if data.level is Level.BREAST:
-        return predict_breasts(kind, models, records, data.films(kind.split))
-    shape = (data.preprocess.height, data.preprocess.width)
-    return predict_split(kind, models, records, data.films(kind.split), shape=shape)
+        of_selected = breast_predictions(TestPredictions, model, records, outputs.logits, outputs.features)
+    else:
+        of_selected = TestPredictions.of(records, class_indices(records, model.classes), outputs.logits)
+    others = {name: other for name, other in models.items() if name != selected}
+    return {selected: of_selected, **(_predict(TestPredictions, others, data, records) if others else {})}
+
+
+def _predict(
+    kind: type[Kind],
+    models: Mapping[str, LoadedModel],
+    data: SegmentedData,
+    records: Sequence[ImageRecord],
+    folder: Path | None = None,
+) -> dict[str, Kind]:
+    """Return each model's predictions of the images, which lie in the folder of the kind's split or in another one."""
+    folder = folder or data.films(kind.split)
+    if data.level is Level.BREAST:
+        return predict_breasts(kind, models, records, folder)
+    return predict_split(kind, models, records, folder, shape=(data.preprocess.height, data.preprocess.width))
 
 
 def _audited_fits(

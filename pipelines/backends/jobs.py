@@ -4,6 +4,8 @@ Source: "How Amazon SageMaker Processing Runs Your Processing Container Image" a
 Training Information" (SageMaker Developer Guide).
 """
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from mammopipe.pipelines.backends.processes import RunEnding, RunningProcesses, 
 from mammopipe.pipelines.config.compute import Distribution, InputMode
 from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.pipelines.data.step_cache import StepCache
-from mammopipe.processing.container.job import REASON_LIMIT
+from mammopipe.processing.container.job import NO_DISK, REASON_LIMIT
 from mammopipe.processing.container.paths import OPT_ML, ContainerPaths
 from mammopipe.processing.container.s3_uri import S3Uri
 from mammopipe.processing.errors import ConfigError, MammopipeError
@@ -305,6 +307,8 @@ def _outcome(job: Job, host: str, process: SupervisedProcess, logs: Path) -> str
     said = file.read_text(encoding="utf-8", errors="replace").split() if file.is_file() else []
     if said:
         return " ".join(said).replace(str(paths.base), str(OPT_ML))[:REASON_LIMIT]
+    if code == NO_DISK:
+        return f"{os.strerror(errno.ENOSPC)}, or the disk is read-only: the job could not write more about it"
     words = last_line(job.log(logs, host))
     ended = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
     return f"{ended}; its last line: {words}" if words else f"{ended}, without a word"

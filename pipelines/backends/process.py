@@ -28,6 +28,7 @@ from mammopipe.pipelines.backends.supported import all_steps, check
 from mammopipe.pipelines.local_jobs.transform import run_transform
 from mammopipe.pipelines.local_jobs.tuning import Search, run_tuning
 from mammopipe.processing.errors import MammopipeError
+from mammopipe.processing.files import disk_fault
 from mammopipe.processing.splits import read_register
 
 JOBS = ("Processing", "Training", "Tuning", "Transform")
@@ -139,6 +140,8 @@ class Interpreter(Execution):
             self.step_statuses.note(name, Status.STOPPED, str(error))
         elif isinstance(error, MammopipeError):
             self.step_statuses.note(name, Status.FAILED, str(error))
+        elif fault := disk_fault(error):
+            self.step_statuses.note(name, Status.FAILED, fault)
         elif isinstance(error, ParamValidationError | ClientError):
             self.step_statuses.note(
                 name, Status.FAILED, f"SageMaker would refuse the request: {' '.join(str(error).split())}"

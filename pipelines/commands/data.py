@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ def check(options: argparse.Namespace) -> int:
     """Print the contents and problems of the dataset; returns 1 if a run could not succeed."""
     from mammopipe.pipelines.config.pipeline import PipelineConfig
     from mammopipe.pipelines.data.check import look
-    from mammopipe.processing.datasets.own import images_of, read_own
+    from mammopipe.processing.datasets.own import images_of, read_own, unused_columns
     from mammopipe.processing.datasets.own_table import find_table
 
     if options.montage and options.montage.suffix.lower() != ".png":
@@ -72,11 +73,11 @@ def check(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found.as_dict(), indent=2))
     else:
-        _print(found)
+        _print(found, unused_columns(options.table, config.own))
     return int(bool(found.problems))
 
 
-def _print(found: "Look") -> None:
+def _print(found: "Look", unused: Sequence[str]) -> None:
     print(f"{found.images} images of {found.patients} patients, {found.lesions} lesions" + (
         f"; {found.synthetic} images are synthetic" if found.synthetic else ""
     ))  # fmt: skip
@@ -87,6 +88,10 @@ def _print(found: "Look") -> None:
             print(f"{name:<10} {', '.join(f'{word} {number}' for word, number in counts.items())}{note}")
     if found.classes:
         print(f"classes    {', '.join(found.classes)}")
+    if unused:
+        print(f"not used   {', '.join(unused)}")
+    for note in found.notes:
+        print(f"note       {note}")
     for group in found.duplicates[:SHOWN]:
         print(f"duplicates {', '.join(group)}")
     print(f"refused    {len(found.refused)}")

@@ -25,7 +25,8 @@ def add(subparsers: "Subparsers") -> None:
     )
     parser.add_argument("--to", metavar="s3://...", help="default: the place that the configuration's pipeline reads")
     parser.add_argument("--config", type=Path, metavar="FILE")
-    parser.set_defaults(command=stage)
+    again = "start the same command again: it uploads what is missing"
+    parser.set_defaults(command=stage, again=again)
 
 
 def stage(options: argparse.Namespace) -> int:
@@ -43,5 +44,5 @@ def stage(options: argparse.Namespace) -> int:
 
         uri = options.to or config.storage.uri("raw", options.what)
         staged = stage_source(config.replace(dataset=options.what), options.source, uri, storage)
-    print(f"Staged {staged}" + (" (synthetic films)" if staged.synthetic else ""))
+    print(f"Staged {staged}" + (" (synthetic images)" if staged.synthetic else ""))
     return 0

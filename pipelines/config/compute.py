@@ -1,4 +1,4 @@
-"""ComputeConfig: the instances of the jobs on AWS, their limits, and properties of some instance types."""
+"""The instances and images of the jobs on AWS, their limits, and properties of some instance types."""
 
 import re
 from collections.abc import Mapping
@@ -135,6 +135,14 @@ class ComputeConfig(Settings):
         if self.cache and re.fullmatch(r"P(?=.)(\d+[YMWD])*(T(?=.)(\d+[HMS])+)?", self.cache) is None:
             raise ConfigError(f"compute.cache={self.cache!r}: an ISO 8601 duration such as P30D, or empty")
         return self
+
+
+class ImagesConfig(Settings):
+    """The container images with the code."""
+
+    processing: str = Field(default="mammopipe/processing:latest", description="image of Prepare, Augment and Segment")
+    training: str = Field(default="mammopipe/training:latest", description="image of training and Evaluate")
+    serving: str = Field(default="mammopipe/serving:latest", description="image of the endpoint")
 
 
 def require_divided(instances: int, distribution: str) -> None:

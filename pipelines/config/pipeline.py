@@ -15,13 +15,12 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mammopipe.pipelines.config.breast_level import check_breast_level
-from mammopipe.pipelines.config.compute import ComputeConfig, require_even_batch
+from mammopipe.pipelines.config.compute import ComputeConfig, ImagesConfig, require_even_batch
 from mammopipe.pipelines.config.endpoint import LONGEST_NAME, EndpointConfig
 from mammopipe.pipelines.config.profiles import PROFILES
 from mammopipe.pipelines.config.recipes import read_recipe
-from mammopipe.pipelines.config.security import SecurityConfig
+from mammopipe.pipelines.config.security import SecurityConfig, Tags
 from mammopipe.pipelines.config.storage_and_data import (
-    AugmentationConfig,
     DataConfig,
     SegmentationConfig,
     StorageConfig,
@@ -33,6 +32,7 @@ from mammopipe.processing.datasets.own_table import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings, explained, suggestion
+from mammopipe.processing.stored_copies import StoredCopies
 from mammopipe.training.config import NetworkName, TrainConfig
 from mammopipe.training.evaluation.config import EvaluationConfig, Profile
 from mammopipe.training.model.architecture import Cnn, find_architecture, is_network
@@ -76,14 +76,6 @@ class Approval(StrEnum):
     PENDING = "PendingManualApproval"
     APPROVED = "Approved"
     REJECTED = "Rejected"
-
-
-class ImagesConfig(Settings):
-    """The container images with the code."""
-
-    processing: str = Field(default="mammopipe/processing:latest", description="image of Prepare, Augment and Segment")
-    training: str = Field(default="mammopipe/training:latest", description="image of training and Evaluate")
-    serving: str = Field(default="mammopipe/serving:latest", description="image of the endpoint")
 
 
 class RegistryConfig(Settings):
@@ -140,13 +132,13 @@ class PipelineConfig(Settings):
     region: str = Field(
         default="us-east-1", description="the region a session is made for where the environment names none"
     )
-    tags: Mapping[str, str] = Field(
+    tags: Tags = Field(
         default_factory=lambda: {"project": "mammopipe"}, description="tags of every job, model and endpoint"
     )
     storage: StorageConfig = Field(default_factory=StorageConfig, description="where the files lie on S3")
     data: DataConfig = Field(default_factory=DataConfig, description="how the data is split")
     own: OwnTable = Field(default_factory=OwnTable, description="how the table of dataset `own` is read")
-    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig, description="stored copies")
+    augmentation: StoredCopies = Field(default_factory=StoredCopies, description="stored copies")
     segmentation: SegmentationConfig = Field(default_factory=SegmentationConfig, description="the network's input")
     training: TrainConfig = Field(
         default_factory=lambda: TrainConfig(**PROFILES[Profile.QUICK]["training"]),
@@ -189,6 +181,8 @@ class PipelineConfig(Settings):
         name = self.endpoint.name
         if re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*", name) is None or len(name) > LONGEST_NAME:
             raise ConfigError(f"endpoint.name={name!r}: up to {LONGEST_NAME} letters, digits and hyphens")
+        if len(set(self.keep)) < len(self.keep):
+            raise ConfigError(f"keep = {', '.join(self.keep)}: none twice")
         if not self.cnns or len(set(self.cnns)) < len(self.cnns):
             raise ConfigError(f"cnns = {', '.join(self.cnns)}: at least one, none twice")
         if len(self.cnns) > MOST_MODELS:

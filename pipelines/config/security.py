@@ -1,14 +1,38 @@
-"""SecurityConfig: the roles, network and keys of the jobs."""
+"""SecurityConfig: the roles, network and keys of the jobs; and the rules of their tags."""
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings
 
 ROLE = r"arn:aws[a-z-]*:iam::\d{12}:role/.+"
+
+MOST_TAGS, LONGEST_KEY, LONGEST_VALUE = 50, 128, 256
+"""Limits of AWS ("Tag", SageMaker API reference)."""
+
+
+def check_tags(tags: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the tags; raises `ConfigError` for one that AWS would refuse."""
+    if len(tags) > MOST_TAGS:
+        raise ConfigError(f"tags: {len(tags)}; AWS takes at most {MOST_TAGS}")
+    for key, value in tags.items():
+        if key.lower().startswith("aws:"):
+            raise ConfigError(f"tags.{key}: AWS keeps the prefix aws: to itself")
+        for text, longest in ((key, LONGEST_KEY), (value, LONGEST_VALUE)):
+            if len(text) > longest or re.fullmatch(r"[\w .:/=+\-@]*", text) is None or not key:
+                raise ConfigError(
+                    f"tags.{key} = {value!r}: letters, digits, spaces and . : / = + - @ _, at most {LONGEST_KEY} in a "
+                    f"key and {LONGEST_VALUE} in a value"
+                )
+    return tags
+
+
+Tags = Annotated[Mapping[str, str], AfterValidator(check_tags)]
 
 
 class Duty(StrEnum):

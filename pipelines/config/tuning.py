@@ -80,6 +80,8 @@ class TuningConfig(Settings):
                 raise ConfigError(f"tuning.ranges.{space.key}: does not change what is learnt")
         if self.ranges and self.parallel > self.trials:
             raise ConfigError(f"tuning.parallel={self.parallel}: at most tuning.trials={self.trials}")
+        if len(set(self.cnns)) < len(self.cnns):
+            raise ConfigError(f"tuning.cnns = {', '.join(self.cnns)}: none twice")
         if self.cnns and not self.ranges:
             raise ConfigError(f"tuning.cnns = {', '.join(self.cnns)}: needs tuning.ranges")
         return self

@@ -48,6 +48,8 @@ class Look:
     synthetic: int
     classes: Sequence[str] = ()
     """The classes that a network would tell apart; empty if the labels allow none."""
+    notes: Sequence[str] = ()
+    """What should be looked at, though a run can succeed."""
     problems: Sequence[str] = field(default_factory=list)
     """The reasons why a run could not succeed."""
 
@@ -101,6 +103,7 @@ def look(
         duplicates=duplicates,
         synthetic=sum(record.synthetic for record in records),
         classes=_classes(records, question),
+        notes=list(_notes(records)),
         problems=[
             *_too_many(len(rows), len(records) + len(rows), MAX_REFUSED, "rows cannot be used"),
             *_too_many(len(rows) + len(files), len(records) + len(rows), max_quarantine, "images would be refused"),
@@ -113,6 +116,18 @@ def look(
 def _too_many(count: int, whole: int, share: float, what: str) -> Iterator[str]:
     if count > share * whole:
         yield f"{count} of {whole} {what}, more than {share:.0%}"
+
+
+def _notes(records: Sequence[ImageRecord]) -> Iterator[str]:
+    sites: dict[str, set[str]] = {}
+    for record in records:
+        sites.setdefault(record.patient_id, set()).add(record.site_id)
+    several = sorted(patient for patient, names in sites.items() if len(names) > 1)
+    if several:
+        yield (
+            f"{len(several)} patients have images of several sites, such as {several[0]}; if each site numbers its own "
+            "patients, put the site into the pseudonym, or different women are one"
+        )
 
 
 def _divided(records: Sequence[ImageRecord], split: SplitConfig, groups: Sequence[Sequence[str]]) -> Iterator[str]:

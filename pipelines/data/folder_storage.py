@@ -7,6 +7,7 @@ Files are transferred by hard link, or by copy between disks: a run on 50 GB nee
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -59,9 +60,9 @@ class FolderStorage(Storage):
             digest.update(f"{place.name_below(item.key)} {item.size} {said}\n".encode())
         return digest.hexdigest()[:16]
 
-    def sha256(self, place: S3Uri) -> str | None:
-        """Return the SHA-256 of an object."""
-        return sha256(self._file(place))
+    def holds(self, place: S3Uri, path: Path) -> bool:
+        """Return whether an object has this file's content."""
+        return sha256(self._file(place)) == sha256(path)
 
     def read(self, uri: str) -> bytes:
         """Return the bytes of one object."""
@@ -104,10 +105,17 @@ class FolderStorage(Storage):
 
 
 def _link(source: Path, target: Path) -> None:
-    """Make `target` a hard link to a file, or a copy if the file is on another disk; replaces an existing target."""
+    """Make `target` a hard link to a file, or a copy if the file is on another disk; replaces an existing target.
+
+    An interrupted call leaves the target as it was.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
+    scratch = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}")
     try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+        try:
+            os.link(source, scratch)
+        except OSError:
+            shutil.copy2(source, scratch)
+        os.replace(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)  # it is still there after a failure, and if both were links to one file

@@ -93,11 +93,15 @@ class StepCache:
     def keep(self, key: str, places: Mapping[str, str]) -> None:
         """Store a step's results for later runs, and remove old ones; an entry is complete or absent."""
         scratch = self.root / f".{key}-{os.getpid()}"
-        for name, uri in places.items():
-            self.storage.download(f"{uri.rstrip('/')}/", scratch / name)
-        write_json(scratch / ENTRY, {"results": dict(places)})
         try:
-            scratch.rename(self.root / key)
-        except OSError:  # another run stored the entry first
+            for name, uri in places.items():
+                self.storage.download(f"{uri.rstrip('/')}/", scratch / name)
+            write_json(scratch / ENTRY, {"results": dict(places)})
+            if not (self.root / key).exists():
+                scratch.rename(self.root / key)
+        except OSError:
+            if not (self.root / key).exists():  # otherwise, another run stored the entry meanwhile
+                raise
+        finally:
             shutil.rmtree(scratch, ignore_errors=True)
         cache_entries.limit(self.root, self.most_bytes)

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from mammopipe.pipelines.external_evaluation.cases import JudgedCases
 from mammopipe.pipelines.external_evaluation.judging import Judged, Judgement
 from mammopipe.processing import declared_data
-from mammopipe.processing.classes import TWO, Classes
+from mammopipe.processing.classes import TWO, Classes, widest
 from mammopipe.processing.datasets.definition import Dataset
 from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.training.evaluation.detection import detection
 from mammopipe.training.metrics import calibration, classification
 from mammopipe.training.metrics.bootstrap import Resamples
-from mammopipe.training.metrics.metric import Metric, all_alike, ratio
+from mammopipe.training.metrics.metric import mean_metric
 from mammopipe.training.metrics.scorecard import OF_A_CLASS, OVERALL, figure, scorecard, undefined
 from mammopipe.training.metrics.subgroups import subgroups
 from mammopipe.training.model.calibration import Calibration
@@ -43,14 +44,7 @@ FALSE_ALARMS = 0.01
 FALSE_POSITIVES = (0.125, 0.25, 0.5, 1.0, 2.0)
 """Numbers of false positive regions per image at which the FROC curve is read."""
 
-share_of = Metric(
-    "share",
-    lambda hits, scores, weights: ratio(weights @ hits, weights.sum(axis=1)),
-    needs="at least one image",
-    binary=True,
-    share=True,
-    kinds=all_alike,
-)
+share_of = mean_metric("share", lambda hits, scores: hits, needs="at least one image", share=True)
 
 
 @dataclass(frozen=True)
@@ -63,21 +57,28 @@ class Plan:
 
 
 def figures(
-    description: Mapping[str, Any], judgement: Judgement, dataset: Dataset, plan: Plan, where: Path
+    description: Mapping[str, Any],
+    judgement: Judgement,
+    cases: JudgedCases,
+    dataset: Dataset,
+    plan: Plan,
+    where: Path,
 ) -> dict[str, Any]:
     """Return the content of `external.json`.
 
     Args:
         description: The model's verified `model.json`.
         judgement: The model's predictions for the images.
+        cases: The images or, for a model that judges breasts, the breasts.
         dataset: The dataset of the images.
         plan: Settings of the intervals.
         where: Name of the model in error messages.
     """
     of_model = list(description["classes"])
-    same = list(judgement.classes) == of_model
-    classes = judgement.classes if same else TWO
-    predictions = judgement.predictions(of_model)
+    classes = widest((record.label for record in cases.records), required=True)
+    same = list(classes) == of_model
+    classes = classes if same else TWO
+    predictions, of_images = cases.predictions, judgement.predictions(of_model)
     draws = Resamples.draw(predictions.patients, n=plan.bootstrap, seed=plan.seed)
     scaling = Calibration.of(description)
     probabilities = scaling.probabilities(predictions.logits)
@@ -87,7 +88,6 @@ def figures(
     points = read_operating_points(description, where)
     rule = BreastRule(description["calibration"].get("breast_rule") or BreastRule.MEAN)
     levels = _levels(cases_of(predictions, scaling, rule), points, draws)
-    images = [image.record for image in judgement.images]
     right = (shares.argmax(axis=1) == truth).astype(np.int64)
     threshold = points[Level.IMAGE][Goal.SENSITIVITY].threshold if points[Level.IMAGE] else 0.5
     return {
@@ -99,22 +99,21 @@ def figures(
         "trained_on": description["training"].get("data_digest"),
         "weights_data": declared_data.sentence(description["pretrained_weights"], [dataset.name]),
         "prevalence_of_validation": description["calibration"].get("prevalence"),
+        "level": str(predictions.level),
         "classes": [str(label) for label in classes],
         "model_classes": of_model,
-        "labels": _labels(images),
+        "labels": _labels(cases.records),
         "bootstrap": {"resamples": plan.bootstrap, "seed": plan.seed},
-        "counts": _counts(judgement, truth, classes),
+        "counts": _counts(judgement, cases, truth, classes),
         "refused": [{"image_id": name, "reason": reason} for name, reason in judgement.refused],
         **_scorecard(truth, shares, classes, draws, same=same),
         **levels,
         "compared": _compared(description, predictions, draws, rule, where),
-        "subgroups": subgroups(images, image_cases(predictions, scaling), right, threshold, draws),
+        "subgroups": subgroups(cases.records, image_cases(predictions, scaling), right, threshold, draws),
         "calibration": _calibration(predictions, scaling, draws, truth, shares),
-        "referred": figure(
-            share_of, _flags([image.referred for image in judgement.images]), np.zeros(len(images)), draws
-        ),
-        "drift": _drift(description, judgement.images, probabilities),
-        "pointing": _pointing(judgement.images, draws),
+        "referred": figure(share_of, _flags(cases.referred), np.zeros(len(cases.referred)), draws),
+        "drift": _drift(description, judgement.images, scaling.probabilities(of_images.logits)),
+        "pointing": _pointing(judgement.images, Resamples.draw(of_images.patients, n=plan.bootstrap, seed=plan.seed)),
         "froc": _froc(judgement.images),
     }
 
@@ -143,13 +142,15 @@ def _levels(cases: Mapping[Level, Cases], points: Points, draws: Resamples) -> d
             cases[level], {goal: point.threshold for goal, point in held.items()}, draws.of(cases[level].images)
         )
         for level, held in points.items()
+        if level in cases
     }
 
 
-def _counts(judgement: Judgement, truth: Integers, classes: Sequence[str]) -> dict[str, int]:
+def _counts(judgement: Judgement, cases: JudgedCases, truth: Integers, classes: Sequence[str]) -> dict[str, int]:
     of_class = np.bincount(truth, minlength=len(classes))
     return {
         "images": len(judgement.images),
+        **({"breasts": len(cases.records)} if cases.predictions.level is Level.BREAST else {}),
         "patients": len({image.record.patient_id for image in judgement.images}),
         **{name: int(count) for name, count in zip(classes, of_class, strict=True)},
         "refused": len(judgement.refused),

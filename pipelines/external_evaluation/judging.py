@@ -1,7 +1,7 @@
 """Applies the deployed predictor to every image of a labelled dataset, one image after the other."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mammopipe.inference.contract.request import OperatingPoint
 from mammopipe.inference.prediction.heatmap import regions
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.pipelines.external_evaluation.journal import Journal
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
-from mammopipe.processing.classes import Classes, class_index, widest
+from mammopipe.processing.classes import class_index
 from mammopipe.processing.datasets.definition import Table
 from mammopipe.processing.datasets.lesion_masks import with_lesions
-from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion, breast_id
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.processing.errors import ImageError, LabelError
 from mammopipe.processing.images.mammogram import Mammogram, ReadConfig, read_mammogram
-from mammopipe.training.model.predictions import Floats, TestPredictions
+from mammopipe.training.model.architecture import Level
+from mammopipe.training.model.predictions import Floats, Integers, TestPredictions
 
 SOUGHT = (Label.MALIGNANT, Label.BENIGN)
 """Classes whose lesions the heatmap should show."""
@@ -49,6 +51,8 @@ class Judged:
     chance: float | None = None
     """Share of the breast's area that its lesions cover; `None` for an image without lesions."""
     detections: tuple[Detection, ...] = ()
+    features: Floats | None = None
+    """(channels,), the means of the last feature maps; only of a model that judges breasts."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the prediction as JSON values, with the lesions but without the rest of the record."""
@@ -61,6 +65,7 @@ class Judged:
             "chance": self.chance,
             "detections": [[float(found.score), list(found.lesions)] for found in self.detections],
             "lesions": [lesion.as_dict() for lesion in self.record.lesions],
+            "features": None if self.features is None else [float(value) for value in self.features],
         }
 
     @classmethod
@@ -76,6 +81,7 @@ class Judged:
             values["quality"],
             values["chance"],
             tuple(Detection(score, tuple(found)) for score, found in values["detections"]),
+            None if values["features"] is None else np.array(values["features"], np.float64),
         )
 
 
@@ -86,27 +92,21 @@ class Judgement:
     images: list[Judged] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
     """Image id and reason of each refused image."""
+    unjudged: list[ImageRecord] = field(default_factory=list)
+    """Rows of the refused images whose row is in order."""
 
     def predictions(self, classes: Sequence[str]) -> TestPredictions:
-        """Return the logits and the true labels as test predictions, on which nothing is fitted."""
+        """Return the logits and the true labels of the images as test predictions, on which nothing is fitted."""
         records = [image.record for image in self.images]
-        return TestPredictions(
-            tuple(record.image_id for record in records),
-            tuple(record.patient_id for record in records),
-            tuple(breast_id(record) for record in records),
-            np.array([_class_of(record.label, classes) for record in records], np.int64),
-            np.array([image.logits for image in self.images], np.float64).reshape(len(records), len(classes)),
-        )
-
-    @property
-    def classes(self) -> Classes:
-        """The classes of the images: the three if each occurs and no image is only known as negative, else the two."""
-        return widest((image.record.label for image in self.images), required=True)
+        logits = np.array([image.logits for image in self.images], np.float64).reshape(len(records), len(classes))
+        return TestPredictions.of(records, known_class_indices(records, classes), logits)
 
 
-def _class_of(label: Label, classes: Sequence[str]) -> int:
-    """Return the class index of a label; 0 for negative among three classes, where only malignant figures are made."""
-    return 0 if label not in classes else class_index(label, classes)
+def known_class_indices(records: Iterable[ImageRecord], classes: Sequence[str]) -> Integers:
+    """Return the class index of each row; 0 for negative among three classes, where only malignant figures are made."""
+    labels = [record.label for record in records]
+    known = [0 if label not in classes else class_index(label, classes) for label in labels]
+    return np.array(known, np.int64)
 
 
 def judge(
@@ -136,6 +136,7 @@ def judge(
             journal.add(record.image_id, entry)
         if "refused" in entry:
             found.refused.append((record.image_id, entry["refused"]))
+            found.unjudged.append(record)
         else:
             found.images.append(Judged.from_dict(record, entry))
     return found
@@ -145,7 +146,10 @@ def _judged(
     predictor: Predictor, preprocessing: PreprocessConfig, record: ImageRecord, mammogram: Mammogram, outlined: bool
 ) -> Judged:
     """Return the prediction for one image; where the dataset has outlined lesions, also the heatmap's regions."""
-    said = predictor.predict(mammogram)
+    of_breasts = predictor.level is Level.BREAST
+    prepared = predictor.prepare(mammogram)
+    # As in serving: no bound on the rounding error of a view is one of a score that several views make.
+    said = predictor.judge(mammogram, prepared, operating_point=OperatingPoint.SENSITIVITY, exact=of_breasts)
     lesions = tuple(_turned(lesion, mammogram) for lesion in record.lesions)
     placed: dict[str, Any] = {}
     if outlined:
@@ -163,6 +167,7 @@ def _judged(
         said.strangeness,
         said.referral.refer,
         said.prepared.quality,
+        features=np.asarray(said.forward.features, np.float64) if of_breasts else None,
         **placed,
     )
 
@@ -191,18 +196,3 @@ def _covered(preprocessing: PreprocessConfig, lesions: Iterable[Lesion], mammogr
     for lesion in prepared.lesions:
         inside |= np.hypot(columns - lesion.x, rows - lesion.y) <= lesion.radius
     return float((inside & breast).sum() / max(1, int(breast.sum())))
-
-
-def rows(judgement: Judgement, probabilities: Floats, classes: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Yield one row per image for `predictions.csv`: ids, true label, calibrated probabilities, referral."""
-    for image, shares in zip(judgement.images, probabilities, strict=True):
-        record = image.record
-        yield {
-            "image_id": record.image_id,
-            "patient_id": record.patient_id,
-            "laterality": str(record.laterality or ""),
-            "view": str(record.view or ""),
-            "label": str(record.label),
-            **{name: f"{share:.9g}" for name, share in zip(classes, shares, strict=True)},
-            "referred": str(image.referred),
-        }

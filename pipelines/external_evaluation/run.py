@@ -1,6 +1,5 @@
 """Runs an external evaluation: loads the model, judges the images, and writes results and report."""
 
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from mammopipe import __version__
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.pipelines.external_evaluation import figures, judging
+from mammopipe.pipelines.external_evaluation.cases import judged_cases
 from mammopipe.pipelines.external_evaluation.journal import Journal, fingerprint
 from mammopipe.pipelines.external_evaluation.report import render
 from mammopipe.processing.breast.preprocess import PreprocessConfig
@@ -17,11 +17,10 @@ from mammopipe.processing.datasets.definition import Dataset, Table
 from mammopipe.processing.datasets.manifest import Split
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes, write_csv, write_json
-from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.archive import unpack
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.description import read_description
-from mammopipe.training.model.views.attention import of_breasts
+from mammopipe.training.model.views.attention import ViewAttention
 
 LEAST_RESAMPLES = 100
 
@@ -66,18 +65,18 @@ def evaluate_model(
             directory = Path(scratch)
             unpack(model, directory)
         description = read_description(directory)
-        _require_images(description, model)
+        attention = ViewAttention.read(directory, description)
         preprocessing = PreprocessConfig.from_json(description["preprocess"])
         journal = Journal(output, fingerprint(description, table, images, __version__))
         with closing(journal):
             judgement = judging.judge(Predictor(directory), preprocessing, table, images, journal)
     if not judgement.images:
         raise ConfigError(f"{folder}: none of {len(judgement.refused)} images could be judged: {judgement.refused[:1]}")
-    found = figures.figures(description, judgement, dataset, figures.Plan(bootstrap, seed), model)
+    cases = judged_cases(judgement, description["classes"], attention)
+    found = figures.figures(description, judgement, cases, dataset, figures.Plan(bootstrap, seed), model)
     # The figures may be of fewer classes than the model has; the table holds what the model answers.
-    classes = found["model_classes"]
-    shares = Calibration.of(description).probabilities(judgement.predictions(classes).logits)
-    rows = list(judging.rows(judgement, shares, classes))
+    shares = Calibration.of(description).probabilities(cases.predictions.logits)
+    rows = list(cases.rows(shares, found["model_classes"]))
     write_csv(output / "predictions.csv", list(rows[0]), rows)
     refused = [{"image_id": name, "reason": reason} for name, reason in judgement.refused]
     write_csv(output / "refused.csv", ["image_id", "reason"], refused)
@@ -85,15 +84,6 @@ def evaluate_model(
     write_bytes(output / "report.html", render(found).encode())
     journal.remove()
     return _summary(found, output)
-
-
-def _require_images(description: Mapping[str, Any], model: Path) -> None:
-    """Refuse a model that judges breasts: its figures are of breasts, and this evaluation judges image by image."""
-    if of_breasts(description):
-        raise ConfigError(
-            f"{model}: level={Level.BREAST}: a model that judges breasts by all their views cannot be evaluated on "
-            "another dataset; `mammopipe predict --exams` gives the score of each breast"
-        )
 
 
 def _of_split(table: Table, split: Split | None, folder: Path) -> Table:
@@ -115,10 +105,11 @@ def _summary(found: dict[str, Any], output: Path) -> str:
         return f"{figure['value']:.3f}{bounds}"
 
     counts = found["counts"]
+    breasts = f"{counts['breasts']} breasts, " if "breasts" in counts else ""
     return "\n".join(
         [
             f"{found['model']} on {found['dataset']}: {counts['images']} images of {counts['patients']} patients, "
-            f"{counts['malignant']} malignant, {counts['refused']} refused",
+            f"{breasts}{counts['malignant']} malignant, {counts['refused']} refused",
             f"macro AUC {text(found['macro_auc'])}; malignant AUC {text(found['malignant_auc'])}",
             f"expected over observed malignant {text(found['calibration']['expected_over_observed'])}",
             f"report: {output / 'report.html'}",

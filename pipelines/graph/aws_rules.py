@@ -17,6 +17,7 @@ from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.graph.request_rules import RULES
 from mammopipe.pipelines.graph.requests import Asked, requests, service_model
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.settings import close_to
 
 MOST_PARAMETERS = 200
 MOST_STEPS = 50
@@ -31,6 +32,12 @@ CLASSES: Mapping[str, str] = {
     r"\uD800\uDC00-\uDBFF\uDFFF": "\U00010000-\U0010ffff",
 }
 """The character classes in the service's patterns, as Python writes them inside brackets."""
+INSTANCE_TYPES: Mapping[str, str] = {
+    "ProcessingInstanceType": "ProcessingInstanceType",
+    "TrainingInstanceType": "TrainingInstanceType",
+    "EndpointInstanceType": "ProductionVariantInstanceType",
+}
+"""The pipeline parameters that are instance types, and the shape in the service's model that lists the known ones."""
 RETRIED = ("Processing", "Training", "Tuning", "Transform", "Model", "RegisterModel")
 """The step types whose retry policies are supported ("Retry Policy for Pipeline Steps")."""
 ONLY_IN_CONDITIONS = "Std:JsonGet"
@@ -67,10 +74,32 @@ def check_run(config: PipelineConfig, definition: Mapping[str, Any], parameters:
         ConfigError: A value would be refused, or two values contradict each other.
     """
     require_divided(parameters["ProcessingInstanceCount"], parameters["DataDistribution"])
+    for name in INSTANCE_TYPES:
+        require_instance_type(name, f"pipeline parameter {name}", parameters[name])
     for cnn in config.cnns:
         training, instances = config.training_of(cnn), parameters["TrainingInstanceCount"]
         require_even_batch(training, parameters["TrainingInstanceType"], instances)
     check(definition, parameters)
+
+
+def check_instances(config: PipelineConfig) -> None:
+    """Raise `ConfigError` for an instance type that SageMaker does not know, with the key and similar types."""
+    compute, endpoint = config.compute, config.endpoint
+    for name, key, value in (
+        ("ProcessingInstanceType", "compute.processing_instance_type", compute.processing_instance_type),
+        ("TrainingInstanceType", "compute.training_instance_type", compute.training_instance_type),
+        ("EndpointInstanceType", "endpoint.instance_type", endpoint.instance_type),
+    ):
+        require_instance_type(name, key, value)
+
+
+def require_instance_type(parameter: str, key: str, value: str) -> None:
+    """Raise `ConfigError` unless SageMaker knows an instance type; `key` names the setting in the message."""
+    known = service_model().shape_for(INSTANCE_TYPES[parameter]).enum
+    if value not in known:
+        close = close_to(value, known)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ConfigError(f"{key}={value}: no instance type that SageMaker knows{hint}")
 
 
 def _definition(definition: Mapping[str, Any]) -> Iterator[str]:

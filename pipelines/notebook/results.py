@@ -7,18 +7,21 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mammopipe.pipelines.notebook.views import HTML, figure_of
+from mammopipe.pipelines.notebook.views import HTML, figure_of, grey_picture, png_of
 from mammopipe.pipelines.runs.run import Run
-from mammopipe.processing.datasets.manifest import Label
+from mammopipe.processing.datasets.manifest import Label, Split
 from mammopipe.processing.datasets.own import IMAGE_SUFFIXES, image_id_of
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.images.shards import Member, members
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
 MALIGNANT = "malignant"
+PAGE = 6
+"""Images on a page of the browser."""
 
 
 def curves(run: Run) -> Any:
@@ -87,26 +90,32 @@ def mistakes(run: Run, images: Path, count: int = 6, split: str = "validation", 
 
 
 def browse(run: Run, images: Path, height: int = 320) -> Any:
-    """Return a browser of the evaluated images by split and truth; without ipywidgets, a static page."""
+    """Return a browser of the evaluated images by split and truth; without ipywidgets, a static page.
+
+    It begins with validation: what is chosen by looking at the test split is no longer tested by it.
+    """
     table = _selected(run)
+    splits = sorted(table["split"].unique(), key=lambda split: (split != str(Split.VALIDATION), split))
     try:
         import ipywidgets
     except ImportError:
-        return HTML(_row(table.head(12), images, height, _dataset(run)))
-    split = ipywidgets.Dropdown(options=sorted(table["split"].unique()), description="split")
+        return HTML(_row(table[table["split"] == splits[0]].head(12), images, height, _dataset(run)))
+    split = ipywidgets.Dropdown(options=splits, description="split")
     truth = ipywidgets.Dropdown(options=["all", *sorted(table["label"].unique())], description="truth")
-    page = ipywidgets.BoundedIntText(min=1, max=10_000, description="page")
-    shown = ipywidgets.HTML()
+    page = ipywidgets.BoundedIntText(min=1, max=1, description="page")
+    count, shown = ipywidgets.Label(), ipywidgets.HTML()
 
     def change(_: object = None) -> None:
         rows = table[table["split"] == split.value]
         rows = rows if truth.value == "all" else rows[rows["label"] == truth.value]
-        shown.value = _row(rows.iloc[6 * (page.value - 1) : 6 * page.value], images, height, _dataset(run))
+        page.max = max(1, -(-len(rows) // PAGE))  # a page beyond the last becomes the last
+        count.value = f"of {page.max}, {len(rows)} images"
+        shown.value = _row(rows.iloc[PAGE * (page.value - 1) : PAGE * page.value], images, height, _dataset(run))
 
     for control in (split, truth, page):
         control.observe(change, "value")
     change()
-    return ipywidgets.VBox([ipywidgets.HBox([split, truth, page]), shown])
+    return ipywidgets.VBox([ipywidgets.HBox([split, truth, page, count]), shown])
 
 
 def _selected(run: Run) -> "pandas.DataFrame":
@@ -128,29 +137,25 @@ def _row(rows: "pandas.DataFrame", images: Path, height: int, dataset: str) -> s
     return f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(figures)}</div>'
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def _files(folder: Path) -> dict[str, Path | Member]:
     """Return the images below a folder by their ids: the file's name, or the id that a site's own table gives it."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
-    named = Counter(path.stem for path in paths)
-    by_name = {path.stem: path for path in paths if named[path.stem] == 1}
-    return by_name | {image_id_of(path.relative_to(folder).as_posix()): path for path in paths}
+    inside = sorted(folder.rglob("*"))
+    found: dict[Path, Path | Member] = {path: path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES}
+    for path in (folder, *inside):
+        if path.is_dir():
+            found |= {path / name: member for name, member in members(path).items()}
+    named = Counter(path.stem for path in found)
+    by_name = {path.stem: image for path, image in found.items() if named[path.stem] == 1}
+    return by_name | {image_id_of(path.relative_to(folder).as_posix()): image for path, image in found.items()}
 
 
-def _figure(row: Mapping[Any, Any], files: Mapping[str, Path], images: Path, height: int, dataset: str) -> str:
-    import numpy as np
-    from PIL import Image
-
-    from mammopipe.processing.images.mammogram import read_mammogram
-
-    path = files.get(str(row["image_id"]))
-    if path is None:
+def _figure(row: Mapping[Any, Any], files: Mapping[str, Path | Member], images: Path, height: int, dataset: str) -> str:
+    image = files.get(str(row["image_id"]))
+    if image is None:
         raise ConfigError(f"{images}: no image {row['image_id']}, which the run's predictions name")
-    picture = Image.fromarray((read_mammogram(path).pixels >> 8).astype(np.uint8))
-    picture.thumbnail((4 * height, height))
-    target = io.BytesIO()
-    picture.save(target, "PNG")
+    picture = grey_picture(image if isinstance(image, Path) else image.read(), height)
     facts = [str(row["label"]), _chances(row), *_words(row, dataset)]
-    figure = figure_of(target.getvalue(), f"{row['image_id']} ({row['split']}): {'; '.join(facts)}")
+    figure = figure_of(png_of(picture), f"{row['image_id']} ({row['split']}): {'; '.join(facts)}")
     # As wide as the picture, so that long captions wrap and the pictures stay side by side.
     return f'<div style="width:{max(picture.width, 160)}px;font-size:small">{figure}</div>'
 

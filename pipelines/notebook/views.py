@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython import display as ipython
 
@@ -29,6 +29,10 @@ from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.pipelines.runs.progress import STYLES
 from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.images.image_files import ImageFiles
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 CAPTIONS = {
     "data_augmentation-contact-sheet": "Augment: each image with the copies made of it; circles are lesions",
@@ -102,17 +106,30 @@ def graph(config: PipelineConfig, run: Run | None = None) -> Any:
 
 
 def films(folder: Path, count: int = 6, height: int = 220) -> Any:
-    """Return the first images of a folder (PGM or PNG) side by side."""
+    """Return the first images of a folder (PGM or PNG, single files or in shards) side by side."""
+    stored = ImageFiles(folder)
+    names = stored.names((".pgm", ".png"))[:count]
+    shown = [figure_of(png_of(grey_picture(stored.source(name), height)), name) for name in names]
+    return HTML(f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(shown)}</div>')
+
+
+def grey_picture(source: Path | bytes, height: int) -> "Picture":
+    """Return an image, whatever its number of bits, as 8-bit grey picture of at most `height` rows."""
     from PIL import Image
 
-    pictures = []
-    for path in sorted(path for path in folder.iterdir() if path.suffix in (".pgm", ".png"))[:count]:
-        with Image.open(path) as image:
-            image.thumbnail((4 * height, height))
-            target = io.BytesIO()
-            image.convert("L").save(target, "PNG")
-        pictures.append(figure_of(target.getvalue(), path.name))
-    return HTML(f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(pictures)}</div>')
+    from mammopipe.processing.images.mammogram import read_mammogram
+
+    # Pillow clips 16-bit grey levels at 255, so the levels are divided here.
+    picture = Image.fromarray((read_mammogram(source).pixels >> 8).astype("uint8"))
+    picture.thumbnail((4 * height, height))
+    return picture
+
+
+def png_of(picture: "Picture") -> bytes:
+    """Return a picture as PNG."""
+    target = io.BytesIO()
+    picture.save(target, "PNG")
+    return target.getvalue()
 
 
 def pictures(run: Run, width: int = 900) -> Any:
@@ -122,7 +139,7 @@ def pictures(run: Run, width: int = 900) -> Any:
     shown = []
     for path in sorted((_folder(run).path / "pictures").glob("*.png")):
         with Image.open(path) as image:
-            wide = max(width, image.width // 2)
+            wide = image.width if image.width <= width else max(width, image.width // 2)
         figure = figure_of(path.read_bytes(), CAPTIONS.get(path.stem, path.name), f"width:{wide}px;max-width:none")
         shown.append(f'<div style="overflow:auto;max-height:720px;margin-bottom:12px">{figure}</div>')
     return HTML("".join(shown))
@@ -132,14 +149,11 @@ def answer(film: Path, said: Answer, overlay: bytes, height: int = 320) -> Any:
     """Return the endpoint's answer for an image, beside the image and its overlay (PNG)."""
     from PIL import Image
 
-    pictures = []
-    for name, source in ((film.name, film), ("evidence for malignant", io.BytesIO(overlay))):
-        with Image.open(source) as image:
-            shown = image.convert("RGB")
-            shown.thumbnail((4 * height, height))
-        target = io.BytesIO()
-        shown.save(target, "PNG")
-        pictures.append(figure_of(target.getvalue(), name))
+    with Image.open(io.BytesIO(overlay)) as image:
+        heat = image.convert("RGB")
+    heat.thumbnail((4 * height, height))
+    shown = ((film.name, grey_picture(film, height)), ("evidence for malignant", heat))
+    pictures = [figure_of(png_of(picture), name) for name, picture in shown]
     table = _html_table([film.name], [(title, [str(value)]) for title, value in image_rows(said)])
     return HTML(
         f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(pictures)}{table}</div><p>{escape(NOTICE)}</p>'

@@ -35,6 +35,10 @@ class Account:
 
     def changed(self, records: list[StepRecord]) -> None:
         """Write the status of the steps, and pass it on."""
+        done = any(record.name == EVALUATE and record.status is Status.SUCCEEDED for record in records)
+        if done and self.evaluated is not None:
+            evaluated, self.evaluated = self.evaluated, None
+            evaluated()
         self.run.write(
             {
                 "id": self.run.id,
@@ -54,10 +58,6 @@ class Account:
         )
         if self.listener is not None:
             self.listener(records)
-        done = any(record.name == EVALUATE and record.status is Status.SUCCEEDED for record in records)
-        if done and self.evaluated is not None:
-            evaluated, self.evaluated = self.evaluated, None
-            evaluated()
 
     def end(self, execution: Execution) -> Run:
         """Write how the run ended, make it the latest if it reached a verdict, and return it."""

@@ -31,6 +31,11 @@ from mammopipe.processing.files import write_json
 
 LATEST = "latest"
 CACHE, WORK = ".cache", ".work"
+AGAIN = (
+    "start the same command again: training goes on from its last epoch; with --set compute.cache=P30D, finished steps "
+    "are reused, too"
+)
+"""How to go on with a run that was stopped."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class RunFolder:
             and process.get("host") == socket.gethostname()
             and not is_alive(process["pid"])
         ):
-            values["status"], values["reason"] = str(Status.STOPPED), "its process was killed"
+            values["status"], values["reason"] = str(Status.STOPPED), f"its process was killed; {AGAIN}"
             for step in values["steps"]:
                 if step["status"] in (Status.EXECUTING, Status.WAITING):
                     step["status"] = str(Status.STOPPED if step["status"] == Status.EXECUTING else Status.NOT_EXECUTED)

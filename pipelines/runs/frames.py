@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mammopipe.processing.errors import ConfigError
+from mammopipe.training.model.architecture import Level
 
 if TYPE_CHECKING:
     import pandas
@@ -17,6 +18,8 @@ OF_MANIFEST = (
     *("site_id", "machine_id", "synthetic"),
 )
 """The manifest's columns that are added to each prediction."""
+OF_ONE_IMAGE = ("view", "path")
+"""Those that a breast with several views does not have."""
 SPLITS = ("validation", "test")
 
 
@@ -42,7 +45,8 @@ def manifest(folder: Path) -> "pandas.DataFrame":
 def predictions(folder: Path) -> "pandas.DataFrame":
     """Return `predictions.csv` with patient, side, view, fold, path and decision in each row; raises `ConfigError`.
 
-    The decision is that of the selected network at its operating point "sensitivity"; it has no other network's.
+    The decision is that of the selected network at its operating point "sensitivity"; it has no other network's. Where
+    the networks judge breasts by all their views, a row is a breast, and has no view and no path.
     """
     import pandas
 
@@ -55,7 +59,8 @@ def predictions(folder: Path) -> "pandas.DataFrame":
         known = manifest(folder)
     except ConfigError:
         return found
-    columns = ["image_id", *(name for name in OF_MANIFEST if name in known and name not in found)]
+    of_image = OF_ONE_IMAGE if _evaluation(folder).get("level") == Level.BREAST else ()
+    columns = ["image_id", *(name for name in OF_MANIFEST if name in known and name not in {*found, *of_image})]
     return found.merge(known[columns], on="image_id", how="left", validate="many_to_one")
 
 

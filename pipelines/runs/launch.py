@@ -38,7 +38,7 @@ from mammopipe.pipelines.runs.sources import Source, bring
 from mammopipe.pipelines.runs.tracking import mlflow, tensorboard
 from mammopipe.processing.container.job import cores
 from mammopipe.processing.errors import ConfigError, MammopipeError
-from mammopipe.processing.files import write_bytes
+from mammopipe.processing.files import disk_fault, write_bytes
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
 from mammopipe.processing.splits import read_register
 
@@ -140,27 +140,40 @@ def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], opt
     with waiting("compiling"):
         pipeline = build_pipeline(config)
         compiled: str = pipeline.definition()
-    with ExitStack() as stack:
-        work = make_work(options.runs, account.run.id)
-        stack.callback(shutil.rmtree, work, ignore_errors=True)
-        # Containers can only reach S3 through its API; processes on this machine can share its disk.
-        folder = work / "s3" if options.backend is Backend.PROCESS else None
-        services = stack.enter_context(sessions.local_services(config, cache=work / "sent", folder=folder))
-        execution = _execution(account, pipeline, services, work, given, options)
-        account.parameters = bring(config, source, services, account.parameters, given, options.say)
-        if source.place.startswith("s3://"):
-            amount = resources.amount_on_s3(services.storage.list(source.place))
-            resources.check_here(preflight.with_parameters(config, given), amount, options.runs, source.place)
-        # Where S3 ends with the run, the register lies beside the runs.
-        kept = None if services.durable else options.runs / read_register.NAME / config.dataset
-        open_register(config, services.storage, kept)
-        if kept is not None:
-            account.evaluated = lambda: keep_reads(config, services.storage, kept)
-        account.parameters = with_digests(account.parameters, given, services.storage)
-        execution.scope.parameters = account.parameters
-        write_bytes(account.run.path / "pipeline.json", compiled.encode())
-        _carry_out(account, execution, services, options)
+    execution: Execution | None = None
+    try:
+        with ExitStack() as stack:
+            work = make_work(options.runs, account.run.id)
+            stack.callback(_remove, work)
+            # Containers can only reach S3 through its API; processes on this machine can share its disk.
+            folder = work / "s3" if options.backend is Backend.PROCESS else None
+            services = stack.enter_context(sessions.local_services(config, cache=work / "sent", folder=folder))
+            execution = _execution(account, pipeline, services, work, given, options)
+            account.parameters = bring(config, source, services, account.parameters, given, options.say)
+            if source.place.startswith("s3://"):
+                amount = resources.amount_on_s3(services.storage.list(source.place))
+                resources.check_here(preflight.with_parameters(config, given), amount, options.runs, source.place)
+            # Where S3 ends with the run, the register lies beside the runs.
+            kept = None if services.durable else options.runs / read_register.NAME / config.dataset
+            open_register(config, services.storage, kept)
+            if kept is not None:
+                account.evaluated = lambda: keep_reads(config, services.storage, kept)
+            account.parameters = with_digests(account.parameters, given, services.storage)
+            execution.scope.parameters = account.parameters
+            write_bytes(account.run.path / "pipeline.json", compiled.encode())
+            _carry_out(account, execution, services, options)
+    except BaseException:
+        # Here, where the work folder is gone: on a full disk, that makes room for the account.
+        if execution is not None and account.status is Status.STOPPED:
+            account.end(execution)
+        raise
     return account.end(execution)
+
+
+def _remove(work: Path) -> None:
+    """Remove the files that only this run needed; with many images it takes minutes on some disks."""
+    with waiting("removing temporary files"):
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _execution(
@@ -226,10 +239,9 @@ def _carry_out(account: Account, execution: Execution, services: sessions.LocalS
     except MammopipeError as error:
         account.status, account.reason = Status.FAILED, str(error)
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
+        fault = "interrupted" if isinstance(error, KeyboardInterrupt) else disk_fault(error)
         account.status = Status.STOPPED
-        account.reason = "interrupted" if interrupted else f"{type(error).__name__}: a fault of mammopipe"
-        account.end(execution)
+        account.reason = fault or f"{type(error).__name__}: a fault of mammopipe"
         raise
     finally:
         for endpoint in execution.endpoints:
@@ -264,7 +276,7 @@ def _live_table(logs: Path) -> Any:
 def _staged(config: PipelineConfig, source: str, weights: str) -> dict[str, str]:
     """Return the parameters that name the images and weights of a run on AWS; both must be on S3."""
     if source == PHANTOMS:
-        raise ConfigError(f"{PHANTOMS}: made on this machine only; on AWS, give the s3:// folder of staged films")
+        raise ConfigError(f"{PHANTOMS}: made on this machine only; on AWS, give the s3:// folder of staged images")
     places = {"InputDataUri": (source, config.dataset), "WeightsUri": (weights, "weights")}
     for place, what in places.values():
         if place and not place.startswith("s3://"):
@@ -287,6 +299,8 @@ def _start_on_aws(config: PipelineConfig, given: Mapping[str, Any], say: Callabl
     storage = sessions.caller_storage(config)
     stage_salt(config, storage)
     open_register(config, storage)
+    if place := values.get("WeightsUri"):
+        preflight.check_staged_weights(config, [item.key for item in storage.list(f"{place}/")], place)
     images = resources.amount_on_s3(storage.list(values["InputDataUri"]))
     resources.check_instances(preflight.with_parameters(config, values), images, values["InputDataUri"])
     values = with_digests(values, given, storage)

@@ -21,7 +21,7 @@ from mammopipe.training.metrics.classification import (
     malignant_auc,
     malignant_or_not,
 )
-from mammopipe.training.model.predictions import FILE, Floats, Integers
+from mammopipe.training.model.predictions import FILE, JUDGED, Floats, Integers
 
 METRICS: tuple[Metric, ...] = (macro_auc, malignant_auc, balanced_accuracy, accuracy, expected_calibration_error)
 LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
@@ -78,7 +78,7 @@ def differences(first: RunFolder, other: RunFolder) -> dict[str, dict[str, dict[
 
 
 def answers(folder: RunFolder) -> dict[str, Answers]:
-    """Return the predictions of the run's selected network, by split; empty if the run did not keep them."""
+    """Return the predictions of the run's selected network, by judged split; empty if the run did not keep them."""
     path = folder.path / FILE
     if not path.is_file():
         return {}
@@ -86,7 +86,7 @@ def answers(folder: RunFolder) -> dict[str, Answers]:
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             rows = [row for row in csv.DictReader(stream) if row["network"] == selected]
-        splits = sorted({row["split"] for row in rows})
+        splits = sorted({row["split"] for row in rows} & set(JUDGED))
         return {split: _answers([row for row in rows if row["split"] == split]) for split in splits}
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError(f"{path}: not the predictions of this version: {error}") from None

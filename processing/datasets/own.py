@@ -8,6 +8,7 @@ Before staging, the table is converted to the format of a manifest, `manifest.cs
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -24,12 +25,23 @@ from mammopipe.processing.datasets.manifest import (
     View,
     write_manifest,
 )
-from mammopipe.processing.datasets.own_table import AS_THEY_ARE, BOX, CIRCLE, OwnTable, Row, find_table, read_rows
+from mammopipe.processing.datasets.own_table import (
+    AS_THEY_ARE,
+    BOX,
+    CIRCLE,
+    OwnTable,
+    Row,
+    columns_without_field,
+    find_table,
+    read_rows,
+)
 from mammopipe.processing.errors import LabelError
 
 NAME = "own"
 IMAGE_SUFFIXES = (".dcm", ".dicom", ".pgm", ".png", ".tif", ".tiff")
 
+LEAST_RADIUS = 0.5
+"""Smallest radius of a lesion, in pixels; smaller ones are in another unit, such as shares of the image."""
 MOST_SPACING_MM = 2.0
 """Largest plausible pixel spacing; a larger number is in another unit, such as microns."""
 
@@ -80,6 +92,12 @@ def images_of(table: Path, mapping: OwnTable) -> Path:
     return (table.parent / mapping.images) if mapping.images else table.parent
 
 
+def unused_columns(source: Path, mapping: OwnTable) -> list[str]:
+    """Return the columns that no field takes, each with the field that may be meant; none of a staged dataset."""
+    path = find_table(source)
+    return [] if _is_staged(path) else columns_without_field(path, mapping)
+
+
 def arrange(source: Path, folder: Path, mapping: OwnTable = AS_THEY_ARE) -> Table:
     """Write a site's own table as `manifest.csv` into `folder`, with links to its images below `images/`.
 
@@ -96,7 +114,7 @@ def arrange(source: Path, folder: Path, mapping: OwnTable = AS_THEY_ARE) -> Tabl
 
 
 class _Files:
-    """The images of a folder, found by name with or without suffix."""
+    """The images of a folder, found by name with or without suffix, however its accents are written."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._absolute = folder, folder.absolute()
@@ -115,7 +133,8 @@ class _Files:
             )
         if (self._folder / path).is_file():
             return path.as_posix()
-        found = self._stems().get(path.as_posix(), []) or self._stems().get(path.name, [])
+        same, last = (unicodedata.normalize("NFC", text) for text in (path.as_posix(), path.name))
+        found = self._stems().get(same, []) or self._stems().get(last, [])
         if len(found) != 1:
             raise ValueError(f"image {name!r}: {'several files are' if found else 'no such file'} in {self._absolute}")
         return found[0]
@@ -126,8 +145,10 @@ class _Files:
             for path in sorted(self._folder.rglob("*")):
                 if path.suffix.lower() in IMAGE_SUFFIXES:
                     place = path.relative_to(self._folder)
-                    for name in {place.with_suffix("").as_posix(), place.stem}:
-                        self._by_stem.setdefault(name, []).append(place.as_posix())
+                    # A file system may write an accent as a character of its own, where the table has one letter.
+                    whole = place.as_posix()
+                    for name in {whole, place.with_suffix("").as_posix(), place.stem}:
+                        self._by_stem.setdefault(unicodedata.normalize("NFC", name), []).append(whole)
         return self._by_stem
 
 
@@ -146,6 +167,9 @@ def _record(rows: Sequence[Row], path: str, *, labelled: bool) -> ImageRecord:
                     f"image {row['image']!r} has {name} {row[name]!r} and, in line {other.line}, {value!r}"
                 )
     label = _label(row, labelled=labelled)
+    lesions = tuple(lesion for each in rows for lesion in _lesions(each, label))
+    if lesions and label is Label.NORMAL and row["label"]:
+        raise ValueError(f"label {row['label']!r} contradicts the lesion; call the image benign, malignant or negative")
     return ImageRecord(
         image_id=image_id_of(path),
         patient_id=_patient(row, path, labelled=labelled),
@@ -160,7 +184,7 @@ def _record(rows: Sequence[Row], path: str, *, labelled: bool) -> ImageRecord:
         machine_id=row["machine"],
         site_id=row["site"],
         finding=row["finding"],
-        lesions=tuple(lesion for each in rows for lesion in _lesions(each, label)),
+        lesions=lesions,
         pixel_spacing_mm=_spacing(row),
         birads=row["birads"],
         implant=_flag(row, "implant"),
@@ -264,11 +288,22 @@ def _lesion(item: Mapping[str, Any], label: Label, finding: str) -> Lesion:
             f"lesion {{{', '.join(item)}}} must have {', '.join(sorted(_CIRCLE))} or {', '.join(sorted(_BOX))}"
         )
     if "radius" in item:
-        return Lesion(_number(item, "x"), _number(item, "y"), _number(item, "radius", above=0), label, finding)
+        x, y, radius = _number(item, "x"), _number(item, "y"), _number(item, "radius", above=0)
+        return Lesion(x, y, _in_pixels(radius), label, finding)
     left, top, right, bottom = (_number(item, name.removeprefix("lesion_")) for name in BOX)
     if right <= left or bottom <= top:
         raise ValueError(f"lesion box from ({left:g}, {top:g}) to ({right:g}, {bottom:g}) must end after it begins")
-    return Lesion((left + right) / 2, (top + bottom) / 2, max(right - left, bottom - top) / 2, label, finding)
+    radius = _in_pixels(max(right - left, bottom - top) / 2)
+    return Lesion((left + right) / 2, (top + bottom) / 2, radius, label, finding)
+
+
+def _in_pixels(radius: float) -> float:
+    if radius < LEAST_RADIUS:
+        raise ValueError(
+            f"a lesion of radius {radius:g} must have at least {LEAST_RADIUS:g} pixels; places and sizes are pixels, "
+            "not shares of the image"
+        )
+    return radius
 
 
 def image_id_of(path: str) -> str:

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from pydantic import Field
 
 from mammopipe.processing.datasets.manifest import Label, Split, View
 from mammopipe.processing.errors import LabelError
-from mammopipe.processing.settings import Settings, suggestion
+from mammopipe.processing.settings import Settings, close_to, suggestion
 
 if TYPE_CHECKING:
     import pandas
@@ -59,9 +60,15 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
     "view": {str(view).lower(): str(view) for view in View},
     "split": {str(split): str(split) for split in Split} | {"val": "validation", "valid": "validation"},
     "implant": {"true": "true", "1": "true", "yes": "true", "false": "false", "0": "false", "no": "false"},
-    "synthetic": {"true": "true", "1": "true", "false": "false", "0": "false"},
+    "synthetic": {"true": "true", "1": "true", "yes": "true", "false": "false", "0": "false", "no": "false"},
 }
 """The values that need no mapping, in lower case."""
+_MISSING = ("nan", "<na>", "#n/a", "n/a", "na", "nat", "null", "none")
+"""The words, in lower case, that programs write for a missing value."""
+_FREE = ("site", "machine", "finding")
+"""The fields in which the last of these words may be names: NA is a site's, none a finding."""
+_CALLED: Mapping[str, str] = {"laterality": "side", "breast": "side", "projection": "view", "position": "view"}
+"""Our name of a field for other common names of its column."""
 
 
 class OwnTable(Settings):
@@ -138,7 +145,9 @@ def _read(path: Path) -> _Cells:
         if path.suffix.lower() == ".parquet":
             import pandas
 
-            return _of_frame(pandas.read_parquet(path))
+            frame = pandas.read_parquet(path)
+            # A column that was made the index has a name; other indices are numbers of rows.
+            return _of_frame(frame.reset_index() if any(frame.index.names) else frame)
         return _text_table(path)
     except ImportError as error:
         raise LabelError(f"{path}: needs {error.name}; pip install 'mammopipe[pipelines]'") from None
@@ -154,16 +163,24 @@ def _text_table(path: Path) -> _Cells:
     try:
         text = data.decode(coding)
     except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
         raise LabelError(
-            f"{path}: byte {error.start} is not UTF-8; save the table as UTF-8 (in Excel: CSV UTF-8)"
+            f"{path}: line {line}, byte {error.start} is not UTF-8; save the table as UTF-8 (in Excel: CSV UTF-8)"
         ) from None
     if not text.strip():
         raise LabelError(f"{path}: is empty")
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise LabelError(f"{path}: line {line} contains a zero byte, which no text has; the file is damaged")
-    separator = max(SEPARATORS, key=text.partition("\n")[0].count)
-    columns, *rows = _lines(path, text, separator)
+    first = text.partition("\n")[0].strip()
+    stated = re.fullmatch(r"sep=(.)", first, re.IGNORECASE)  # Excel's own line, which no other program shows
+    separator = stated[1] if stated else max(SEPARATORS, key=first.count)
+    columns, *rows = _lines(path, text, separator)[1 if stated else 0 :] or [(1, [])]
+    if len(columns[1]) < 2 and rows:
+        raise LabelError(
+            f"{path}: line {columns[0]}, {first[:60]!r}, must name the columns, such as {', '.join(REQUIRED)}, with "
+            "a comma, semicolon, tab or vertical bar between them"
+        )
     for line, row in rows:
         if len(row) != len(columns[1]):
             raise LabelError(
@@ -202,7 +219,8 @@ def _spreadsheet(path: Path) -> _Cells:
 
 
 def _of_frame(frame: "pandas.DataFrame") -> _Cells:
-    return _Cells([str(name) for name in frame.columns], list(enumerate(frame.values.tolist(), 2)))
+    rows = enumerate(frame.values.tolist(), 2)
+    return _Cells([str(name) for name in frame.columns], [(line, row) for line, row in rows if any(map(_text, row))])
 
 
 def read_rows(path: Path, mapping: OwnTable, *, labelled: bool) -> list[Row]:
@@ -223,7 +241,36 @@ def read_rows(path: Path, mapping: OwnTable, *, labelled: bool) -> list[Row]:
         if table.decimal_comma:
             texts |= {name: _with_point(texts[name]) for name in NUMBERS if name in texts}
         found.append(Row(line, {name: _mapped(name, text, mapping) for name, text in texts.items()}))
+    _require_distinct_patients(path, found)
     return found
+
+
+def columns_without_field(path: Path, mapping: OwnTable) -> list[str]:
+    """Return the columns that no field takes, each with the field that may be meant: `laterality (side?)`."""
+    columns = _read(path).columns
+    used = set(_places(path, columns, mapping).values())
+    unused = [name.strip() for place, name in enumerate(columns) if place not in used and name.strip()]
+    meant = {name: _CALLED.get(name.casefold()) or next(iter(close_to(name.casefold(), FIELDS)), "") for name in unused}
+    return [f"{name} ({field}?)" if field else name for name, field in meant.items()]
+
+
+def _require_distinct_patients(path: Path, rows: Sequence[Row]) -> None:
+    """Raise `LabelError` for two spellings that may be one patient, whose images would come into two splits."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        known = first.setdefault(_spelling(row["patient"]), row)
+        if known["patient"] != row["patient"]:
+            raise LabelError(
+                f"{path}: patient {known['patient']!r} in line {known.line} and {row['patient']!r} in line {row.line} "
+                "may be one; write a patient in one way, or map it: [own.values.patient]"
+            )
+
+
+def _spelling(patient: str) -> str:
+    """Return what a pseudonym is without upper case, spaces, leading zeros and a decimal point that programs add."""
+    text = "".join(unicodedata.normalize("NFKC", patient).casefold().split())
+    number = re.fullmatch(r"0*(\d+?)(\.0*)?", text)
+    return number[1] if number else text
 
 
 def _places(path: Path, columns: Sequence[str], mapping: OwnTable) -> dict[str, int]:
@@ -263,5 +310,8 @@ def _text(value: Any) -> str:
 
 def _mapped(name: str, text: str, mapping: OwnTable) -> str:
     meanings = mapping.values.get(name, {})
-    text = meanings.get(text, text)
+    if text in meanings:
+        text = meanings[text]
+    elif text.lower() in (_MISSING[:3] if name in _FREE else _MISSING):
+        return ""
     return _WORDS.get(name, {}).get(text.lower(), text)

@@ -1,7 +1,7 @@
 """Reads the images of a stage, each from a file of its own or from a shard (`mammopipe.processing.images.shards`)."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,20 @@ class ImageFiles:
         """Return whether there is such an image file, or a member of a shard that exists."""
         member = self._member(path)
         return (self.root / path).is_file() if member is None else member.shard.is_file()
+
+    def names(self, suffixes: Collection[str]) -> list[str]:
+        """Return the names of the image files of the folder itself, in single files or in shards, sorted.
+
+        Args:
+            suffixes: The endings of image files, such as `.png`.
+        """
+        single = {path.name for path in self.root.iterdir() if path.suffix in suffixes}
+        return sorted(single | members(self.root).keys())
+
+    def source(self, path: str) -> Path | bytes:
+        """Return what `read_mammogram` reads: the path of a single file, or the bytes of a member of a shard."""
+        member = self._member(path)
+        return self.root / path if member is None else member.read()
 
     def read(self, path: str) -> bytes:
         """Return the bytes of an image file.

@@ -175,6 +175,8 @@ def _decode(data: bytes, where: str, config: ReadConfig, record: ImageRecord | N
         pixels, facts, flags = read_jpeg(data, where=where, limits=config.limits)
     else:
         start = data[:4].hex(" ")
+        if not start:
+            raise UnsupportedImageError(f"{where}: is empty")
         raise UnsupportedImageError(f"{where}: neither DICOM, PGM, PNG nor TIFF: it starts with the bytes {start!r}")
     image = Mammogram(
         pixels, facts=facts, flags=in_order(flags), turn=Turn(rows=pixels.shape[0], columns=pixels.shape[1])
@@ -272,8 +274,8 @@ def infer_laterality(pixels: NDArray[np.uint16]) -> Laterality | None:
     small = pixels[::_STEP, ::_STEP].astype(np.float32)
     if small.shape[1] < 8 or small.shape[0] < 8:
         return None
-    air = np.percentile(small, 20)
-    tissue = small > air + 0.25 * (np.percentile(small, 99) - air)
+    air, bright = np.percentile(small, (20, 99))
+    tissue = small > air + 0.25 * (bright - air)
     half = tissue.shape[1] // 2
     left, right = int(tissue[:, :half].sum()), int(tissue[:, -half:].sum())
     if max(left, right) < MIN_SHARE * max(1, left + right):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import imagecodecs
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from mammopipe.processing.errors import ConfigError, CorruptImageError, NotAMammogramError, UnsupportedImageError
@@ -195,11 +195,11 @@ def write_png(path: Path, pixels: NDArray[np.uint16]) -> None:
 
 
 def _encode_png(pixels: NDArray[np.uint16]) -> bytes:
-    # libdeflate at its fastest level takes three quarters of the time of OpenCV's encoder, for files of the same size.
-    # Unlike zlib-ng, it gives the same bytes on every processor.
+    # ISA-L takes a sixth of libdeflate's time, and files grow by 1 to 2 %. Its levels 0 to 2 give the same bytes on
+    # every x86-64 processor with SSE4.2, which NumPy needs as well; ARM processors write other bytes, the same pixels.
     rows, columns = pixels.shape
     header = struct.pack(">IIBBBBB", columns, rows, 16, 0, 0, 0, 0)
-    body = bytes(imagecodecs.deflate_encode(_filtered_up(pixels).tobytes(), level=1))
+    body = isal_zlib.compress(_filtered_up(pixels), level=1)
     chunks = (_chunk(b"IHDR", header), _chunk(b"IDAT", body), _chunk(b"IEND", b""))
     return b"".join((PNG_SIGNATURE, *chunks))
 

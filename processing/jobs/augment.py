@@ -28,7 +28,7 @@ from mammopipe.processing.jobs.contact_sheets import contact_sheet
 from mammopipe.processing.jobs.missed import refuse_missed
 from mammopipe.processing.jobs.split_settings import Division, image_place
 from mammopipe.processing.jobs.stage import Stage
-from mammopipe.processing.settings import Settings
+from mammopipe.processing.stored_copies import StoredCopies
 
 SHEET_FILMS = 3
 """Number of training images of each class on the contact sheet."""
@@ -65,24 +65,13 @@ class AugmentTask:
     seed: int
 
 
-class AugmentSettings(Settings):
+class AugmentJobConfig(StoredCopies):
     """The settings of the job."""
 
-    copies: int = Field(
-        default=1, ge=0, description="copies of each image of the most frequent class; 0 stores no copy at all"
-    )
     copies_of: Copied = Field(
         default=Copied.TRAIN,
         description="images that get copies: train; development, for cross-validation; all, for the protocol "
         "published alone",
-    )
-    balance: bool = Field(
-        default=True, description="whether copies bring the rarer classes to the size of the most frequent one"
-    )
-    rarer_only: bool = Field(
-        default=False,
-        description="whether images of the rarer classes alone are copied, up to the size of the most frequent one; "
-        "needs --copies 1",
     )
     question: Question = Field(
         default=Question.CLASSES,
@@ -94,7 +83,7 @@ class AugmentSettings(Settings):
 
 def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
-    config = settings_in(_parser().parse_args(arguments), AugmentSettings)
+    config = settings_in(_parser().parse_args(arguments), AugmentJobConfig)
     paths = ContainerPaths.from_environment()
     division = Division.read(paths.processing_input("stage"))
     copied, balance, rarer_only = config.copies_of, config.balance, config.rarer_only
@@ -106,17 +95,12 @@ def main(arguments: Sequence[str]) -> None:
     said = {"protocol": str(division.protocol), "copies_of": str(copied), "copies": config.copies, "balance": balance}
     said |= {"rarer_only": True} if rarer_only else {}
     said |= {} if config.question is Question.CLASSES else {"question": str(config.question)}
-    if rarer_only and (config.copies > 1 or not balance):
-        raise ConfigError(
-            f"rarer_only=true with copies={config.copies}, balance={str(balance).lower()}: it needs copies=1 and "
-            "balance=true, since the most frequent class gets no copy"
-        )
     made = {**said, "seed": config.seed, "policy": asdict(AugmentationConfig())}
     stage = Stage.open("augment", paths, "data_augmentation", made, records)
     if stage.host == stage.hosts[0]:
-        stage.quarantined += [(image_id, "no instance of Prepare saw its file") for image_id in lost]
+        stage.refused_before += [(image_id, "no instance of Prepare saw its file") for image_id in lost]
     classes = TWO if config.question is Question.BINARY else None
-    each = config.copies - rarer_only if config.copies else 0
+    each = config.copies - rarer_only
     plan = plan_copies(records, each, copied.splits, balance=balance and config.copies > 0, classes=classes)
     if not config.copies:
         _pass_through(stage, balance=balance)
@@ -183,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mammopipe.processing.jobs.augment", description=__doc__, allow_abbrev=False
     )
-    add_arguments(parser, AugmentSettings)
+    add_arguments(parser, AugmentJobConfig)
     return parser
 
 

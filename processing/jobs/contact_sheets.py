@@ -12,6 +12,7 @@ from mammopipe.processing.breast.segmentation import BreastRegion
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.processing.errors import ImageError, LabelError
 from mammopipe.processing.files import write_bytes
+from mammopipe.processing.images.image_files import ImageFiles
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.jobs.split_settings import image_place
 from mammopipe.processing.read_config import DEFAULT_CONFIG, ReadConfig
@@ -22,6 +23,7 @@ CELL = 220
 """Longer side of an image on a sheet, in pixels."""
 CAPTION = 26
 """Height of the caption below each image, in pixels."""
+FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.36
 MONTAGE_COLUMNS = 16
 COPIES_SHOWN = 6
 COLOURS = {
@@ -117,15 +119,25 @@ def overview(
     shown: int = 32,
     reading: ReadConfig = DEFAULT_CONFIG,
 ) -> None:
-    """Write a montage of up to `shown` unprocessed images of a dataset; unreadable images are left out.
+    """Write a montage of up to `shown` images of a folder; unreadable images are left out.
 
     Rare classes come first, so that the montage of a large dataset shows every class.
+
+    Args:
+        records: Rows of the images.
+        images: Folder that their paths are relative to; its images are single files, or lie in shards.
+        target: The PNG to write.
+        shown: Most images of the montage.
+        reading: How images are read.
+
+    Raises:
+        LabelError: None of the images can be read.
     """
-    frequency = Counter(record.label for record in records)
+    frequency, files = Counter(record.label for record in records), ImageFiles(images)
     cells = []
     for record in sorted(records, key=lambda item: (frequency[item.label], item.image_id)):
         try:
-            cells.append(_cell(_film(images / record.path, record, reading), record))
+            cells.append(_cell(_film(files.source(record.path), record, reading), record))
         except ImageError:
             continue
         if len(cells) == shown:
@@ -152,8 +164,8 @@ def _read_picture(path: Path) -> Picture:
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _film(path: Path, record: ImageRecord, reading: ReadConfig = DEFAULT_CONFIG) -> Picture:
-    pixels = read_mammogram(path, config=reading).pixels
+def _film(source: Path | bytes, record: ImageRecord, reading: ReadConfig = DEFAULT_CONFIG) -> Picture:
+    pixels = read_mammogram(source, config=reading).pixels
     scale = CELL / max(pixels.shape)
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     grey = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
@@ -172,18 +184,18 @@ def _cell(picture: Picture, record: ImageRecord) -> Picture:
     left = (CELL - picture.shape[1]) // 2
     cell[: picture.shape[0], left : left + picture.shape[1]] = picture
     flags = " ".join(record.quality.get("flags", ()))
-    for line, text in enumerate((f"{record.image_id} {record.label}", flags)):
-        cv2.putText(
-            cell,
-            text,
-            (3, CELL + 11 + 12 * line),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.36,
-            COLOURS[record.label],
-            1,
-            cv2.LINE_AA,
-        )
+    for line, text in enumerate((fitting(record.image_id, f" {record.label}"), flags)):
+        place = (3, CELL + 11 + 12 * line)
+        cv2.putText(cell, text, place, FONT, FONT_SCALE, COLOURS[record.label], 1, cv2.LINE_AA)
     return cell
+
+
+def fitting(name: str, rest: str) -> str:
+    """Return a name and the text behind it; of a name that is wider than an image, the end, which differs most."""
+    shown = name
+    while len(shown) > 1 and cv2.getTextSize(f"..{shown}{rest}", FONT, FONT_SCALE, 1)[0][0] > CELL - 6:
+        shown = shown[1:]
+    return f"{name if shown == name else f'..{shown}'}{rest}"
 
 
 def _row(cells: Sequence[Picture], columns: int) -> Picture:

@@ -251,7 +251,7 @@ def judged_by_breast(screening_inputs: EvaluationBase, tmp_path_factory: pytest.
     made = EvaluationBase(base)
     shutil.rmtree(made.models)
     made.add_model("first", seed=1, level=Level.BREAST)
-    return _evaluate(base, "--bootstrap", "100")
+    return _evaluate(base, "--bootstrap", "100", "--predict-training", "true")
 
 
 def _evaluate(base: Path, *arguments: str) -> EvaluationBase:

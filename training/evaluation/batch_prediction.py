@@ -93,15 +93,21 @@ def predict_breasts(
     Returns:
         The predictions of each model by name; each row is a breast.
     """
-    found = {}
-    for name, model in models.items():
-        breasts = breasts_of(records, model.classes, other_side=model.other_side)
-        logits = combined_views(model, breasts, *logits_and_features(model, records, folder))
-        rows = [breast.record for breast in breasts]
-        predicted = kind.of(rows, class_indices(rows, model.classes), logits)
-        views = [tuple(records[place].image_id for view in breast.own for place in view) for breast in breasts]
-        found[name] = replace(predicted, views=tuple(views))
-    return found
+    return {
+        name: breast_predictions(kind, model, records, *logits_and_features(model, records, folder))
+        for name, model in models.items()
+    }
+
+
+def breast_predictions(
+    kind: type[Kind], model: LoadedModel, records: Sequence[ImageRecord], logits: Floats, features: Floats
+) -> Kind:
+    """Return the predictions of the breasts that images show, from the logits and the features of the images."""
+    breasts = breasts_of(records, model.classes, other_side=model.other_side)
+    rows = [breast.record for breast in breasts]
+    combined = combined_views(model, breasts, logits, features)
+    views = [tuple(records[place].image_id for view in breast.own for place in view) for breast in breasts]
+    return replace(kind.of(rows, class_indices(rows, model.classes), combined), views=tuple(views))
 
 
 def combined_views(model: LoadedModel, breasts: Sequence[Breast], logits: Floats, features: Floats) -> Floats:
@@ -123,23 +129,38 @@ def read_films(
         yield from (films[index][0][0].numpy() for index in range(len(films)))
 
 
-def logits_and_features(model: LoadedModel, records: Sequence[ImageRecord], folder: Path) -> tuple[Floats, Floats]:
-    """Return the logits, (images, classes), and the means of the last feature maps, (images, channels).
+def forward(
+    model: LoadedModel, records: Sequence[ImageRecord], folder: Path
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """Yield, batch after batch, what a network makes of images.
 
     With `test_flips`, the mirror images of craniocaudal views count in the logits; the maps are of the images alone.
+
+    Yields:
+        The position of the first image, the images (N, 1, H, W), their logits (N, classes), and their last feature
+        maps (N, channels, h, w).
     """
     wrapped = WithMaps(model.network)
-    logits, means = [], []
+    first = 0
     try:
         for films in _in_parts(records, folder, model.input_shape):
             batches = _batches(films, f"features of {folder.name}")
             for batch, both in zip(batches, _mirrored(model, films), strict=True):
                 with torch.inference_mode():
                     given, maps = wrapped(batch)
-                    logits.append(mean_over_flips(lambda images: wrapped(images)[0], batch, both, given).numpy())
-                means.append(maps.mean(dim=(2, 3)).numpy())
+                    logits = mean_over_flips(lambda images: wrapped(images)[0], batch, both, given)
+                yield first, batch, logits, maps
+                first += len(batch)
     finally:
         wrapped.close()
+
+
+def logits_and_features(model: LoadedModel, records: Sequence[ImageRecord], folder: Path) -> tuple[Floats, Floats]:
+    """Return the logits, (images, classes), and the means of the last feature maps, (images, channels)."""
+    logits, means = [], []
+    for _, _, given, maps in forward(model, records, folder):
+        logits.append(given.numpy())
+        means.append(maps.mean(dim=(2, 3)).numpy())
     return np.concatenate(logits).astype(np.float64), np.concatenate(means).astype(np.float64)
 
 

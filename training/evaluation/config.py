@@ -56,6 +56,11 @@ class EvaluationConfig(Settings):
         description="share of the other breast's mean logits that is taken off before breasts are scored; 0 compares "
         "nothing",
     )
+    predict_training: bool = Field(
+        default=False,
+        description="whether `predictions.csv` also has the training images, marked by split `train`; they enter no "
+        "figure. Probabilities of images that a network has learnt from say nothing about other images",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "EvaluationConfig":

@@ -18,6 +18,7 @@ from mammopipe.training.evaluation.batch_prediction import (
 )
 from mammopipe.training.evaluation.data import SegmentedData
 from mammopipe.training.evaluation.fit_audit import Fit, audited
+from mammopipe.training.evaluation.pointing_game import Outputs
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.drift_features import fit_usual
 from mammopipe.training.model.exam_scores import Level
@@ -30,7 +31,9 @@ from mammopipe.training.networks.model_directory import LoadedModel
 from mammopipe.training.networks.openvino_export import BreastParity, export_network
 
 
-def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedModel, folder: Path) -> dict[str, Any]:
+def complete(
+    evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedModel, folder: Path, outputs: Outputs
+) -> dict[str, Any]:
     """Complete the selected model's directory with everything that was fitted and measured.
 
     `model.json` is written last because it holds the digests of the other files.
@@ -40,6 +43,7 @@ def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedMo
         data: The segmented images.
         model: The selected model.
         folder: Its model directory.
+        outputs: What it makes of the images of validation.
 
     Returns:
         The evaluation with the audit of the new fits and the result of the export.
@@ -47,7 +51,7 @@ def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedMo
     started = time.monotonic()
     rows = data.images(Split.VALIDATION)
     description = describe_selected(model_directory.read_description(folder), evaluation)
-    logits, features = _logits_and_features(model, data, rows)
+    logits, features = outputs.logits, outputs.features
     reference, usual, fits = _reference(evaluation, data, model, logits, features)
     description["reference"] = {**reference.save(folder), "distributions": usual}
     whole = audited(evaluation["leakage"], fits, [], data.records)

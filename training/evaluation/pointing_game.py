@@ -5,20 +5,20 @@ without their tolerance of 15 pixels. The heatmap is that of the image's true cl
 The chance level is the hit rate of a point drawn uniformly from the breast.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from mammopipe.processing.classes import class_index
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
-from mammopipe.training.fitting.dataset import FilmDataset
-from mammopipe.training.metrics.bootstrap import Resamples, Scale
-from mammopipe.training.metrics.metric import Metric, all_alike, ratio
+from mammopipe.training.evaluation.batch_prediction import forward
+from mammopipe.training.metrics.bootstrap import Resamples
+from mammopipe.training.metrics.metric import mean_metric
+from mammopipe.training.metrics.scale import Scale
 from mammopipe.training.metrics.scorecard import figure, undefined
 from mammopipe.training.model.predictions import Floats, Integers
 from mammopipe.training.networks.grad_cam import Heatmaps
@@ -30,29 +30,10 @@ def asked(classes: Sequence[str]) -> tuple[Label, ...]:
     return tuple(Label(name) for name in reversed(classes[1:]))
 
 
-hit_share = Metric(
-    "hits",
-    lambda hits, chance, weights: ratio(weights @ hits, weights.sum(axis=1)),
-    needs="an image with an annotated lesion",
-    binary=True,
-    share=True,
-    kinds=all_alike,
-)
-chance_level = Metric(
-    "chance",
-    lambda hits, chance, weights: ratio(weights @ chance, weights.sum(axis=1)),
-    needs="an image with an annotated lesion",
-    binary=True,
-    kinds=all_alike,
-)
-above_chance = Metric(
-    "above_chance",
-    lambda hits, chance, weights: ratio(weights @ (hits - chance), weights.sum(axis=1)),
-    needs="an image with an annotated lesion",
-    binary=True,
-    scale=Scale.REAL,
-    kinds=all_alike,
-)
+_NEEDS = "an image with an annotated lesion"
+hit_share = mean_metric("hits", lambda hits, chance: hits, needs=_NEEDS, share=True)
+chance_level = mean_metric("chance", lambda hits, chance: chance, needs=_NEEDS)
+above_chance = mean_metric("above_chance", lambda hits, chance: hits - chance, needs=_NEEDS, scale=Scale.REAL)
 """Proportion of hits minus the chance level of the same images."""
 
 
@@ -60,7 +41,6 @@ above_chance = Metric(
 class Pointed:
     """Result of the pointing game for one image."""
 
-    image_id: str
     hit: bool
     chance: float
     """Area of the circles within the breast, divided by the area of the breast."""
@@ -68,32 +48,63 @@ class Pointed:
     """Whether the heatmap is empty: nothing in the image is evidence for its class."""
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """What a network makes of images, in one pass over them."""
+
+    logits: Floats
+    """(images, classes)."""
+    features: Floats
+    """(images, channels), the means of the last feature maps."""
+    pointed: Mapping[int, Pointed]
+    """The result of each image that takes part in the pointing game, by its position."""
+
+
+def outputs_of(model: LoadedModel, films: Sequence[tuple[Sequence[ImageRecord], Path]]) -> Outputs:
+    """Return what a network makes of images; the heatmaps come from the feature maps of the same forward pass.
+
+    Args:
+        model: The model.
+        films: Manifest rows of the images, in parts with the folder of each part.
+    """
+    heatmaps, pointed, offset = Heatmaps(model), dict[int, Pointed](), 0
+    logits, features = [], []
+    for records, folder in films:
+        for first, images, given, maps in forward(model, records, folder):
+            logits.append(given.numpy())
+            features.append(maps.mean(dim=(2, 3)).numpy())
+            for row, record in enumerate(records[first : first + len(images)]):
+                if takes_part(record, model.classes):
+                    heat = heatmaps.of_maps(images[row], maps[row], class_index(record.label, model.classes))
+                    pointed[offset + first + row] = point(heat, images[row, 0].numpy(), record.lesions)
+        offset += len(records)
+    return Outputs(np.concatenate(logits).astype(np.float64), np.concatenate(features).astype(np.float64), pointed)
+
+
+def takes_part(record: ImageRecord, classes: Sequence[str]) -> bool:
+    """Return whether an image takes part: it is of a class that shows lesions, and has an annotated one."""
+    return record.label in asked(classes) and bool(record.lesions)
+
+
 def pointing_game(
-    model: LoadedModel, films: Sequence[tuple[Sequence[ImageRecord], Path]], resamples: Resamples
+    records: Sequence[ImageRecord], found: Mapping[int, Pointed], classes: Sequence[str], resamples: Resamples
 ) -> dict[str, Any]:
-    """Play the pointing game on a split.
+    """Return the figures of the pointing game on a split.
 
     Images without an annotated lesion are left out and counted.
 
     Args:
-        model: The model.
-        films: Manifest rows of the split's images, in parts with the folder of each part.
+        records: Manifest rows of the split's images.
+        found: The result of each image that takes part, by its position.
+        classes: The model's classes.
         resamples: Bootstrap draws of the images.
 
     Returns:
         For benign and malignant images together ("both") and, with three classes, for each of them: numbers of images
         and patients, proportion of hits, chance level, and their difference. With two classes, only malignant images
-        play.
+        take part.
     """
-    records = [record for part, _ in films for record in part]
-    labels_asked = asked(model.classes)
-
-    def plays(record: ImageRecord) -> bool:
-        return record.label in labels_asked and bool(record.lesions)
-
-    places = [index for index, record in enumerate(records) if plays(record)]
-    pointed = (found for part, folder in films for found in point(model, list(filter(plays, part)), folder))
-    found = dict(zip(places, pointed, strict=True))
+    labels_asked = asked(classes)
     groups = {"both": set(labels_asked)}
     groups |= {str(label): {label} for label in labels_asked} if len(labels_asked) > 1 else {}
     return {
@@ -102,7 +113,7 @@ def pointing_game(
     }
 
 
-def _group(members: Sequence[int], found: dict[int, Pointed], resamples: Resamples) -> dict[str, Any]:
+def _group(members: Sequence[int], found: Mapping[int, Pointed], resamples: Resamples) -> dict[str, Any]:
     playing = np.array([index for index in members if index in found], np.int64)
     draws = resamples.of(playing)
     hits: Integers = np.array([found[index].hit for index in playing], np.int64)
@@ -122,23 +133,22 @@ def _group(members: Sequence[int], found: dict[int, Pointed], resamples: Resampl
     }
 
 
-def point(model: LoadedModel, records: Sequence[ImageRecord], folder: Path) -> Iterator[Pointed]:
-    """Yield the result for each image `<folder>/<image_id>.png`, with the heatmap of its true class."""
-    films = FilmDataset(records, folder, shape=model.input_shape, description="annotated images")
-    heatmap = Heatmaps(model)
-    for index, record in enumerate(records):
-        image: torch.Tensor = films[index][0]
-        heat = np.asarray(heatmap(image, class_index(record.label, model.classes)))
-        lesions = inside_circles(record.lesions, model.input_shape)
-        breast = image[0].numpy() > 0
-        row, column = peak(heat)
-        empty = not heat.any()
-        yield Pointed(
-            record.image_id,
-            bool(lesions[row, column]) and not empty,
-            float((lesions & breast).sum() / max(int(breast.sum()), 1)),
-            empty,
-        )
+def point(heat: npt.NDArray[np.float32], image: npt.NDArray[np.float32], lesions: Sequence[Lesion]) -> Pointed:
+    """Return the result for one image.
+
+    Args:
+        heat: The heatmap of the image's true class, (H, W).
+        image: The image, (H, W), 0 outside of the breast.
+        lesions: The annotated lesions, in pixels of the image.
+    """
+    inside, breast = inside_circles(lesions, (image.shape[0], image.shape[1])), image > 0
+    row, column = peak(heat)
+    empty = not heat.any()
+    return Pointed(
+        bool(inside[row, column]) and not empty,
+        float((inside & breast).sum() / max(int(breast.sum()), 1)),
+        empty,
+    )
 
 
 def peak(heat: npt.NDArray[np.float32]) -> tuple[int, int]:

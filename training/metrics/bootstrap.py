@@ -2,9 +2,11 @@
 
 Images of one patient are not independent. The bootstrap therefore draws whole patients.
 
-The standard error of a metric is its standard deviation over the resamples (Davison and Hinkley 1997, 3.8). The
-interval is Student's t interval around the metric, on a scale where its distribution is nearly symmetric: the logit for
-metrics in 0..1, the logarithm for positive metrics (Efron and Tibshirani 1993, chapter 12).
+The standard error of a metric is the larger of two. One is its standard deviation over the resamples (Davison and
+Hinkley 1997, 3.8), which tends to be too small with few patients. The other is that of the delete-one jackknife, which
+tends to be too large (Efron and Stein 1981). The interval is Student's t interval around the metric, on a scale where
+its distribution is nearly symmetric: the logit for metrics in 0..1, the logarithm for positive metrics (Efron and
+Tibshirani 1993, chapter 12).
 
 The degrees of freedom are the smaller of two numbers. One is the number of patients with the rarest kind of image,
 minus one. The other is Satterthwaite's (1946) for the variance of the metric: where few patients cause most of that
@@ -20,7 +22,6 @@ where a metric is high or patients are few.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Protocol
 
@@ -28,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mammopipe.processing.errors import MammopipeError
+from mammopipe.training.metrics.scale import Scale
 from mammopipe.training.model.predictions import Floats, Integers
 
 _CELLS_AT_ONCE = 1_000_000
@@ -46,44 +48,6 @@ _LEAST_DEFINED = 0.5
 
 class MetricError(MammopipeError, ValueError):
     """A metric is undefined for these labels, or its input is invalid."""
-
-
-class Scale(StrEnum):
-    """The range of a metric. It determines the scale on which the interval is symmetric."""
-
-    SHARE = "share"
-    """From 0 to 1; the interval uses the logit scale."""
-    UP_TO_TWO = "up to two"
-    """From 0 to 2, as the Brier score of several classes; the interval uses the logit scale of its half."""
-    POSITIVE = "positive"
-    """Above 0; the interval uses the logarithmic scale."""
-    REAL = "real"
-    """Any real number; the interval uses the metric's own scale."""
-
-    def to(self, values: Floats) -> Floats:
-        """Transform values to the symmetric scale; the result is infinite at a bound of the range."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            if self in (Scale.SHARE, Scale.UP_TO_TWO):
-                shares = values / self._top
-                return np.log(shares) - np.log1p(-shares)
-            return np.log(values) if self is Scale.POSITIVE else values
-
-    def back(self, values: Floats) -> Floats:
-        """Transform values back from the symmetric scale; the inverse of `to`."""
-        if self in (Scale.SHARE, Scale.UP_TO_TWO):
-            figures: Floats = self._top / (1 + np.exp(-values))
-            return figures
-        return np.exp(values) if self is Scale.POSITIVE else values
-
-    def slope(self, value: float) -> float:
-        """Return the derivative of `to` at a value."""
-        if self in (Scale.SHARE, Scale.UP_TO_TWO):
-            return self._top / (value * (self._top - value))
-        return 1 / value if self is Scale.POSITIVE else 1.0
-
-    @property
-    def _top(self) -> float:
-        return 2.0 if self is Scale.UP_TO_TWO else 1.0
 
 
 class Weighted(Protocol):
@@ -206,8 +170,9 @@ class Resamples:
             return Interval(value, exact[0], exact[1], missing)
         if patients < 2:
             return Interval(value, None, None, missing)
-        freedom = self._freedom(self._left_out(metric, truth, scores), patients)
-        reach = _student((1 + level) / 2, freedom) * spread * metric.scale.slope(value)
+        left_out = self._left_out(metric, truth, scores)
+        error = max(spread, _jackknife_error(left_out))
+        reach = _student((1 + level) / 2, self._freedom(left_out, patients)) * error * metric.scale.slope(value)
         middle = metric.scale.to(np.array([value]))
         low, high = metric.scale.back(middle + np.array([-reach, reach]))
         return Interval(value, float(low), float(high), missing)
@@ -252,7 +217,8 @@ class Resamples:
     ) -> Interval:
         """Return the metric of `other` minus that of `first` on the same images, with its confidence interval.
 
-        The comparison is paired: each draw measures both, so variation common to both does not widen the interval.
+        The comparison is paired: each draw measures both, so variation common to both does not widen the interval. It
+        is made of the intervals of the two sides and of their correlation over the draws, so it need not be symmetric.
         There is no interval where a metric is at the bound of its range, or where every draw gives the same difference,
         unless the models give equal values.
 
@@ -269,22 +235,23 @@ class Resamples:
         truth = np.asarray(labels, np.int64)
         values = [np.asarray(one, np.float64) for one in (first, other)]
         value = metric(truth, values[1]) - metric(truth, values[0])
-        figures = self._figures(metric, truth, values[1]) - self._figures(metric, truth, values[0])
-        defined = figures[np.isfinite(figures)]
-        missing = len(figures) - len(defined)
-        patients = min(self._rarest(metric, truth, scores) for scores in values)
-        if patients < 2 or len(defined) < _LEAST_DEFINED * len(figures):
+        one, two = (self._figures(metric, truth, scores) for scores in values)
+        defined = np.isfinite(one) & np.isfinite(two)
+        missing = len(defined) - int(defined.sum())
+        alone = [self.interval(metric, truth, scores, level=level) for scores in values]
+        if missing > (1 - _LEAST_DEFINED) * len(defined) or any(each.low is None for each in alone):
             return Interval(value, None, None, missing)
-        spread = _spread(defined, metric(truth, values[0]))
-        edges = metric.scale.to(np.array([metric(truth, scores) for scores in values]))
-        if (spread == 0 or not np.isfinite(edges).all()) and not np.array_equal(values[0], values[1]):
+        if np.array_equal(values[0], values[1]):
+            return Interval(value, value, value, missing)
+        edges = metric.scale.to(np.array([each.value for each in alone]))
+        spreads = [_spread(figures[defined], each.value) for figures, each in zip((one, two), alone, strict=True)]
+        change = _spread((two - one)[defined], alone[0].value)
+        if min([*spreads, change]) == 0 or not np.isfinite(edges).all():
             # A perfect model has no spread, and few patients may give no draw that differs: the interval would be too
             # narrow, up to a width of 0.
             return Interval(value, None, None, missing)
-        left_out = [self._left_out(metric, truth, scores) for scores in values]
-        change = None if left_out[0] is None or left_out[1] is None else left_out[1] - left_out[0]
-        reach = _student((1 + level) / 2, self._freedom(change, patients)) * spread
-        return Interval(value, value - reach, value + reach, missing)
+        common = float(np.clip((spreads[0] ** 2 + spreads[1] ** 2 - change**2) / (2 * spreads[0] * spreads[1]), -1, 1))
+        return Interval(value, *_recovered(value, alone[0], alone[1], common), missing)
 
     def _figures(self, metric: Weighted, labels: Integers, values: Floats) -> Floats:
         step = max(1, _CELLS_AT_ONCE // self.counts.shape[1])
@@ -296,6 +263,37 @@ def _spread(figures: Floats, value: float) -> float:
     """Return the standard deviation of the resampled figures; 0 where it is only rounding beside the metric's value."""
     spread = float(figures.std(ddof=1))
     return spread if spread > _LEAST_SPREAD * max(abs(value), 1e-3) else 0.0
+
+
+def _recovered(value: float, first: Interval, other: Interval, correlation: float) -> tuple[float, float]:
+    """Return the bounds of a difference from the intervals of its two sides (Zou and Donner 2008, MOVER).
+
+    Args:
+        value: The value of `other` minus that of `first`.
+        first: The first side, with bounds.
+        other: The other side, with bounds.
+        correlation: Correlation of the two sides over the resamples.
+    """
+    assert first.low is not None and first.high is not None and other.low is not None and other.high is not None
+
+    def reach(own: float, opposite: float) -> float:
+        return float(np.sqrt(max(0.0, own**2 + opposite**2 - 2 * correlation * own * opposite)))
+
+    down = reach(other.value - other.low, first.high - first.value)
+    up = reach(other.high - other.value, first.value - first.low)
+    return value - down, value + up
+
+
+def _jackknife_error(left_out: Floats | None) -> float:
+    """Return the standard error by the delete-one jackknife; 0 without it.
+
+    Args:
+        left_out: The metric without each block of patients, NaN where it is undefined; `None` for many patients.
+    """
+    found = np.empty(0) if left_out is None else left_out[np.isfinite(left_out)]
+    if len(found) < 2:
+        return 0.0
+    return float(np.sqrt((len(found) - 1) / len(found) * ((found - found.mean()) ** 2).sum()))
 
 
 def _exact(value: float, cases: int, level: float) -> tuple[float, float] | tuple[None, None]:

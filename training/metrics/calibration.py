@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mammopipe.training.metrics.bootstrap import Scale
 from mammopipe.training.metrics.classification import BOTH
 from mammopipe.training.metrics.metric import Metric, ratio
+from mammopipe.training.metrics.scale import Scale
 from mammopipe.training.model.predictions import Floats, Integers
 
 MOST_BINS, LEAST_IN_A_BIN = 10, 10

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from mammopipe.training.metrics.bootstrap import Interval, MetricError, Resamples, Scale, bootstrap_interval
+from mammopipe.training.metrics.bootstrap import Interval, MetricError, Resamples, bootstrap_interval
 from mammopipe.training.metrics.metric import (
     Metric,
     against_rest,
@@ -26,6 +26,7 @@ from mammopipe.training.metrics.metric import (
     predicted,
     ratio,
 )
+from mammopipe.training.metrics.scale import Scale
 from mammopipe.training.model.predictions import Floats, Integers
 
 __all__ = [
@@ -57,8 +58,8 @@ __all__ = [
 ]
 
 LEAST_IMAGES_FOR_CALIBRATION_ERROR = 3000
-"""With fewer images, chance raises the calibration error so much that its intervals miss the true value too often
-(`python -m benchmarks.bench_coverage`: 88 % coverage with 258 images)."""
+"""With fewer images, chance raises the calibration error so much that its intervals miss the true value too often:
+88 % coverage with 258 images, in the simulation of `benchmarks.bench_coverage` when such intervals were still made."""
 CALIBRATION_BINS = 10
 """Number of equal-width bins over the confidence. Ten suit small test splits: that of MIAS has 64 images."""
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from mammopipe.training.metrics.bootstrap import MetricError, Scale
+from mammopipe.training.metrics.bootstrap import MetricError
+from mammopipe.training.metrics.scale import Scale
 from mammopipe.training.model.predictions import Floats, Integers
 
 _SUM_TOLERANCE = 1e-3
@@ -86,6 +87,34 @@ class Metric:
     def weighted(self, labels: Integers, values: Floats, weights: Floats) -> Floats:
         """Return the metric for each row of `weights` (resamples, images); NaN where it is undefined."""
         return self._figures(labels, values, weights)
+
+
+def mean_metric(
+    name: str,
+    of: Callable[[Integers, Floats], Floats | Integers],
+    *,
+    needs: str,
+    share: bool = False,
+    scale: Scale = Scale.SHARE,
+) -> Metric:
+    """Return the metric that is the mean of one number for each image.
+
+    Args:
+        name: The metric's key in `evaluation.json`.
+        of: Maps labels of 0 or 1 and scores to the number of each image, (images,).
+        needs: What the metric needs to be defined, for error messages.
+        share: Whether the metric is a proportion of images.
+        scale: Range of the metric.
+    """
+    return Metric(
+        name,
+        lambda labels, scores, weights: ratio(weights @ of(labels, scores), weights.sum(axis=1)),
+        needs=needs,
+        binary=True,
+        share=share,
+        scale=scale,
+        kinds=all_alike,
+    )
 
 
 def _check_labels(name: str, labels: npt.ArrayLike, images: int, classes: int) -> Integers:

@@ -114,7 +114,7 @@ def is_network(name: object) -> bool:
     return isinstance(name, str) and (name in ARCHITECTURES or name in timm_names())
 
 
-SUFFIXES = (".pth", ".pt", ".safetensors")
+SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 """Suffixes of files with pretrained weights."""
 
 

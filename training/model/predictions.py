@@ -18,7 +18,12 @@ from mammopipe.training.model.calibration import softmax as softmax
 Integers = npt.NDArray[np.int64]
 
 FILE = "predictions.csv"
-"""Every candidate's predictions for every evaluated image, with the truth; for error analysis and to compare runs."""
+"""Every candidate's predictions for every evaluated image, with the truth; for error analysis and to compare runs.
+
+On request, the training images are in it too, with split `train`.
+"""
+JUDGED = (Split.VALIDATION, Split.TEST)
+"""The splits of the rows that figures may be computed from."""
 
 
 def columns(classes: Sequence[str]) -> list[str]:
@@ -116,6 +121,12 @@ class TestPredictions(Predictions):
 
     split = Split.TEST
     __test__ = False  # The name begins with "Test", but pytest must not collect the class.
+
+
+class TrainingPredictions(Predictions):
+    """Predictions on images that the network has learnt from; they are listed, and nothing is measured or fitted."""
+
+    split = Split.TRAIN
 
 
 Kind = TypeVar("Kind", bound=Predictions)

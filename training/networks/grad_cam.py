@@ -70,20 +70,30 @@ class Heatmaps:
 
     def __call__(self, image: Tensor, class_index: int) -> NDArray[np.float32]:
         """Return the heatmap, (H, W) float32 in [0, 1], of an image, (1, H, W) in [0, 1], for a class."""
-        network = self._model.network
-        if not self._checked:
-            self._weights, self._checked = head_weights(network, image[None]), True
-        if self._weights is None:
+        if self._head(image) is None:
             return heatmap(self._model, image, class_index)
-        wrapped = WithMaps(network)
+        wrapped = WithMaps(self._model.network)
         try:
             with torch.inference_mode():
-                maps = wrapped(image[None])[1][0].float().cpu().numpy()
+                maps = wrapped(image[None])[1][0]
         finally:
             wrapped.close()
+        return self.of_maps(image, maps, class_index)
+
+    def of_maps(self, image: Tensor, maps: Tensor, class_index: int) -> NDArray[np.float32]:
+        """Return the heatmap of an image whose feature maps, (channels, h, w), are known."""
+        weights = self._head(image)
+        if weights is None:
+            return heatmap(self._model, image, class_index)
         film = image[0].numpy()
-        shape = (film.shape[0], film.shape[1])
-        return within_tissue(head_map(maps, self._weights[class_index], shape, network.pooling), film)
+        shape, pooling = (film.shape[0], film.shape[1]), self._model.network.pooling
+        return within_tissue(head_map(maps.float().cpu().numpy(), weights[class_index], shape, pooling), film)
+
+    def _head(self, image: Tensor) -> NDArray[np.float32] | None:
+        """Return the classifier's weights if they give the Grad-CAM of the first image."""
+        if not self._checked:
+            self._weights, self._checked = head_weights(self._model.network, image[None]), True
+        return self._weights
 
 
 class WithMaps(nn.Module):

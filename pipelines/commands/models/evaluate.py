@@ -39,7 +39,8 @@ def add(subparsers: "Subparsers") -> None:
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples of each interval")
     parser.add_argument("--seed", type=int, default=0, help="seed of the resamples")
     in_runs(parser)
-    parser.set_defaults(command=evaluate)
+    again = "start the same command again: images that were judged are not judged again"
+    parser.set_defaults(command=evaluate, again=again)
 
 
 def evaluate(options: argparse.Namespace) -> int:

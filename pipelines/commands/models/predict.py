@@ -2,10 +2,13 @@
 
 import argparse
 import csv
+import fcntl
+import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TextIO
@@ -53,7 +56,8 @@ def add(subparsers: "Subparsers") -> None:
         help="TOML file with [own], which maps a table's columns; on AWS, with the stack's outputs",
     )
     in_runs(parser)
-    parser.set_defaults(command=predict)
+    again = "start the same command again: images that have their rows are not predicted again"
+    parser.set_defaults(command=predict, again=again)
 
 
 def predict(options: argparse.Namespace) -> int:
@@ -204,8 +208,29 @@ def _exam_table(options: argparse.Namespace, model: str) -> "Any":
     return Table(output.with_name(f"{output.stem}-exams{output.suffix}"), ["model", *EXAM_COLUMNS], model)
 
 
+def _locked(path: Path) -> TextIO:
+    """Return the file at `path`, open and locked; it is made if it is missing.
+
+    Raises:
+        ConfigError: Another process holds it.
+    """
+    while True:
+        stream = path.open("a", encoding="utf-8", newline="")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            raise ConfigError(
+                f"{path}: another command is writing it; wait for its end, or give another file"
+            ) from None
+        # Whoever held it may have replaced it between our opening and our locking.
+        if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+            return stream
+        stream.close()
+
+
 class Table:
-    """A CSV file to which rows are added, with the rows that it already has."""
+    """A CSV file to which rows are added, with the rows that it already has; one process at a time writes it."""
 
     def __init__(self, path: Path, columns: Sequence[str], model: str) -> None:
         self._path, self._columns, self._model = path, columns, model
@@ -215,17 +240,45 @@ class Table:
 
     def __enter__(self) -> "Table":
         try:
-            kept = self._kept()
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Rewriting the file drops the incomplete row of a stopped run.
-            self._file: TextIO = self._path.open("w", encoding="utf-8", newline="")
-            self._writer = csv.DictWriter(self._file, self._columns, lineterminator="\n")
-            self._writer.writeheader()
-            self._writer.writerows(kept)
-            self._file.flush()
+            self._file = _locked(self._path)
+            try:
+                kept = self._kept()
+                if self._path.is_file():  # not a device or a pipe
+                    self._file = self._rewritten(kept)
+                else:
+                    self._write(self._file, kept)
+            except BaseException:
+                self._file.close()
+                raise
         except OSError as error:
             raise ConfigError(f"{self._path}: cannot be written: {error.strerror}") from None
+        self._writer = csv.DictWriter(self._file, self._columns, lineterminator="\n")
         return self
+
+    def _rewritten(self, kept: Sequence[Mapping[str, str]]) -> TextIO:
+        """Return the file, open and locked, with these rows alone: without the incomplete row of a stopped run."""
+        target = self._path.resolve()  # a link stays one: the file behind it is replaced
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        stream = os.fdopen(descriptor, "w", encoding="utf-8", newline="")
+        try:
+            self._write(stream, kept)
+            os.chmod(name, 0o644)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            os.replace(name, target)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            with suppress(OSError):  # on a full disk, closing fails as writing did
+                stream.close()
+            raise
+        self._file.close()
+        return stream
+
+    def _write(self, stream: TextIO, rows: Sequence[Mapping[str, str]]) -> None:
+        writer = csv.DictWriter(stream, self._columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        stream.flush()
 
     def __exit__(self, *details: object) -> None:
         self._file.close()

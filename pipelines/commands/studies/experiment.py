@@ -31,7 +31,7 @@ def add(subparsers: "Subparsers") -> None:
         "sources", nargs="*", metavar="NAME=FOLDER", help="of leave-one-out: the datasets, as inbreast=INbreast"
     )
     parser.add_argument(
-        "--source", default=PHANTOMS, metavar="PATH|phantoms", help="default: phantoms, synthetic films"
+        "--source", default=PHANTOMS, metavar="PATH|phantoms", help="default: phantoms, synthetic images"
     )
     parser.add_argument("--films", type=int, help=f"how many phantoms (default: {FILMS})")
     parser.add_argument("--weights", default="", metavar="PATH", help="pretrained weights to start from")
@@ -64,7 +64,8 @@ def add(subparsers: "Subparsers") -> None:
         metavar="DIR",
         help="folder of results.csv, results.md, the figures, and of what each cell measured (default: experiment)",
     )
-    parser.set_defaults(command=experiment)
+    again = "start the same command again: finished cells are kept"
+    parser.set_defaults(command=experiment, again=again)
 
 
 def _leave_one_out(options: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """Plausible mistakes at the command line: what is said, in one line, and the exit code; nothing has started by then."""
 
+import argparse
 import errno
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from mammopipe.pipelines import cli
-from mammopipe.pipelines.commands import config
+from mammopipe.pipelines.commands import config, run
+from mammopipe.pipelines.commands.models import predict
+from mammopipe.pipelines.commands.studies import tune
 from mammopipe.processing.phantoms.own_tree import write_own_tree
 
 OWN = "image,patient,label\n1.png,P1,malignant\n2.png,P2,normal\n"
@@ -55,6 +58,12 @@ MISTAKES = [
     ("run --set epochs", "must be KEY=VALUE"),
     ("run --cnns modified_cnn --set per_cnn.resnet50.lr=1e-3", "unknown key 'per_cnn.resnet50.lr'; known:"),
     ("run --cnns modified_cnn --set per_cnn.resnet50.seed=3", "per_cnn.resnet50.seed is set by data.seed"),
+    ("run --set keep=images,images", "keep = images, images: none twice"),
+    ("run --set tags.aws:x=1", "tags.aws:x: AWS keeps the prefix aws: to itself"),
+    ("run --set tags.site=A;B", "tags.site = 'A;B': letters, digits, spaces"),
+    ("run --set compute.processing_instance_type=ml.m5.xlrge", "SageMaker knows; did you mean ml.m5.xlarge"),
+    ("run --set endpoint.instance_type=ml.foo", "endpoint.instance_type=ml.foo: no instance type that SageMaker knows"),
+    ("run --set ProcessingInstanceType=ml.m5", "pipeline parameter ProcessingInstanceType=ml.m5: no instance type"),
     ("run --set region=", "region = '': must name a region"),
     ("tune --set training.learning_rate=log(1e-5,1e-2) --source none", "none: no such file or folder"),
     ("tune --set training.learning_rate=log(1e-5,1e-2) --films -2", "--films -2: must be at least 2"),
@@ -136,6 +145,18 @@ def test_a_table_that_can_be_used_is_counted_and_drawn(tmp_path: Path, capsys: p
     assert "refused    1" in said and "p002-R.png: neither DICOM, PGM, PNG nor TIFF" in said
 
 
+def test_unused_columns_and_patients_of_several_sites_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "1.png,P1,malignant,A,L\n2.png,P1,normal,B,R\n3.png,P2,normal,B,L\n"
+    (tmp_path / "labels.csv").write_text(f"image,patient,label,site,laterality\n{rows}")
+    for name in ("1.png", "2.png", "3.png"):
+        (tmp_path / name).touch()
+    cli.main(["data", "check", str(tmp_path), "--table-only"])
+    said = capsys.readouterr().out
+    assert "not used   laterality (side?)\nnote       1 patients have images of several sites, such as P1; " in said
+
+
 def test_one_image_of_two_patients_is_a_problem_if_the_split_divides_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +210,29 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr(config, "recipes", full)
     assert cli.main(["recipes"]) == 2
     assert capsys.readouterr().err == "error: runs/x.json: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "how"),
+    [
+        ("run", "training goes on from its last epoch; with --set compute.cache=P30D, finished steps are reused, too"),
+        ("tune --set training.epochs=int(1,2)", "finished trials are kept, and the search goes on"),
+        ("predict latest images -o out.csv", "images that have their rows are not predicted again"),
+        ("recipes", ""),
+    ],
+)
+def test_an_interrupted_command_says_how_to_go_on(
+    words: str, how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(options: argparse.Namespace) -> int:
+        raise KeyboardInterrupt
+
+    name, *_ = words.split()
+    module = {"run": run, "tune": tune, "predict": predict, "recipes": config}[name]
+    monkeypatch.setattr(module, name, interrupted)
+    assert cli.main(words.split()) == 130
+    said = "error: interrupted; every job was stopped"
+    assert capsys.readouterr().err.strip() == (f"{said}; start the same command again: {how}" if how else said)
 
 
 def test_the_version_and_every_help_need_no_torch_and_no_sagemaker(capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,7 +119,7 @@ def test_a_file_lies_over_its_profile_and_an_argument_over_the_file(tmp_path: Pa
         ("[evaluation]\nbootstrap = 50", "evaluation.bootstrap = 50: between 100 and 100000"),
         ("[evaluation]\nmin_macro_auc = 1.5", "evaluation.min_macro_auc = 1.5: between 0 and 1"),
         ("[augmentation]\ncopies = -1", "augmentation.copies = -1: at least 0"),
-        ("[augmentation]\ncopies = 2\nrarer_only = true", "augmentation.rarer_only with copies=2, balance=true"),
+        ("[augmentation]\ncopies = 2\nrarer_only = true", "rarer_only=true with copies=2, balance=true"),
         ("storage = 3", "storage = 3: must be a table"),
         ("[storage]\nbucket = 'Films'", "storage.bucket='Films'"),
         ("[storage]\nprefix = 'a//b'", "storage.prefix='a//b'"),

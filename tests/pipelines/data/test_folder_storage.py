@@ -1,6 +1,9 @@
 """S3 as a folder: what `Storage` does against a service, without the service, and without the bytes in memory."""
 
+import errno
+import os
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,29 @@ def test_it_lists_and_brings_what_a_service_does(
         got = {path.relative_to(target).as_posix(): path.read_text() for path in target.rglob("*") if path.is_file()}
         found.append(([(item.key, item.size) for item in one.list(f"s3://{BUCKET}/{prefix}")], got))
     assert found[0] == found[1]
+
+
+def test_a_copy_that_stops_on_a_full_disk_leaves_the_old_file(
+    storage: FolderStorage, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.upload(folder, f"s3://{BUCKET}/x")
+
+    def other_disk(*arguments: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def half(source: Path, target: Path) -> None:
+        Path(target).write_text("hal")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "down").mkdir()
+    (tmp_path / "down" / "a.pgm").write_text("old")
+    monkeypatch.setattr(os, "link", other_disk)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(shutil, "copy2", half)
+        storage.download(f"s3://{BUCKET}/x/a.pgm", tmp_path / "down")
+    assert [(path.name, path.read_text()) for path in (tmp_path / "down").iterdir()] == [("a.pgm", "old")]
+    storage.download(f"s3://{BUCKET}/x/", tmp_path / "down")
+    assert (tmp_path / "down" / "a.pgm").read_text() == "a.pgm"
 
 
 def test_files_are_linked_and_a_new_one_replaces_the_old(storage: FolderStorage, folder: Path, tmp_path: Path) -> None:

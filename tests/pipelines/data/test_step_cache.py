@@ -1,5 +1,6 @@
 """A step is reused where it would make the same files, and in no other case."""
 
+import errno
 import os
 import subprocess
 import time
@@ -66,6 +67,19 @@ def ran(cached: Runner, scripts: Scripts, tmp_path: Path, **changes: Any) -> str
     assert cached.status is Status.SUCCEEDED, cached.snapshots[-1]
     assert cached.text(f"s3://{BUCKET}/out/Prepare/made/b.txt").startswith("pixels") or "raw" in changes
     return counter.read_text()
+
+
+def test_an_entry_that_finds_no_room_leaves_nothing(
+    cached: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert cached.cache is not None
+    monkeypatch.setattr("mammopipe.pipelines.data.step_cache.write_json", full)
+    with pytest.raises(OSError, match="No space left"):
+        cached.cache.keep("0123", {"raw": f"s3://{BUCKET}/raw"})
+    assert list(cached.cache.root.iterdir()) == []
 
 
 def test_a_second_run_starts_where_something_differs(cached: Runner, scripts: Scripts, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import html
 import json
 import plistlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -149,17 +150,17 @@ def test_every_collection_gives_the_figures_that_its_labels_allow(
 def test_an_interrupted_evaluation_resumes_and_ends_as_an_uninterrupted_one(
     model: Path, collections: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predict, calls = Predictor.predict, []
+    judge, calls = Predictor.judge, []
 
-    def counted(self: Predictor, mammogram: Mammogram) -> Prediction:
+    def counted(self: Predictor, mammogram: Mammogram, *arguments: Any, **settings: Any) -> Prediction:
         calls.append(mammogram)
         if len(calls) == 6:
             raise ConfigError("stopped")
-        return predict(self, mammogram)
+        return judge(self, mammogram, *arguments, **settings)
 
     arguments = [str(model), str(collections["cbis-ddsm"]), "--bootstrap", "100"]
     assert main(["evaluate", *arguments, "-o", str(tmp_path / "whole")]) == 0
-    monkeypatch.setattr(Predictor, "predict", counted)
+    monkeypatch.setattr(Predictor, "judge", counted)
     assert main(["evaluate", *arguments, "-o", str(tmp_path / "twice")]) == 2
     assert main(["evaluate", *arguments, "-o", str(tmp_path / "twice")]) == 0
     assert len(calls) == 6 + 15

@@ -1,13 +1,24 @@
 """The results of a run as a notebook shows them: curves, worst mistakes first, a browser, the report in the page."""
 
+import base64
+import io
 import json
+import re
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.images.mammogram import write_png
+from mammopipe.processing.images.shards import pack
 from mammopipe.processing.phantoms.own_tree import write_own_tree
 
 pytest.importorskip("IPython")
@@ -57,6 +68,28 @@ def test_the_worst_mistakes_come_first_with_truth_split_and_probabilities(run: R
         view.mistakes(run, images / "none")
 
 
+def test_images_in_shards_are_shown_as_single_files_are(run: Run, images: Path, tmp_path: Path) -> None:
+    names = sorted(path.name for path in images.glob("*.png"))
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    for name in names:
+        (packed / name).write_bytes((images / name).read_bytes())
+    pack(packed, names, megabytes=0.05)
+    assert not list(packed.glob("*.png"))
+    assert view.films(packed, count=3).data == view.films(images, count=3).data
+    assert view.films(packed, count=3).data.count("<img") == 3
+    assert view.mistakes(run, packed).data == view.mistakes(run, images).data
+
+
+def test_a_16_bit_image_keeps_its_grey_levels(tmp_path: Path) -> None:
+    levels = np.linspace(0, 65535, 64, dtype=np.uint16)[None].repeat(64, axis=0)
+    write_png(tmp_path / "a.png", levels)
+    found = re.search('base64,([^"]+)', view.films(tmp_path).data)
+    assert found is not None
+    with Image.open(io.BytesIO(base64.b64decode(found[1]))) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), levels >> 8)
+
+
 def test_words_of_density_and_finding_stand_with_their_meaning(run: Run, images: Path, tmp_path: Path) -> None:
     assert "density" not in view.mistakes(run, images).data
     head = "image_id,density,finding,patient_id,machine_id,site_id,source_image_id,fold,quality,lesions"
@@ -72,6 +105,41 @@ def test_words_of_density_and_finding_stand_with_their_meaning(run: Run, images:
 def test_without_widgets_the_browser_is_a_static_page(run: Run, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ipywidgets", None)
     assert view.browse(run, images).data.count("<img") == 4
+
+
+class Control:
+    """Stands in for any widget: its value, its children, and who is called when the value changes."""
+
+    def __init__(self, children: Sequence["Control"] = (), **settings: Any) -> None:
+        self.children, self.max, self.changed = children, settings.get("max", 0), []
+        self.value = settings.get("options", [settings.get("min", "")])[0]
+
+    def observe(self, function: Callable[[object], None], name: str) -> None:
+        self.changed.append(function)
+
+    def choose(self, value: object) -> None:
+        self.value = value
+        for function in self.changed:
+            function(None)
+
+
+def test_the_browser_begins_with_validation_and_ends_with_the_last_page(
+    run: Run, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("Dropdown", "BoundedIntText", "Label", "HTML", "VBox", "HBox")
+    monkeypatch.setitem(sys.modules, "ipywidgets", SimpleNamespace(**dict.fromkeys(names, Control)))
+    assert run.folder is not None
+    path = run.folder / "predictions.csv"
+    text = path.read_text()
+    monkeypatch.setattr("mammopipe.pipelines.notebook.results.PAGE", 3)
+    path.write_text(text + "".join(line.replace("validation", "test") for line in text.splitlines(True)[1:2]))
+    box = view.browse(run, images)
+    (split, truth, page, count), shown = box.children[0].children, box.children[1]
+    assert (split.value, page.max, count.value, shown.value.count("<img")) == ("validation", 2, "of 2, 4 images", 3)
+    page.choose(2)
+    assert shown.value.count("<img") == 1
+    truth.choose("malignant")
+    assert (page.max, count.value) == (1, "of 1, 1 images")
 
 
 def test_the_report_is_in_the_page_itself(run: Run) -> None:

@@ -47,3 +47,13 @@ def test_the_channel_reads_the_models_folder():
 def test_a_run_starts_from_one_thing(packed, tmp_path):
     with pytest.raises(ConfigError, match="training starts from one of them"):
         start(PipelineConfig(init=MODEL_URI), weights=str(packed), runs=tmp_path / "runs")
+
+
+def test_every_file_of_weights_must_fit_a_candidate(tmp_path):
+    config, weights = PipelineConfig(cnns=("modified_cnn",)), tmp_path / "weights"
+    weights.mkdir()
+    (weights / "modified_cnn.pth").touch()
+    preflight.check(config, "", str(weights), {}, tmp_path / "runs")
+    (weights / "convnext_atto.ckpt").touch()
+    with pytest.raises(ConfigError, match=r"convnext_atto\.ckpt fit none of the candidates modified_cnn"):
+        preflight.check(config, "", str(weights), {}, tmp_path / "runs")

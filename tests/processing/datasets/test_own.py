@@ -1,12 +1,14 @@
 """A site's own table: columns and values as it has them, images found, what cannot be used refused by name."""
 
 import json
+import re
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from mammopipe.processing.datasets import DATASETS, Label, Laterality, Split, View
-from mammopipe.processing.datasets.own import arrange, images_of, read_own
+from mammopipe.processing.datasets.own import arrange, images_of, read_own, unused_columns
 from mammopipe.processing.datasets.own_table import OwnTable, find_table
 from mammopipe.processing.errors import LabelError
 from tests.spreadsheets import write_spreadsheet
@@ -70,7 +72,7 @@ def test_several_rows_of_an_image_are_its_lesions_as_circles_or_boxes(tmp_path: 
         ("../2.png,P2,benign,,,", "must lie in the folder of images"),
         ("2.png,P2,benign,4,,", "lesion_y, lesion_radius must be given with lesion_x"),
         ("2.png,P2,benign,4,5,0", "radius 0 must be finite and above 0"),
-        ("2.png,P2,benign,4,5,nan", "radius nan must be finite"),
+        ("2.png,P2,benign,4,5,inf", "radius inf must be finite"),
         ("2.png,P2,benign,4,x,5", "y 'x' must be a number"),
     ],
 )
@@ -108,6 +110,44 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, text: str, mappi
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ("1.png,P1,normal,5,5,3", "line 2: label 'normal' contradicts the lesion; call the image benign"),
+        ("1.png,P1,benign,0.2,0.3,0.1", "line 2: a lesion of radius 0.1 must have at least 0.5 pixels"),
+        ("1.png,NaN,benign,,,", "line 2: patient is empty"),
+        ("1.png,P1,n/a,,,", "line 2: label is empty"),
+        ("1.png,7,benign,,,\n2.png,007.0,benign,,,", "patient '7' in line 2 and '007.0' in line 3 may be one"),
+        ("1.png,Pat 1,benign,,,\n2.png,pat1,benign,,,", "patient 'Pat 1' in line 2 and 'pat1' in line 3 may be one"),
+    ],
+)
+def test_what_could_mix_patients_or_mislead_is_refused_with_its_line(tmp_path: Path, rows: str, reason: str) -> None:
+    head = f"{HEAD},lesion_x,lesion_y,lesion_radius\n"
+    with pytest.raises(LabelError, match=re.escape(reason)):
+        read_own(table(tmp_path, f"{head}{rows}\n", "1.png", "2.png"))
+    assert read_own(table(tmp_path, f"{head}1.png,1,benign,,,\n2.png,10,benign,,,\n")).records[1].patient_id == "10"
+
+
+def test_a_word_for_a_missing_value_is_none_unless_it_is_mapped_or_a_name(tmp_path: Path) -> None:
+    text = f"{HEAD},side,view,age,site,density\n1.png,P1,none,NaN,nan,N/A,NA,none\n"
+    path = table(tmp_path, text, "1.png")
+    (record,) = read_own(path, OwnTable(values={"label": {"none": "normal"}})).records
+    assert (record.label, record.laterality, record.view, record.age) == (Label.NORMAL, None, None, None)
+    assert (record.site_id, record.density) == ("NA", "")
+
+
+def test_a_name_is_found_however_its_accents_are_written(tmp_path: Path) -> None:
+    apart, together = (unicodedata.normalize(form, "\u00e9.png") for form in ("NFD", "NFC"))
+    path = table(tmp_path, f"{HEAD}\n{together},P1,normal\n", apart)
+    assert read_own(path).records[0].path == apart != together
+
+
+def test_columns_that_no_field_takes_are_named(tmp_path: Path) -> None:
+    path = table(tmp_path, f"{HEAD},Laterality,agee,BMI\n1.png,P1,normal,L,50,22\n", "1.png")
+    assert unused_columns(path, OwnTable()) == ["Laterality (side?)", "agee (age?)", "BMI"]
+    assert unused_columns(path, OwnTable(columns={"side": "Laterality"})) == ["agee (age?)", "BMI"]
+
+
 def test_a_parquet_table_says_the_same(tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
@@ -116,6 +156,8 @@ def test_a_parquet_table_says_the_same(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "labels.parquet")
     (record,) = read_own(tmp_path).records
     assert (record.patient_id, record.age, record.lesions) == ("7", None, ())
+    frame.set_index("image").to_parquet(tmp_path / "labels.parquet")
+    assert read_own(tmp_path).records == [record]
 
 
 def test_the_folder_of_a_table_must_hold_one(tmp_path: Path) -> None:
@@ -168,6 +210,7 @@ def semicolons(text: str) -> bytes:
         pytest.param(ROWS.replace("image,patient", " Image , PATIENT").encode(), id="names with spaces and capitals"),
         pytest.param((ROWS + ",,,,,,\n\n").encode(), id="empty rows at the end"),
         pytest.param(ROWS.replace(",", "|").encode(), id="vertical bars"),
+        pytest.param(b"\xef\xbb\xbfsep=;\r\n" + semicolons(ROWS), id="Excel's line of the separator"),
     ],
 )
 def test_a_table_is_read_as_programs_write_it(tmp_path: Path, data: bytes) -> None:
@@ -178,11 +221,16 @@ def test_a_table_is_read_as_programs_write_it(tmp_path: Path, data: bytes) -> No
 
 
 def test_a_spreadsheet_is_a_table(tmp_path: Path) -> None:
-    rows = [["image", "patient", "label", "age"], ["1.png", 7, "malignant", 61.5], ["2.png", "007", "normal", ""]]
+    rows = [
+        ["image", "patient", "label", "age"],
+        ["1.png", 7, "malignant", 61.5],
+        ["2.png", "008", "normal", ""],
+        ["", "", "", ""],
+    ]
     table(tmp_path, "", "1.png", "2.png").unlink()
     write_spreadsheet(tmp_path / "labels.xlsx", rows)
     first, second = read_own(tmp_path).records
-    assert (first.patient_id, first.age, second.patient_id, second.age) == ("7", 61.5, "007", None)
+    assert (first.patient_id, first.age, second.patient_id, second.age) == ("7", 61.5, "008", None)
 
 
 def test_a_file_that_is_no_spreadsheet_is_said(tmp_path: Path) -> None:
@@ -206,7 +254,11 @@ def test_a_table_that_is_not_there_is_said(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "labels.csv: is empty"),
-        (f"{HEAD}\n1.png,Z\xfcrich,normal\n", "byte 27 is not UTF-8; save the table as UTF-8"),
+        (
+            "exported today\n1.png,P1,normal\n",
+            "line 1, 'exported today', must name the columns, such as image, patient",
+        ),
+        (f"{HEAD}\n1.png,Z\xfcrich,normal\n", "line 2, byte 27 is not UTF-8; save the table as UTF-8"),
         (f"{HEAD}\n1.png,P1,normal,more\n", "line 2 has 4 fields, the header 3; quote a value that contains ','"),
         (f"{HEAD},patient\n1.png,P1,normal,P2\n", "2 columns are named 'patient'"),
         (f"{HEAD}\n1.png,P1,normal\n1.png,P1,normal\n", "line 3 repeats line 2"),

@@ -1,5 +1,6 @@
 """PGM and PNG: their scale, and what is refused before a pixel is decoded."""
 
+import platform
 import struct
 import zlib
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import (
     CorruptImageError,
     ImageTooLargeError,
@@ -166,3 +168,15 @@ def test_limits_are_settable_and_checked() -> None:
         read_mammogram(b"P5 2 2 255\nabcd", config=ReadConfig(limits=Limits(max_bytes=10)))
     with pytest.raises(ConfigError, match="max_side = 0: at least 1"):
         Limits(max_side=0)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="ARM processors write other bytes, with the same pixels")
+def test_every_processor_writes_the_same_bytes(tmp_path: Path) -> None:
+    """Digests of files are compared between machines. The digest is that of emulated processors, too.
+
+    They were a Nehalem (SSE4.2), a Haswell (AVX2) and an EPYC.
+    """
+    y, x = np.mgrid[0:256, 0:192]
+    pixels = ((x * 251 + y * 127 + (x * y) % 97 * 13) % 65536 * (x > 40)).astype(np.uint16)
+    write_png(tmp_path / "a.png", pixels)
+    assert sha256(tmp_path / "a.png") == "96b97d0becbaee9a2d1481e5268bbf5f548cf5862d89797f2e4965bc47fa7cd0"

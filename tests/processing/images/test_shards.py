@@ -5,14 +5,17 @@ import os
 import tarfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.processing.errors import ImageError, ManifestError
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.image_files import ImageFiles
 from mammopipe.processing.images.mammogram import write_png
 from mammopipe.processing.images.shards import members, pack
+from mammopipe.processing.jobs.contact_sheets import CAPTION, CELL, overview
 
 FOLDER = "images/train"
 
@@ -41,6 +44,19 @@ def test_every_image_is_read_alone_and_in_any_order(packed) -> None:
     assert f"{FOLDER}/21.png" not in files
     with pytest.raises(FileNotFoundError):
         files.read(f"{FOLDER}/21.png")
+
+
+def test_an_overview_shows_images_in_shards(packed) -> None:
+    root, before, _ = packed
+    files = ImageFiles(root / FOLDER)
+    assert files.names({".png"}) == sorted(before)
+    records = [
+        ImageRecord(name, name, "own", None, None, Label.NORMAL, path=f"{FOLDER}/{name}") for name in sorted(before)[:9]
+    ]
+    overview(records, root, root / "montage.png")
+    height, width, _ = cv2.imread(str(root / "montage.png")).shape
+    assert (height, width) == (2 * (CELL + CAPTION), 8 * CELL), "nine images, eight in a row"
+    assert cv2.imread(str(root / "montage.png"))[:CELL, :CELL].std() > 20
 
 
 def test_a_shard_is_a_tar_archive_in_the_order_of_the_names(packed) -> None:

@@ -53,18 +53,29 @@ def run(tree, monkeypatch, *arguments: str) -> int:
     return job.run(main, "message")
 
 
-def test_shards_give_the_same_evaluation(evaluated, evaluation_base, monkeypatch):
+def test_shards_and_predictions_of_training_images_change_no_figure(evaluated, evaluation_base, monkeypatch):
     for folder in (evaluation_base.data / "images").iterdir():
         pack(folder, sorted(path.name for path in folder.iterdir()), megabytes=0.02)
         assert len(list(folder.glob("*.tar"))) > 1
     assert not list(evaluation_base.data.rglob("*.png"))
-    settings = ("--profile", "full", "--min-macro-auc", "0.55", "--bootstrap", "200")
+    settings = ("--profile", "full", "--min-macro-auc", "0.55", "--bootstrap", "200", "--predict-training", "true")
     assert run(evaluation_base, monkeypatch, *settings) == 0
     assert list(differences(evaluated.evaluation, evaluation_base.evaluation)) == []
-    for name in ("predictions.csv", "model_card.md"):
-        assert (evaluation_base.output / "evaluation" / name).read_bytes() == (
-            evaluated.output / "evaluation" / name
-        ).read_bytes()
+    before, after = (base.output / "evaluation" for base in (evaluated, evaluation_base))
+    assert (after / "model_card.md").read_bytes() == (before / "model_card.md").read_bytes()
+    rows = prediction_rows(evaluation_base)
+    training = [row for row in rows if row["split"] == "train"]
+    assert [row for row in rows if row["split"] != "train"] == prediction_rows(evaluated), "none of them without asking"
+    originals = [row for row in evaluation_base.records() if row.split is Split.TRAIN and not row.source_image_id]
+    for name in ("first", "second"):
+        found = [(row["image_id"], row["label"]) for row in training if row["network"] == name]
+        assert found == [(row.image_id, row.label) for row in originals]
+
+
+def prediction_rows(tree) -> list[dict[str, str]]:
+    """Return the rows of `predictions.csv`."""
+    with (tree.output / "evaluation" / "predictions.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 def failure(tree, monkeypatch, capsys, *arguments: str) -> str:
@@ -136,8 +147,7 @@ def test_the_job_writes_what_the_pipeline_reads(evaluated):
 
 
 def test_what_each_candidate_says_of_each_film_is_kept(evaluated):
-    with (evaluated.output / "evaluation" / "predictions.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = prediction_rows(evaluated)
     films = {record.image_id: record for record in evaluated.records() if not record.source_image_id}
     for name, candidate in evaluated.evaluation["candidates"].items():
         for split in ("validation", "test"):

@@ -43,9 +43,11 @@ def test_the_audit_names_every_view_and_predictions_name_each_breast_once(judged
     fitted = {fit["what"]: fit for fit in judged_by_breast.evaluation["fitted"]}
     assert fitted["calibration and thresholds of first"]["images"] == 9 * 4 + 3, "every view of the 18 breasts"
     with (judged_by_breast.output / "evaluation" / "predictions.csv").open() as stream:
-        rows = [row for row in csv.DictReader(stream) if row["split"] == "test"]
-    of_patients = {row["patient_id"] for row in rows}
-    assert (len(rows), len(of_patients)) == (24, 12)
+        rows = list(csv.DictReader(stream))
+    of_patients = {row["patient_id"] for row in rows if row["split"] == "test"}
+    assert (sum(row["split"] == "test" for row in rows), len(of_patients)) == (24, 12)
+    counts = judged_by_breast.evaluation["counts"]["train"]
+    assert sum(row["split"] == "train" for row in rows) == counts["breasts"] < counts["images"], "on request"
 
 
 def test_what_the_evaluation_predicts_is_what_the_network_says_of_all_views(

@@ -1,5 +1,6 @@
 """Evaluate on cross-validated candidates: what it decides, it decides out of fold."""
 
+import csv
 from collections import Counter
 from dataclasses import replace
 
@@ -52,16 +53,16 @@ def cross_validate_in_deals(base, name, folds):
     return records, logits.astype(np.float32).astype(np.float64)
 
 
-def evaluate(base, monkeypatch):
+def evaluate(base, monkeypatch, *arguments):
     monkeypatch.setenv("MAMMOPIPE_BASE", str(base.base))
-    main(["--bootstrap", "100"])
+    main(["--bootstrap", "100", *arguments])
     return base.evaluation
 
 
 def test_figures_thresholds_and_choice_come_from_out_of_fold_predictions(evaluation_base, monkeypatch):
     for seed, name in enumerate(("first", "second")):
         records = cross_validate(evaluation_base, name, seed)
-    evaluation = evaluate(evaluation_base, monkeypatch)
+    evaluation = evaluate(evaluation_base, monkeypatch, "--predict-training", "true")
     assert evaluation["validation_folds"] == 2 and evaluation["selected"]["rule"] == "highest out-of-fold macro AUC"
     assert evaluation["selected"]["validation"]["images"] == len(records)
     # The networks have random weights: only what was said out of fold can be so good.
@@ -73,6 +74,13 @@ def test_figures_thresholds_and_choice_come_from_out_of_fold_predictions(evaluat
     assert "Cross-validation," in evaluation_base.page
     card = (evaluation_base.output / "evaluation" / "model_card.md").read_text()
     assert "learnt from the images called validation" in card
+    with (evaluation_base.output / "evaluation" / "predictions.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["network"] == "first"]
+    of_split = {
+        name: {row["image_id"]: row for row in rows if row["split"] == name} for name in ("train", "validation")
+    }
+    assert set(of_split["train"]) == set(of_split["validation"]) == {record.image_id for record in records}
+    assert all(row["malignant"] != of_split["train"][name]["malignant"] for name, row in of_split["validation"].items())
 
 
 def test_what_was_fitted_on_the_development_set_passes_the_audit_and_is_named(evaluation_base, monkeypatch):

@@ -1,35 +1,50 @@
 """The pointing game on films whose bright spot is known: a network that sees brightness points at it."""
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 
 from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, Split, View
-from mammopipe.processing.images.mammogram import write_png
-from mammopipe.training.evaluation import pointing_game as pointing
-from mammopipe.training.evaluation.pointing_game import inside_circles, peak, pointing_game
+from mammopipe.training.evaluation.batch_prediction import logits_and_features
+from mammopipe.training.evaluation.data import SegmentedData
+from mammopipe.training.evaluation.pointing_game import (
+    inside_circles,
+    outputs_of,
+    peak,
+    point,
+    pointing_game,
+    takes_part,
+)
+from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.metrics.bootstrap import Resamples
+from mammopipe.training.networks.grad_cam import heatmap
+from mammopipe.training.networks.model_directory import LoadedModel
+from mammopipe.training.networks.registry import build_model
 
 SHAPE = (96, 64)
 
 
-class Model:
-    """What stands for a model here: its heatmap is replaced."""
+def play(films):
+    """Play with the brightest place of each image as the peak of its heatmap."""
+    records = [record for record, _ in films]
+    found = {
+        index: point((pixels - pixels.min()) * (pixels == 1), pixels, record.lesions)
+        for index, (record, pixels) in enumerate(films)
+        if takes_part(record, THREE)
+    }
+    draws = Resamples.draw([record.patient_id for record in records], n=200, seed=0)
+    return pointing_game(records, found, THREE, draws)
 
-    input_shape = SHAPE
-    classes = THREE
 
-
-def film(folder, name: str, label: Label, spot: tuple[int, int] | None, circles: tuple[Lesion, ...]) -> ImageRecord:
-    pixels = np.zeros(SHAPE, np.uint16)
-    pixels[:, :40] = 20000
+def film(name: str, label: Label, spot: tuple[int, int] | None, circles: tuple[Lesion, ...]):
+    """Return the record of an image and its pixels."""
+    pixels = np.zeros(SHAPE, np.float32)
+    pixels[:, :40] = 0.3
     if spot is not None:
-        pixels[spot] = 65535
-    write_png(folder / f"{name}.png", pixels)
-    return ImageRecord(
+        pixels[spot] = 1
+    record = ImageRecord(
         name,
         name,
         "mias",
@@ -42,6 +57,7 @@ def film(folder, name: str, label: Label, spot: tuple[int, int] | None, circles:
         height=SHAPE[0],
         width=SHAPE[1],
     )
+    return record, pixels
 
 
 def circle(x: float, y: float, radius: float, label: Label) -> Lesion:
@@ -49,26 +65,19 @@ def circle(x: float, y: float, radius: float, label: Label) -> Lesion:
 
 
 @pytest.fixture
-def game(tmp_path, monkeypatch):
-    """Return a function that plays with the brightest place of each film as its heatmap's peak."""
-
-    def heat(model, image, index):
-        pixels = image[0].numpy()
-        return (pixels - pixels.min()) * (pixels == 1)
-
-    monkeypatch.setattr(pointing, "Heatmaps", lambda model: partial(heat, model))
+def game():
     malignant, benign = Label.MALIGNANT, Label.BENIGN
-    records = [
-        film(tmp_path, "a", malignant, (40, 20), (circle(20, 40, 5, malignant),)),
-        film(tmp_path, "b", malignant, (10, 20), (circle(20, 40, 5, malignant), circle(20, 12, 3, benign))),
-        film(tmp_path, "c", malignant, (10, 20), (circle(20, 40, 5, malignant),)),
-        film(tmp_path, "d", benign, (40, 20), (circle(42, 40, 5, benign),)),
-        film(tmp_path, "e", benign, None, (circle(20, 40, 5, benign),)),
-        film(tmp_path, "f", malignant, (40, 20), ()),
-        film(tmp_path, "g", Label.NORMAL, (40, 20), ()),
-    ]
-    draws = Resamples.draw([record.patient_id for record in records], n=200, seed=0)
-    return pointing_game(Model(), [(records[:3], tmp_path), (records[3:], tmp_path)], draws)
+    return play(
+        [
+            film("a", malignant, (40, 20), (circle(20, 40, 5, malignant),)),
+            film("b", malignant, (10, 20), (circle(20, 40, 5, malignant), circle(20, 12, 3, benign))),
+            film("c", malignant, (10, 20), (circle(20, 40, 5, malignant),)),
+            film("d", benign, (40, 20), (circle(42, 40, 5, benign),)),
+            film("e", benign, None, (circle(20, 40, 5, benign),)),
+            film("f", malignant, (40, 20), ()),
+            film("g", Label.NORMAL, (40, 20), ()),
+        ]
+    )
 
 
 def test_a_film_is_hit_when_its_strongest_place_lies_in_a_circle(game):
@@ -94,15 +103,32 @@ def test_chance_is_the_area_of_the_circles_within_the_breast_over_that_of_the_br
     assert above == pytest.approx(game["both"]["hits"]["value"] - game["both"]["chance"]["value"])
 
 
-def test_without_annotated_films_the_share_is_undefined(tmp_path):
-    record = film(tmp_path, "a", Label.NORMAL, None, ())
-    found = pointing_game(
-        Model(),
-        [([record, replace(record, image_id="b", patient_id="b")], tmp_path)],
-        Resamples.draw(["a", "b"], n=100, seed=0),
-    )
+def test_without_annotated_films_the_share_is_undefined():
+    record, pixels = film("a", Label.NORMAL, None, ())
+    found = play([(record, pixels), (replace(record, image_id="b", patient_id="b"), pixels)])
     assert found["both"]["images"] == 0 and found["both"]["hits"]["value"] is None
     assert "annotated lesion" in found["both"]["hits"]["reason"]
+
+
+@pytest.mark.parametrize("name", ["modified_cnn", "alexnet"])
+def test_one_pass_gives_what_the_single_steps_give(evaluation_inputs, name):
+    network = build_model(name, classes=list(THREE), seed=3).eval()
+    data = SegmentedData.read(evaluation_inputs.data)
+    size = {"height": data.preprocess.height, "width": data.preprocess.width}
+    model = LoadedModel(network, {"classes": list(THREE), "input": size})
+    records = [record for record in data.records if not record.source_image_id]
+    parts = data.in_folders(sorted(records, key=lambda record: str(record.split)))
+    found = outputs_of(model, parts)
+    apart = [logits_and_features(model, rows, folder) for rows, folder in parts]
+    np.testing.assert_allclose(found.logits, np.concatenate([logits for logits, _ in apart]), atol=1e-6)
+    np.testing.assert_allclose(found.features, np.concatenate([features for _, features in apart]), atol=1e-6)
+    rows = [(record, folder) for part, folder in parts for record in part]
+    assert set(found.pointed) == {place for place, (record, _) in enumerate(rows) if takes_part(record, THREE)}
+    for place in list(found.pointed)[::7]:
+        record, folder = rows[place]
+        image = FilmDataset([record], folder, shape=model.input_shape)[0][0]
+        heat = heatmap(model, image, record.label.rank)
+        assert found.pointed[place] == point(heat, image[0].numpy(), record.lesions)
 
 
 def test_the_peak_of_a_plateau_is_in_its_middle():

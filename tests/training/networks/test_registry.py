@@ -1,6 +1,7 @@
 """The networks: any size, one frame, the same from the same seed; pretrained weights fit or are refused by key."""
 
 import hashlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -214,6 +215,7 @@ KEY = "features.0.0.weight"
         (lambda state: state.pop(KEY), f"lacks {KEY}"),
         (lambda state: state.update(extra=torch.zeros(1)), "has unknown extra"),
         (lambda state: state.update({KEY: torch.zeros(2, 2)}), f"misshapen {KEY}"),
+        (lambda state: state[KEY].view(-1)[-1:].fill_(torch.nan), f"not finite {KEY}"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_by_key(weights, spoil, message):
@@ -245,6 +247,19 @@ def test_a_pickled_object_is_not_a_state_dict(tmp_path):
     torch.save([1, 2], tmp_path / "alexnet.pth")
     with pytest.raises(ConfigError, match="must hold a state dict"):
         read_weights(tmp_path / "alexnet.pth")
+
+
+def test_a_checkpoint_of_lightning_is_read_and_its_objects_never_are(weights):
+    written = weights()
+    state = torch.load(written)
+    path = written.rename(written.with_name("modified_cnn-lightning.ckpt"))
+    torch.save({"epoch": 3, "state_dict": {f"model.{name}": value for name, value in state.items()}}, path)
+    assert find_weights(path.parent, "modified_cnn").path == path
+    network = build_model("modified_cnn", classes=3, weights=path)
+    assert torch.equal(network.body.get_parameter(KEY), state[KEY])
+    torch.save({"state_dict": state, "hyper_parameters": SimpleNamespace(rate=1)}, path)
+    with pytest.raises(ConfigError, match="save its state dict alone"):
+        read_weights(path)
 
 
 def test_the_sum_in_name_or_table_must_be_that_of_the_file(tmp_path):
