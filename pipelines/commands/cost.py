@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from mammopipe.pipelines.costs.estimate import Line
     from mammopipe.pipelines.costs.prices import Prices
 
-PLAN = ("images", "instances", "training_instances", "throughput", "config", "recipe", "profile", "dataset")
+COUNTS = ("images", "instances", "training_instances", "batch_images")
+PLAN = (*COUNTS, "throughput", "config", "recipe", "profile", "dataset")
 """The options that are valid only for an estimate."""
 LEAST_DOWNLOAD_HOURS = 0.1
 """Downloads that take less are not shown."""
@@ -30,6 +31,7 @@ def add(subparsers: "Subparsers") -> None:
     parser.add_argument("--images", type=int, metavar="N", help="images of the dataset (default: all that it has)")
     parser.add_argument("--instances", type=int, metavar="N", help="processing instances, over the configuration's")
     parser.add_argument("--training-instances", type=int, metavar="N", help="of each candidate's training job")
+    parser.add_argument("--batch-images", type=int, metavar="N", help="images below transform.input")
     parser.add_argument("--prices", type=Path, metavar="FILE", help="TOML file as pipelines/costs/prices.toml")
     parser.add_argument("--throughput", type=Path, metavar="FILE", help="TOML file as pipelines/costs/throughput.toml")
     parser.add_argument("--recipe", metavar="NAME", help="a shipped configuration; mammopipe recipes lists them")
@@ -44,7 +46,7 @@ def cost(options: argparse.Namespace) -> int:
     """Show the estimated cost of a new run, or the cost of the run with a given id."""
     from mammopipe.pipelines.costs.prices import Prices
 
-    for name in ("images", "instances", "training_instances"):
+    for name in COUNTS:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
@@ -65,7 +67,9 @@ def _of_plan(options: argparse.Namespace, prices: "Prices") -> int:
     config = estimate.scaled(config, processing=options.instances, training=options.training_instances)
     throughput = Throughput.load(options.throughput)
     images = options.images or throughput.size(str(config.dataset)).images
-    lines = estimate.estimate(config, prices, throughput, images=images)
+    if options.batch_images and not config.transform.input:
+        raise ConfigError(f"--batch-images {options.batch_images}: transform.input names no folder")
+    lines = estimate.estimate(config, prices, throughput, images=images, batch=options.batch_images)
     size = estimate.Size.of(config, throughput, images)
     found = obstacles.obstacles(config, lines, size, throughput)
     waiting, reading = (find(config, size, throughput) for find in (obstacles.downloads, obstacles.reads))
@@ -106,7 +110,7 @@ def _of_plan(options: argparse.Namespace, prices: "Prices") -> int:
         print(f"  {what}: {_usd(usd)}")
     print(
         f"Prices of {prices.dated}, {prices.region}: {prices.source}.\n"
-        f"Work as measured {throughput.dated}; * holds an assumption, a GPU's speed. Every job also has "
+        f"Work as measured {throughput.dated}; * holds an assumption, such as a GPU's speed. Every job also has "
         f"{throughput.job.overhead_seconds:.0f} s\nof start, assumed."
     )
     return 0

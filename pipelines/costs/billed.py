@@ -12,6 +12,7 @@ from mammopipe.pipelines.costs.prices import Prices
 DESCRIBE = {
     "Processing": ("describe_processing_job", "ProcessingJobName"),
     "Training": ("describe_training_job", "TrainingJobName"),
+    "Transform": ("describe_transform_job", "TransformJobName"),
 }
 SEARCH = "Tuning"
 """A step whose training jobs are billed one by one."""
@@ -48,8 +49,8 @@ def measured(execution: Mapping[str, Any], prices: Prices) -> list[Line]:
 def billed(sagemaker: Any, steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the steps; each AWS job's step gets `job`: its instances and billed seconds.
 
-    A training job states its billable seconds; a processing job is billed from its start to its end. A search is billed
-    for all of its training jobs.
+    A training job states its billable seconds; the other jobs are billed from their start to their end. A search is
+    billed for all of its training jobs.
     """
     return [{**step, **_job(sagemaker, step)} for step in steps]
 
@@ -87,10 +88,14 @@ def _described(sagemaker: Any, kind: str, name: str) -> dict[str, Any]:
 
 
 def _bill(facts: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
-    resources = facts["ResourceConfig"] if kind == "Training" else facts["ProcessingResources"]["ClusterConfig"]
+    resources = (
+        facts["ProcessingResources"]["ClusterConfig"]
+        if kind == "Processing"
+        else facts["ResourceConfig" if kind == "Training" else "TransformResources"]
+    )
     yield "instance_type", resources["InstanceType"]
     yield "instances", resources["InstanceCount"]
-    start = facts.get("TrainingStartTime") or facts.get("ProcessingStartTime") or facts["CreationTime"]
-    end = facts.get("TrainingEndTime") or facts.get("ProcessingEndTime") or datetime.now(start.tzinfo)
+    start = facts.get(f"{kind}StartTime") or facts["CreationTime"]
+    end = facts.get(f"{kind}EndTime") or datetime.now(start.tzinfo)
     yield "billed_seconds", facts.get("BillableTimeInSeconds", round((end - start).total_seconds()))
     yield "spot", bool(facts.get("EnableManagedSpotTraining"))

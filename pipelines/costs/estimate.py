@@ -23,6 +23,8 @@ from mammopipe.training.config import Final, Learns
 BYTES_A_PIXEL = 2
 LEARNING = ("Train-", "Tune-")
 """How the names of the steps begin that make the candidates."""
+TRANSFORM = "Transform"
+"""Name of the step that answers the images below `transform.input`."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,12 @@ class Size:
 
 
 def estimate(
-    config: PipelineConfig, prices: Prices, throughput: Throughput, *, images: int | None = None
+    config: PipelineConfig,
+    prices: Prices,
+    throughput: Throughput,
+    *,
+    images: int | None = None,
+    batch: int | None = None,
 ) -> list[Line]:
     """Return the estimated time and cost of each step of a run.
 
@@ -129,6 +136,7 @@ def estimate(
         prices: US dollars per instance hour.
         throughput: Measured core-seconds per unit of work.
         images: Number of images; by default that of the configuration's dataset.
+        batch: Number of images below `transform.input`; by default as many, which the line then states as assumed.
 
     Raises:
         ConfigError: An instance type has no price or no number of cores.
@@ -152,6 +160,11 @@ def estimate(
     lines.append(
         _line(prices, throughput, "Evaluate", "evaluate", judged, *one, more=_forward(config, throughput, size))
     )
+    if config.transform.input:
+        where = (config.transform.instance_type, config.transform.instance_count)
+        units = size.images if batch is None else batch
+        line = _line(prices, throughput, TRANSFORM, "answer", units, *where, kind="transform")
+        lines.append(replace(line, measured=line.measured and batch is not None))
     return lines
 
 
@@ -175,13 +188,14 @@ def _line(
     instance_type: str,
     instances: int,
     more: float = 0.0,
+    kind: str = "processing",
 ) -> Line:
-    """Return the line of a processing job; `more` are further core-seconds of each unit."""
+    """Return the line of a processing or transform job; `more` are further core-seconds of each unit."""
     work = throughput.of(name)
     core_seconds = work.core_seconds + more
     cores, known = throughput.cores(instance_type, trains=False)
     hours = _hours(units * core_seconds, cores, instances, throughput)
-    usd = hours * instances * prices.hour("processing", instance_type)
+    usd = hours * instances * prices.hour(kind, instance_type)
     return Line(
         step,
         units,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from mammopipe.pipelines.config.compute import Distribution, InputMode, gpus_of
 from mammopipe.pipelines.config.instances import memory_gib
 from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.costs.estimate import BYTES_A_PIXEL, LEARNING, Line, Size, passes
+from mammopipe.pipelines.costs.estimate import BYTES_A_PIXEL, LEARNING, TRANSFORM, Line, Size, passes
 from mammopipe.pipelines.costs.prices import Throughput
 from mammopipe.training.config import Cache
 
@@ -28,6 +28,8 @@ def obstacles(config: PipelineConfig, lines: list[Line], size: Size, throughput:
 
 def _times(config: PipelineConfig, lines: list[Line]) -> Iterator[str]:
     for line in lines:
+        if line.step == TRANSFORM:  # a transform job has no limit on its time
+            continue
         key = f"{'training' if line.step.startswith(LEARNING) else 'processing'}_max_runtime_seconds"
         limit = getattr(config.compute, key) / 3600
         # The limit is that of one training job of a search.

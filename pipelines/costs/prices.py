@@ -38,6 +38,7 @@ class Prices(Settings):
     processing: Mapping[str, float]
     training: Mapping[str, float]
     hosting: Mapping[str, float]
+    transform: Mapping[str, float] = Field(default_factory=dict)
     storage: StoragePrices = Field(default_factory=StoragePrices)
     network: NetworkPrices = Field(default_factory=NetworkPrices)
 
@@ -47,7 +48,10 @@ class Prices(Settings):
         return _load(cls, path or PRICES)
 
     def hour(self, kind: str, instance_type: str) -> float:
-        """Return the price of an hour of `processing`, `training` or `hosting`; `ConfigError` for an unknown type."""
+        """Return the price of an hour of `processing`, `training`, `hosting` or `transform`.
+
+        Raises `ConfigError` for a type without a price.
+        """
         table: Mapping[str, float] = getattr(self, kind)
         if instance_type not in table:
             raise ConfigError(f"{instance_type}: prices of {self.dated} have none for {kind}; give --prices FILE")

@@ -60,9 +60,9 @@ class FolderStorage(Storage):
             digest.update(f"{place.name_below(item.key)} {item.size} {said}\n".encode())
         return digest.hexdigest()[:16]
 
-    def sha256(self, place: S3Uri) -> str | None:
-        """Return the SHA-256 of an object."""
-        return sha256(self._file(place))
+    def holds(self, place: S3Uri, path: Path) -> bool:
+        """Return whether an object has this file's content."""
+        return sha256(self._file(place)) == sha256(path)
 
     def read(self, uri: str) -> bytes:
         """Return the bytes of one object."""

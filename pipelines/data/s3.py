@@ -24,8 +24,10 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
+from mammopipe.pipelines.data.multipart import composite_sha256, upload_parts
 from mammopipe.processing.container.s3_uri import S3Uri
 from mammopipe.processing.errors import StorageError
+from mammopipe.processing.files import sha256
 
 THREADS = 8
 """Number of parallel transfers."""
@@ -48,6 +50,8 @@ CONTENT_TYPES = {
     ".gz": "application/gzip",
     ".sha256": "text/plain",
 }
+EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
+"""Error codes of expired credentials."""
 _Item = TypeVar("_Item")
 _REASONS = {
     "404": "does not exist",
@@ -58,7 +62,8 @@ _REASONS = {
     "InvalidAccessKeyId": "the credentials are not known there",
     "SignatureDoesNotMatch": "the credentials are wrong",
     "InvalidBucketName": "not a valid bucket name",
-    "ExpiredToken": "the credentials have expired",
+    **dict.fromkeys(EXPIRED, "the credentials have expired"),
+    "NoSuchUpload": "another command finished or ended this upload meanwhile; run this command again",
     "301": "the bucket lies in another region",
     "PermanentRedirect": "the bucket lies in another region",
 }
@@ -122,13 +127,18 @@ class Storage:
             digest.update(f"{place.name_below(item.key)} {item.size} {item.etag}\n".encode())
         return digest.hexdigest()[:16]
 
-    def sha256(self, place: S3Uri) -> str | None:
-        """Return the SHA-256 that S3 stores for a whole object, as hexadecimal digits; None if it stores none."""
+    def holds(self, place: S3Uri, path: Path) -> bool:
+        """Return whether S3 states the SHA-256 of this file's content for an object.
+
+        An object that was uploaded without a SHA-256 counts as different.
+        """
+        key = {"Bucket": place.bucket, "Key": place.key}
         with self._errors(str(place)):
-            found = self.client.head_object(Bucket=place.bucket, Key=place.key, ChecksumMode="ENABLED")
-        text = found.get("ChecksumSHA256")
-        # For a multipart object it is the digest of the parts' digests, and ends in the number of parts.
-        return base64.b64decode(text).hex() if text and "-" not in text else None
+            stated = self.client.head_object(**key, ChecksumMode="ENABLED").get("ChecksumSHA256")
+            if stated and "-" in stated:
+                part = self.client.head_object(**key, PartNumber=1)["ContentLength"]
+                return bool(stated == composite_sha256(path, part))
+        return bool(stated) and base64.b64decode(stated).hex() == sha256(path)
 
     def read(self, uri: str) -> bytes:
         """Return the bytes of one object."""
@@ -142,10 +152,7 @@ class Storage:
         place = S3Uri.parse(uri)
         with self._errors(uri):
             if path.stat().st_size > SINGLE_PUT_BYTES:
-                self.client.upload_file(
-                    str(path), place.bucket, place.key, ExtraArgs={"ContentType": content_type(path)}
-                )
-                etag = self.client.head_object(Bucket=place.bucket, Key=place.key)["ETag"]
+                etag = upload_parts(self.client, path, place, content_type(path))
             else:
                 with path.open("rb") as body:
                     etag = self.client.put_object(
@@ -234,7 +241,10 @@ class Storage:
             yield
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", "unknown"))
-            kind = ExpiredAccessError if code in ("ExpiredToken", "RequestExpired") else StorageError
+            if code == "400" and error.operation_name.startswith("Head"):
+                # A HEAD has no body, so S3 cannot name the error; of a request that boto3 made, it is this one.
+                code = EXPIRED[0]
+            kind = ExpiredAccessError if code in EXPIRED else StorageError
             raise kind(f"{where}: {_REASONS.get(code, f'refused with {code}')} (S3 at {self.endpoint})") from None
         except (CredentialRetrievalError, LoginError, SSOError, TokenRetrievalError) as error:
             raise ExpiredAccessError(f"{where}: AWS credentials: {' '.join(str(error).split())}") from None

@@ -13,7 +13,7 @@ from zipfile import BadZipFile, ZipFile
 
 from tqdm import tqdm
 
-from mammopipe.pipelines.data.s3 import S3Object, Storage, together
+from mammopipe.pipelines.data.s3 import ExpiredAccessError, S3Object, Storage, together
 from mammopipe.processing import declared_data
 from mammopipe.processing.container.s3_uri import S3Uri
 from mammopipe.processing.datasets.arranged import arrange
@@ -196,7 +196,12 @@ def _send(folder: Path, files: Sequence[Path], uri: str, storage: Storage, *, ti
             storage.put(path, f"{base}/{path.relative_to(folder).as_posix()}")
             bar.update(path.stat().st_size)
 
-        together(send, changed)
+        try:
+            together(send, changed)
+        except ExpiredAccessError as error:
+            raise ExpiredAccessError(
+                f"{error}. Renew them and run the command again: it sends what S3 still lacks of {len(changed)} files"
+            ) from None
     return changed
 
 
@@ -210,5 +215,4 @@ def _differs(path: Path, present: S3Object | None, base: str, storage: Storage) 
     with path.open("rb") as stream:
         if hashlib.file_digest(stream, "md5").hexdigest() == present.etag:
             return False
-    kept = storage.sha256(S3Uri(S3Uri.parse(base).bucket, present.key))
-    return kept is None or kept != sha256(path)
+    return not storage.holds(S3Uri(S3Uri.parse(base).bucket, present.key), path)

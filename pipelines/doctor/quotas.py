@@ -1,20 +1,21 @@
-"""The account's service quotas: instances at once, by kind of job, and the disk of a processing instance."""
+"""The account's service quotas: instances at once, by kind of job, and the disk of an instance."""
 
 import re
 from collections.abc import Iterator, Mapping
 
+from mammopipe.pipelines.config.compute import has_local_disks
 from mammopipe.pipelines.config.endpoint import EndpointMode
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.doctor.findings import Account, Finding, Verdict
 
-PROCESSING_VOLUME = re.compile(r"(?=.*processing)(?=.*volume)", re.IGNORECASE)
-"""Names of the quotas of a processing instance's disk, such as `Size of EBS volume for a processing job instance`."""
+VOLUME = "Size of EBS volume for a {kind} instance"
+"""Name of the quota of one instance's disk, as the error of an exceeded one states it (`ResourceLimitExceeded`)."""
 PARALLEL_TRIALS = re.compile(r"(?=.*(parallel|concurrent))(?=.*training jobs per)(?=.*tuning)", re.IGNORECASE)
 """Names of the quota of the training jobs that one search runs at a time."""
 USUAL_PARALLEL_TRIALS = 10
 """Its default, which AWS raises to 100 at most ("automatic-model-tuning-limits")."""
 USUAL_VOLUME_GB = 1024
-"""The default of that quota, in GB ("Amazon SageMaker AI endpoints and quotas")."""
+"""The default of the quota of a disk, in GB ("Amazon SageMaker AI endpoints and quotas")."""
 
 
 def check_quotas(account: Account) -> Iterator[Finding]:
@@ -39,23 +40,29 @@ def check_quotas(account: Account) -> Iterator[Finding]:
 
 
 def _volumes(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Finding]:
-    """Compare the largest disk of one processing instance with its quota, which is adjustable and rarely looked at."""
-    found = [name for name in quotas if PROCESSING_VOLUME.search(name)]
-    wanted = config.compute.processing_volume_gb
-    for name in found:
-        if quotas[name] < wanted:
+    """Compare the disk of one instance of each kind of job with its quota, which is adjustable and rarely looked at."""
+    compute = config.compute
+    kind = "spot training job" if compute.spot else "training job"
+    wanted = {
+        "processing job": (compute.processing_instance_type, "processing_volume_gb", compute.processing_volume_gb),
+        kind: (compute.training_instance_type, "training_volume_gb", compute.training_volume_gb),
+    }
+    for job, (instance_type, key, size) in wanted.items():
+        if has_local_disks(instance_type):  # no volume is attached
+            continue
+        name = VOLUME.format(kind=job)
+        quota = quotas.get(name)
+        if quota is None and size > USUAL_VOLUME_GB:
             text = (
-                f"quota {quotas[name]:.0f} GB, compute.processing_volume_gb is {wanted}; ask for more in Service Quotas"
+                f"not listed here; compute.{key}={size} is over the usual {USUAL_VOLUME_GB} GB: look it up in Service "
+                "Quotas"
             )
+            yield Finding(Verdict.WARNING, name, text)
+        elif quota is not None and quota < size:
+            text = f"quota {quota:.0f} GB, compute.{key} is {size}; ask for more in Service Quotas"
             yield Finding(Verdict.BLOCKS, name, text)
-        else:
-            yield Finding(Verdict.GOOD, name, f"{wanted} of {quotas[name]:.0f} GB")
-    if not found and wanted > USUAL_VOLUME_GB:
-        text = (
-            f"not listed here; compute.processing_volume_gb={wanted} is over the usual {USUAL_VOLUME_GB} GB of a "
-            "processing instance: look it up in Service Quotas"
-        )
-        yield Finding(Verdict.WARNING, "disk of a processing instance", text)
+        elif quota is not None:
+            yield Finding(Verdict.GOOD, name, f"{size} of {quota:.0f} GB")
 
 
 def _trials(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Finding]:

@@ -184,12 +184,16 @@ def _checkpoints(context: Context, cnn: str, segmented: ProcessingStep, fold: in
     """Return the S3 folder of a training job's checkpoints: one per network, settings, code and data.
 
     The name of the job that produced the data identifies them; a step that the cache skips keeps that name. So
-    concurrent executions share a folder only if they train the same network with the same settings on the same files.
+    concurrent executions share a folder only if they train the same network with the same settings on the same files,
+    from the same weights, with as many processes.
     """
     settings = {**_settings(context, cnn, fold), "image": context.config.images.training}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     parameters = context.parameters
-    run = Join(on="-", values=[digest, parameters.epochs.to_string(), parameters.seed.to_string()])
+    instances = [parameters.training_instance_type, parameters.training_instance_count.to_string()]
+    weights = [parameters.weights_digest] if parameters.weights_digest is not None else []
+    numbers = [parameters.epochs.to_string(), parameters.seed.to_string()]
+    run = Join(on="-", values=[digest, *numbers, *instances, *weights])
     base = context.config.storage.uri("checkpoints", cnn)
     return Join(on="/", values=[base, run, segmented.properties.ProcessingJobName])
 

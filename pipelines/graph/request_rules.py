@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mammopipe.pipelines.config.compute import has_local_disks
+from mammopipe.pipelines.config.instances import local_disk_gb
 from mammopipe.pipelines.config.transform import MOST_PAYLOAD_MB
 from mammopipe.pipelines.config.tuning import MOST_PARALLEL, MOST_TRIALS
 
@@ -47,7 +48,7 @@ def _training(request: Mapping[str, Any]) -> Iterator[str]:
         yield f"ResourceConfig.InstanceCount={resources['InstanceCount']}: at least 1"
 
 
-def _volume_key(request: Mapping[str, Any]) -> Iterator[str]:
+def _volume(request: Mapping[str, Any]) -> Iterator[str]:
     if "ProcessingResources" in request:
         machine = request["ProcessingResources"]["ClusterConfig"]
     else:
@@ -59,6 +60,12 @@ def _volume_key(request: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"VolumeKmsKeyId: {instance_type} has local disks, which its hardware encrypts, and takes no key; set the "
             "instance type in the configuration, not as a parameter of the run"
+        )
+    size, local = machine.get("VolumeSizeInGB", 0), local_disk_gb(instance_type)
+    if local and size > local:
+        yield (
+            f"VolumeSizeInGB={size}: {instance_type} has {local} GB of local disks, which take the volume's place; at "
+            f"most {local}"
         )
 
 
@@ -118,7 +125,7 @@ def _search(request: Mapping[str, Any]) -> Iterator[str]:
         yield f"HyperParameterTuningJobObjective.MetricName={objective!r}: not among the metric definitions"
     if "CheckpointConfig" in definition:
         yield "TrainingJobDefinition.CheckpointConfig: all trials would share one folder"
-    for rule in (_training, _volume_key, _channels):
+    for rule in (_training, _volume, _channels):
         yield from (f"TrainingJobDefinition.{fault}" for fault in rule(definition))
 
 
@@ -129,12 +136,12 @@ def _transform(request: Mapping[str, Any]) -> Iterator[str]:
     uri = request["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"]
     if "//" in uri.removeprefix("s3://"):
         yield f"TransformInput: {uri} has an empty folder; TransformInputUri ends in no slash"
-    yield from _volume_key(request)
+    yield from _volume(request)
 
 
 RULES: Mapping[str, tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...]] = {
-    "Processing": (_images, _volume_key, _arguments, _tags),
-    "Training": (_images, _volume_key, _training, _channels, _tags),
+    "Processing": (_images, _volume, _arguments, _tags),
+    "Training": (_images, _volume, _training, _channels, _tags),
     "Tuning": (_images, _search, _tags),
     "Transform": (_transform, _tags),
     "Model": (_images, _tags),

@@ -38,7 +38,7 @@ RESPONSE_TYPES = ["application/json", "image/png", "application/dicom", "applica
 
 def prepare(context: Context) -> ProcessingStep:
     """Return the step that turns the raw dataset into 16-bit images and a manifest with splits."""
-    config, raw = context.config, context.parameters.input_data_uri
+    config, raw, weights = context.config, context.parameters.input_data_uri, context.parameters.weights_uri
     dataset = dataset_named(config.dataset)
     images = f"{dataset.image_folder}/" if dataset.image_folder else ""
     arguments = {
@@ -61,6 +61,8 @@ def prepare(context: Context) -> ProcessingStep:
     inputs = [
         # A file, not an argument: anyone allowed to describe the job could read the secret in its arguments.
         *([request_parts.source("salt", config.storage.uri("secrets", config.data.salt_name))] if salt else []),
+        # Prepare only checks them: weights that are missing would otherwise fail in training, after three paid steps.
+        *([request_parts.source("weights", below(weights, ""))] if weights is not None else []),
         request_parts.source("labels", below(raw, dataset.label_table)),
         request_parts.sharded(context, "images", below(raw, images)),
     ]

@@ -276,7 +276,7 @@ def _live_table(logs: Path) -> Any:
 def _staged(config: PipelineConfig, source: str, weights: str) -> dict[str, str]:
     """Return the parameters that name the images and weights of a run on AWS; both must be on S3."""
     if source == PHANTOMS:
-        raise ConfigError(f"{PHANTOMS}: made on this machine only; on AWS, give the s3:// folder of staged films")
+        raise ConfigError(f"{PHANTOMS}: made on this machine only; on AWS, give the s3:// folder of staged images")
     places = {"InputDataUri": (source, config.dataset), "WeightsUri": (weights, "weights")}
     for place, what in places.values():
         if place and not place.startswith("s3://"):
@@ -299,6 +299,8 @@ def _start_on_aws(config: PipelineConfig, given: Mapping[str, Any], say: Callabl
     storage = sessions.caller_storage(config)
     stage_salt(config, storage)
     open_register(config, storage)
+    if place := values.get("WeightsUri"):
+        preflight.check_staged_weights(config, [item.key for item in storage.list(f"{place}/")], place)
     images = resources.amount_on_s3(storage.list(values["InputDataUri"]))
     resources.check_instances(preflight.with_parameters(config, values), images, values["InputDataUri"])
     values = with_digests(values, given, storage)

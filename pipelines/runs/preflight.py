@@ -158,6 +158,28 @@ def _check_weights(config: PipelineConfig, source: Path) -> None:
         )
 
 
+def check_staged_weights(config: PipelineConfig, keys: Sequence[str], where: str) -> None:
+    """Raise `ConfigError` if the weights on S3 fit no network, or lack those of a network that trains only its head.
+
+    Args:
+        config: The configuration.
+        keys: The keys of the objects.
+        where: Their folder, for the message.
+    """
+    names = [PurePath(key).name for key in keys]
+    if any(PurePath(name).match(staging.MODEL) for name in names):
+        return
+    without = [cnn for cnn in config.cnns if not any(fits_weights(name, str(cnn)) for name in names)]
+    if len(without) == len(config.cnns):
+        raise ConfigError(
+            f"{where}: no weights of {', '.join(config.cnns)} below this folder; a file's name begins with the name of "
+            "its network. mammopipe stage weights uploads them"
+        )
+    heads = [cnn for cnn in without if config.training_of(cnn).learns is Learns.HEAD]
+    if heads:
+        raise ConfigError(f"{where}: no weights of {', '.join(heads)}, and a head learns on pretrained weights")
+
+
 def _check_model(config: PipelineConfig, path: Path) -> None:
     """Raise `ConfigError` unless every candidate can start from this packed model."""
     with unpacked(path) as (_, described):

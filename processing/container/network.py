@@ -37,22 +37,47 @@ def await_host(
     *,
     look_up: Callable[[str], object] = socket.gethostbyname,
     wait: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
     patience: float = PATIENCE,
 ) -> None:
-    """Wait until a host's name can be resolved; raises `ConfigError` after `patience` seconds, unlike torchrun."""
-    waited = 0.0
+    """Wait until a host's name can be resolved; raises `ConfigError` after `patience` seconds, unlike torchrun.
+
+    The time that the resolver itself takes counts, too: a name server that does not answer takes half a minute.
+    """
+    start = clock()
     while True:
         try:
             look_up(host)
             return
         except OSError as error:
+            waited = clock() - start
             if waited >= patience:
                 raise ConfigError(
                     f"host {host} is not known after {waited:.0f} s ({error}): do the security groups of the job let "
                     "its hosts reach each other?"
                 ) from None
             wait(PAUSE)
-            waited += PAUSE
+
+
+def require_one_kind(resources: Mapping[str, object]) -> None:
+    """Refuse instance groups of different types: the processes share a batch evenly, so each host needs as many GPUs.
+
+    Args:
+        resources: The content of resourceconfig.json; `instance_groups` are those of a heterogeneous cluster.
+    """
+    groups = resources.get("instance_groups")
+    kinds = {str(group.get("instance_type", "")) for group in (groups if isinstance(groups, list) else []) if group}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"resourceconfig.json: instance_groups of the types {', '.join(sorted(kinds))}; training needs hosts of "
+            "one type"
+        )
+
+
+def check_hosts(resources: Mapping[str, object], gpus: int) -> None:
+    """Refuse hosts that cannot train together, or whose GPUs are not seen (`require_one_kind`, `require_gpus`)."""
+    require_one_kind(resources)
+    require_gpus(resources, gpus)
 
 
 LOCAL_VARIABLE = "MAMMOPIPE_LOCAL_MODE"

@@ -67,16 +67,34 @@ class ContainerPaths:
         return self.base / "output"
 
     def hosts(self) -> tuple[str, list[str]]:
-        """Return the name of this host and of all hosts of the job; by default a single host `algo-1`."""
+        """Return the name of this host and of all hosts of the job; by default a single host `algo-1`.
+
+        Raises:
+            ConfigError: resourceconfig.json names hosts without this one, or names one of them twice.
+        """
         config = self.resources()
-        return str(config.get("current_host", "algo-1")), sorted(map(str, config.get("hosts", ["algo-1"])))
+        hosts = sorted(map(str, config.get("hosts") or ["algo-1"]))
+        current = str(config.get("current_host") or (hosts[0] if len(hosts) == 1 else ""))
+        if current not in hosts or len(set(hosts)) != len(hosts):
+            raise ConfigError(f"resourceconfig.json: current_host={current!r} must be one of hosts={hosts}, each once")
+        return current, hosts
 
     def resources(self) -> dict[str, Any]:
-        """Return the content of resourceconfig.json (hosts, instance type, network interface); empty if missing."""
+        """Return the content of resourceconfig.json (hosts, instance type, network interface); empty if missing.
+
+        Raises:
+            ConfigError: The file holds no JSON object.
+        """
         for path in (
             self.base / "config" / "resourceconfig.json",
             self.base / "input" / "config" / "resourceconfig.json",
         ):
             if path.is_file():
-                return dict(json.loads(path.read_text(encoding="utf-8")))
+                try:
+                    found = json.loads(path.read_text(encoding="utf-8"))
+                except ValueError as error:
+                    raise ConfigError(f"{path}: cannot be read as JSON: {error}") from None
+                if not isinstance(found, dict) or not isinstance(found.get("hosts", []), list | None):
+                    raise ConfigError(f"{path}: must hold a JSON object, with a list of hosts")
+                return found
         return {}

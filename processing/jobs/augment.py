@@ -98,7 +98,7 @@ def main(arguments: Sequence[str]) -> None:
     made = {**said, "seed": config.seed, "policy": asdict(AugmentationConfig())}
     stage = Stage.open("augment", paths, "data_augmentation", made, records)
     if stage.host == stage.hosts[0]:
-        stage.quarantined += [(image_id, "no instance of Prepare saw its file") for image_id in lost]
+        stage.refused_before += [(image_id, "no instance of Prepare saw its file") for image_id in lost]
     classes = TWO if config.question is Question.BINARY else None
     each = config.copies - rarer_only
     plan = plan_copies(records, each, copied.splits, balance=balance and config.copies > 0, classes=classes)

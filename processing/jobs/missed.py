@@ -16,7 +16,7 @@ COLUMN = "image_id"
 
 def missed(folder: Path) -> list[str]:
     """Return the ids in the lists of all instances below `folder`; raises `ConfigError` if there is no list."""
-    lists = sorted(folder.glob(f"*{STEM}*.csv"))
+    lists = sorted(folder.glob(f"{STEM}*.csv"))
     if not lists:
         raise ConfigError(f"{folder}: no {STEM}.csv and no {STEM}-<host>.csv here; every stage writes them")
     seen_by_none: set[str] | None = None
@@ -25,6 +25,11 @@ def missed(folder: Path) -> list[str]:
             ids = {row[COLUMN] for row in csv.DictReader(stream)}
         seen_by_none = ids if seen_by_none is None else seen_by_none & ids
     return sorted(seen_by_none or ())
+
+
+def _hosts(folder: Path, stem: str) -> set[str]:
+    """Return the instances that wrote `<stem>-<host>.csv`; the host is empty for the `<stem>.csv` of a single one."""
+    return {path.stem.removeprefix(stem).removeprefix("-") for path in folder.glob(f"{stem}*.csv")}
 
 
 def refuse_missed(manifest: Path, lists: Path, stage: str, seen: int, *, max_share: float = 0.0) -> list[str]:
@@ -39,11 +44,17 @@ def refuse_missed(manifest: Path, lists: Path, stage: str, seen: int, *, max_sha
         seen: The number of images in the stage's output.
         max_share: The greatest share of all its images that may be missing.
     """
-    if len(list(manifest.glob("*manifest*.csv"))) == 1:
+    parts = _hosts(manifest, "manifest")
+    if parts == {""}:
         return []
+    if (others := _hosts(lists, STEM)) and others != parts:
+        raise ConfigError(
+            f"{stage}: manifests of the instances {', '.join(sorted(parts))}, but lists of unseen images of "
+            f"{', '.join(sorted(others))}; each instance writes both"
+        )
     lost = missed(lists)
     total = seen + len(lost)
-    if lost and len(lost) > max_share * total:
+    if lost and (len(lost) > max_share * total or not seen):
         raise QuarantineError(
             f"{stage}: {len(lost)} of {total} images were seen by none of its instances, more than {max_share:.0%}: "
             f"their files are missing; the first is {lost[0]}"

@@ -51,6 +51,11 @@ class Stage:
     input_digest: str
     records: list[ImageRecord] = field(default_factory=list)
     quarantined: list[tuple[str, str]] = field(default_factory=list)
+    refused_before: list[tuple[str, str]] = field(default_factory=list)
+    """Images that were refused before this stage and counted then; they are listed, but not counted against its share.
+
+    One of several instances lists them. Its own share of the images is small, so they would exceed the limit there.
+    """
     unseen: list[str] = field(default_factory=list)
     """Ids of images in the input records whose files this host lacks (`mammopipe.processing.jobs.missed`)."""
     measured: dict[str, Any] = field(default_factory=dict)
@@ -105,14 +110,10 @@ class Stage:
         Raises `QuarantineError` if a larger share of the images than `max_quarantine` was refused, or if a stage with
         one host lacks files; then the quarantine is written but not the manifest.
         """
-        rows = [{"image_id": image_id, "reason": reason} for image_id, reason in sorted(self.quarantined)]
+        listed_refusals = sorted([*self.quarantined, *self.refused_before])
+        rows = [{"image_id": image_id, "reason": reason} for image_id, reason in listed_refusals]
         write_csv(self.part("quarantine", "csv"), ["image_id", "reason"], rows)
-        seen = len(self.records) + len(rows)
-        if rows and len(rows) > max_quarantine * seen:
-            raise QuarantineError(
-                f"{len(rows)} of {seen} images were refused, more than "
-                f"max_quarantine={max_quarantine:.0%}; the first is {rows[0]['image_id']}: {rows[0]['reason']}"
-            )
+        require_few_refused(self.quarantined, len(self.records), max_quarantine)
         if self.unseen and len(self.hosts) == 1:
             raise QuarantineError(
                 f"{self.name}: {len(self.unseen)} images of the manifest have no file; the first is {self.unseen[0]}"
@@ -130,13 +131,30 @@ class Stage:
     def _account(self) -> dict[str, Any]:
         return {
             "stage": self.name,
-            "counts": count(self.records) | {"quarantined": len(self.quarantined)},
+            "counts": count(self.records) | {"quarantined": len(self.quarantined) + len(self.refused_before)},
             "config": dict(self.config),
             "versions": versions(),
             "input_digest": self.input_digest,
             "digest": records_digest(self.records),
             **self.measured,
         }
+
+
+def require_few_refused(refused: Sequence[tuple[str, str]], kept: int, max_quarantine: float) -> None:
+    """Raise `QuarantineError` if more than a share `max_quarantine` of the images is refused.
+
+    Args:
+        refused: The id of each refused image, and the reason.
+        kept: Number of the other images.
+        max_quarantine: The greatest share of all these images.
+    """
+    total = len(refused) + kept
+    if refused and len(refused) > max_quarantine * total:
+        image_id, reason = min(refused)
+        raise QuarantineError(
+            f"{len(refused)} of {total} images were refused, more than max_quarantine={max_quarantine:.0%}; the first "
+            f"is {image_id}: {reason}"
+        )
 
 
 def _attempt(function: Callable[[AnyTask], list[ImageRecord]], task: AnyTask) -> list[ImageRecord]:

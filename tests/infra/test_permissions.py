@@ -42,16 +42,28 @@ def configuration(account: Account, *parts: dict[str, Any]) -> PipelineConfig:
     return PipelineConfig.load(**values)
 
 
+EARLIER = "s3://mammopipe-123456789012-eu-central-1/mammopipe/executions/abcdefghijkl"
 BATCH = {"input": "s3://mammopipe-123456789012-eu-central-1/mammopipe/batch/today"}
 OPTIONS: list[list[dict[str, Any]]] = [
     [{"endpoint": {"mode": mode}} for mode in ("realtime", "async", "both", "serverless")] + [{"deploy": False}],
-    [{"pretrained": True}, {"data": {"patient_salt": "0123456789abcdef"}}],
+    [
+        {"pretrained": True},
+        {"data": {"patient_salt": "0123456789abcdef"}, "init": f"{EARLIER}/models/alexnet/job/output/model.tar.gz"},
+    ],
     [
         {"compute": {"cache": "P30D"}},
         {"compute": {"spot": True, "training_instance_type": "ml.p3.2xlarge"}},
         {"compute": {"processing_instance_count": 2, "distribution": "ShardedByS3Key", "training_instance_count": 2}},
     ],
-    [{"dataset": "mias"}, {"dataset": "rsna", "tuning": {"ranges": {"dropout": "uniform(0,0.5)"}}, "transform": BATCH}],
+    [
+        {"dataset": "mias"},
+        {
+            "dataset": "rsna",
+            "tuning": {"ranges": {"dropout": "uniform(0,0.5)"}},
+            "transform": BATCH,
+            "init": f"{EARLIER}/model/model.tar.gz",
+        },
+    ],
 ]
 """Every way in which what a job reads, writes, runs or stands behind differs."""
 

@@ -204,9 +204,8 @@ def test_hosts_of_one_job_reach_each_other_by_any_protocol(account: Account) -> 
 
 def test_logs_are_kept_for_a_while_under_the_key(account: Account) -> None:
     groups = account.client("logs").describe_log_groups()["logGroups"]
-    assert {"/aws/sagemaker/Endpoints/mammopipe", "/aws/sagemaker/Endpoints/mammopipe-async"} <= {
-        item["logGroupName"] for item in groups
-    }
+    names = [name for kind in ("", "-candidate") for name in (f"mammopipe{kind}", f"mammopipe{kind}-async")]
+    assert {f"/aws/sagemaker/Endpoints/{name}" for name in names} <= {item["logGroupName"] for item in groups}
     for item in groups:
         assert item["retentionInDays"] == 365
     described = account.template.resources("AWS::Logs::LogGroup").values()

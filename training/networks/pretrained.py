@@ -5,7 +5,6 @@ warm start. A packed model brings its classifier, too, if its classes are those 
 """
 
 import pickle
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from mammopipe.processing.declared_data import declaration_of
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.files import sha256
+from mammopipe.processing.weight_sums import checked_sha256
 from mammopipe.training.model.architecture import ARCHITECTURES, SUFFIXES, fits_weights, timm_names
 from mammopipe.training.model.archive import PACKED, unpacked
 from mammopipe.training.model.description import WEIGHTS_FILE
@@ -88,8 +87,7 @@ def find_weights(folder: Path, name: str) -> StagedWeights | None:
     """Find the file of a network's weights.
 
     The file name begins with the network's name (`mammopipe.training.model.architecture.fits_weights`). The file's
-    SHA-256 must match `SHA256SUMS` or `<file>.sha256` beside it, if they exist, and must begin with the digits that
-    torchvision puts in its file names (`resnet50-0676ba61.pth`).
+    SHA-256 must be the one that is stated for it (`mammopipe.processing.weight_sums`).
 
     Args:
         folder: Folder of the weights.
@@ -117,10 +115,7 @@ def find_weights(folder: Path, name: str) -> StagedWeights | None:
         raise ConfigError(f"{folder}: {', '.join(path.name for path in fitting)} all fit cnn={name}; stage one of them")
     if not fitting:
         return None
-    digest = sha256(fitting[0])
-    for stated in _stated_sums(fitting[0]):
-        if not digest.startswith(stated):
-            raise ConfigError(f"{fitting[0]}: its SHA-256 is {digest}, but it must begin with {stated}")
+    digest = checked_sha256(fitting[0])
     return StagedWeights(fitting[0], digest, declaration_of(fitting[0]), _own_model(fitting[0], name))
 
 
@@ -146,16 +141,6 @@ def _own_model(path: Path, name: str) -> dict[str, Any] | None:
 
 def _fits_any(file_name: str) -> bool:
     return any(fits_weights(file_name, network) for network in (*ARCHITECTURES, *timm_names()))
-
-
-def _stated_sums(path: Path) -> list[str]:
-    named = re.search(r"-([0-9a-f]{8})$", path.stem)
-    sums = [named[1]] if named else []
-    for table in (path.with_name(path.name + ".sha256"), path.with_name("SHA256SUMS")):
-        lines = table.read_text(encoding="utf-8").splitlines() if table.is_file() else []
-        pairs = [line.split(maxsplit=1) for line in lines if line.strip()]
-        sums += [pair[0].lower() for pair in pairs if len(pair) == 1 or pair[1].lstrip("*").strip() == path.name]
-    return sums
 
 
 def load_packed(network: FilmNetwork, path: Path, classes: Sequence[str]) -> None:

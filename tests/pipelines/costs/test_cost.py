@@ -345,6 +345,36 @@ def test_a_search_on_aws_is_billed_for_each_trial() -> None:
     assert (line.instance_hours, line.usd) == (3.0, pytest.approx(3 * 0.7364))
 
 
+def test_a_transform_on_aws_is_billed_from_its_start_to_its_end() -> None:
+    class Client:
+        def describe_transform_job(self, TransformJobName: str) -> dict[str, Any]:
+            assert TransformJobName == "answers"
+            resources = {"InstanceType": "ml.m5.xlarge", "InstanceCount": 3}
+            times = {"CreationTime": START - timedelta(hours=1), "TransformStartTime": START}
+            return {"TransformResources": resources, **times, "TransformEndTime": START + timedelta(hours=2)}
+
+    steps = [{"name": "Transform", "type": "Transform", "seconds": 9000.0, "job_name": "answers"}]
+    (line,) = billed.measured({"steps": billed.billed(Client(), steps)}, Prices.load())
+    assert (line.instance_hours, line.usd) == (6.0, pytest.approx(6 * 0.23))
+
+
+def test_a_runs_batch_is_in_its_cost_and_an_assumed_size_is_marked(capsys: Capture, tmp_path: Path) -> None:
+    config = tmp_path / "batch.toml"
+    config.write_text('[transform]\ninput = "s3://bucket/batch"\ninstance_count = 2\n')
+    without = said(capsys)
+    assumed = said(capsys, "--config", str(config))
+    stated = said(capsys, "--config", str(config), "--batch-images", "100000")
+    line, other = assumed["steps"][-1], stated["steps"][-1]
+    assert (line["step"], line["units"], line["measured"]) == ("Transform", without["images"], False)
+    assert (other["units"], other["measured"], other["instances"]) == (100_000, True, 2)
+    hours = (100_000 * 0.0565 / 4 / 2 + 180) / 3600
+    assert other["hours"] == pytest.approx(hours, abs=1e-4)
+    assert other["usd"] == pytest.approx(hours * 2 * 0.23, abs=1e-3)
+    assert stated["hours"] == pytest.approx(without["hours"] + hours, abs=2e-3)
+    assert cli.main(["cost", "--batch-images", "5"]) == 2
+    assert "transform.input names no folder" in capsys.readouterr().err
+
+
 def test_copies_balance_as_many_classes_as_the_question_has() -> None:
     throughput = Throughput.load()
     three = PipelineConfig.load(dataset="rsna")

@@ -1,5 +1,7 @@
 """The quota of a processing instance's disk beside the disk that the configuration asks for."""
 
+from typing import Any
+
 import pytest
 
 from mammopipe.pipelines.config.pipeline import PipelineConfig
@@ -21,6 +23,27 @@ NAME = "Size of EBS volume for a processing job instance"
 def test_a_disk_over_its_quota_blocks(quotas: dict[str, float], gigabytes: int, verdicts: list[Verdict]) -> None:
     config = PipelineConfig.load(compute={"processing_volume_gb": gigabytes})
     assert [finding.verdict for finding in _volumes(config, quotas)] == verdicts
+
+
+@pytest.mark.parametrize(
+    ("compute", "name"),
+    [
+        ({"training_instance_type": "ml.p3.2xlarge"}, "Size of EBS volume for a training job instance"),
+        (
+            {"training_instance_type": "ml.p3.2xlarge", "spot": True},
+            "Size of EBS volume for a spot training job instance",
+        ),
+        ({"training_instance_type": "ml.g5.48xlarge"}, ""),
+    ],
+)
+def test_a_training_disk_has_its_quota_too_unless_the_instance_brings_its_own(
+    compute: dict[str, Any], name: str
+) -> None:
+    config = PipelineConfig.load(compute={**compute, "training_volume_gb": 2000}, training={"batch_size": 8})
+    kinds = ("training job", "spot training job")
+    quotas = {f"Size of EBS volume for a {kind} instance": 1024.0 for kind in kinds}
+    found = [(finding.verdict, finding.subject) for finding in _volumes(config, quotas)]
+    assert found == ([(Verdict.BLOCKS, name)] if name else [])
 
 
 def test_a_search_and_a_transform_need_their_instances() -> None:

@@ -106,6 +106,16 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda d: training(d)["ResourceConfig"].update(VolumeKmsKeyId="1" * 8, InstanceType="ml.p5.48xlarge"),
         "ml.p5.48xlarge has local disks",
     ),
+    "a volume beyond the local disks": (
+        lambda d: training(d)["ResourceConfig"].update(VolumeSizeInGB=251, InstanceType="ml.g5.xlarge"),
+        "ml.g5.xlarge has 250 GB of local disks",
+    ),
+    "a processing volume beyond the local disks": (
+        lambda d: processing(d)["ProcessingResources"]["ClusterConfig"].update(
+            VolumeSizeInGB=76, InstanceType="ml.r5d.large", VolumeKmsKeyId=None
+        ),
+        "ml.r5d.large has 75 GB of local disks|VolumeKmsKeyId",
+    ),
     "a tag of AWS's own": (
         lambda d: processing(d).update(Tags=[{"Key": "AWS:project", "Value": "v"}]),
         "prefix aws: to itself",

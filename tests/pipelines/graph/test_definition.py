@@ -206,7 +206,24 @@ def test_outputs_lie_under_the_execution_and_checkpoints_do_not(compiled: dict[s
             assert "/executions/abcdefghijkl/models/" in request["OutputDataConfig"]["S3OutputPath"]
             # Under what they belong to: settings, and the job that made the images.
             place = request["CheckpointConfig"]["S3Uri"]
-            assert re.fullmatch(r"s3://[\w/-]+/checkpoints/\w+/[0-9a-f]{12}-\d+-\d+/[\w-]+", place), place
+            assert re.fullmatch(
+                r"s3://[\w/-]+/checkpoints/\w+/[0-9a-f]{12}-\d+-\d+-ml\.[\w.]+-\d+(-\w+)?/[\w-]+", place
+            ), place
+
+
+def test_prepare_reads_the_weights_first_so_that_missing_ones_fail_before_anything_is_paid() -> None:
+    for values in ({"pretrained": True}, {"init": "s3://bucket/executions/a/model/model.tar.gz"}, {}):
+        compiled = json.loads(build_pipeline(PipelineConfig.load(cnns=["alexnet"], **values)).definition())
+        found = {step["Name"]: request for step, request in requests(compiled)}
+        prepared = {item["InputName"]: item["S3Input"] for item in found["Prepare"]["ProcessingInputs"]}
+        trained = {
+            item["ChannelName"]: item["DataSource"]["S3DataSource"]["S3Uri"]
+            for item in found["Train-alexnet"]["InputDataConfig"]
+        }
+        assert ("weights" in prepared) is ("weights" in trained) is bool(values)
+        if values:
+            assert prepared["weights"]["S3Uri"] == trained["weights"]
+            assert prepared["weights"]["S3DataDistributionType"] == "FullyReplicated", "each instance looks"
 
 
 def test_prepare_opens_the_register_that_evaluate_reads(compiled: dict[str, Any]) -> None:
@@ -237,7 +254,8 @@ def test_keys_walls_spot_and_cache_appear_when_they_are_configured() -> None:
     for walls in (train["VpcConfig"], prepare["NetworkConfig"]["VpcConfig"], requested["Model"]["VpcConfig"]):
         assert walls == {"SecurityGroupIds": ["sg-12345678"], "Subnets": ["subnet-12345678"]}
     assert train["EnableManagedSpotTraining"] and train["StoppingCondition"]["MaxWaitTimeInSeconds"] == 36 * 3600
-    assert prepare["ProcessingInputs"][1]["S3Input"]["S3DataDistributionType"] == "ShardedByS3Key"
+    inputs = {item["InputName"]: item["S3Input"]["S3DataDistributionType"] for item in prepare["ProcessingInputs"]}
+    assert inputs["images"] == "ShardedByS3Key"
     assert [channel["ChannelName"] for channel in train["InputDataConfig"]][-1] == "weights"
     assert steps_of(compiled)["Prepare"]["CacheConfig"] == {"Enabled": True, "ExpireAfter": "P30D"}
 

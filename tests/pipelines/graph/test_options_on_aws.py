@@ -1,11 +1,13 @@
 """What a configuration asks of AWS: keys and walls, roles, retries, spot, clusters, captures, serverless."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mammopipe.pipelines import PipelineConfig
 from mammopipe.pipelines.config.compute import has_local_disks
+from mammopipe.pipelines.graph.requests import resolved
 from mammopipe.processing.errors import ConfigError
 from tests.pipelines.compiled import CLOSED, KEY, ROLE, Compiled
 
@@ -77,6 +79,31 @@ def test_spot_waits_and_resumes_from_checkpoints(definitions: dict[str, Compiled
     for request in definitions["gpu"].requests("Training").values():
         assert not request.get("EnableManagedSpotTraining")
         assert "MaxWaitTimeInSeconds" not in request["StoppingCondition"], "refused by the service without spot"
+
+
+def test_executions_share_checkpoints_only_if_they_train_the_same_with_as_many_processes(
+    definitions: dict[str, Compiled],
+) -> None:
+    """Each execution has the same Segment job, as with the step cache."""
+    compiled = definitions["spot"]
+
+    def places(**values: Any) -> set[str]:
+        scope = replace(compiled.scope, parameters={**compiled.parameters, **values})
+        asked = [item for item in resolved(compiled.definition, scope) if item.kind == "Training"]
+        assert all(len(item.request["CheckpointConfig"]["S3Uri"]) <= 1024 for item in asked)
+        return {item.request["CheckpointConfig"]["S3Uri"] for item in asked}
+
+    networks = len(compiled.requests("Training"))
+    first = places()
+    assert first == places() and len(first) == networks
+    others = [
+        places(WeightsDigest="0123456789abcdef"),
+        places(TrainingInstanceCount=2),
+        places(TrainingInstanceType="ml.p3.16xlarge"),
+        places(Epochs=7),
+        places(Seed=5),
+    ]
+    assert len(set.union(first, *others)) == networks * (1 + len(others))
 
 
 def test_a_cluster_is_kept_warm_and_shares_out_its_images(definitions: dict[str, Compiled]) -> None:

@@ -1,5 +1,6 @@
 """Whole runs of the real graph with scripted jobs: what they leave, and what they leave alone."""
 
+import contextlib
 import errno
 import json
 import os
@@ -16,7 +17,7 @@ import pytest
 from mammopipe.pipelines import PipelineConfig
 from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.backends.step_status import Status
-from mammopipe.pipelines.runs import launch
+from mammopipe.pipelines.runs import launch, preflight
 from mammopipe.pipelines.runs.folder import AGAIN, WORK, RunFolder, find_run, list_runs
 from mammopipe.pipelines.runs.launch import start
 from mammopipe.pipelines.runs.run import Run
@@ -60,7 +61,7 @@ def test_a_run_leaves_its_results_and_becomes_the_latest(begin: Start, tmp_path:
     assert execution["status"] == "Succeeded" and execution["parameters"]["InputDataUri"].endswith("/raw/mias-phantoms")
     assert all(item["seconds"] is not None for item in execution["steps"] if item["status"] == "Succeeded")
     assert step(run, "Register")["status"] == "Succeeded" and step(run, "Fail")["status"] == "NotExecuted"
-    assert said[0].startswith("SYNTHETIC FILMS")
+    assert said[0].startswith("SYNTHETIC IMAGES")
     assert list((tmp_path / "runs" / ".work").iterdir()) == []
 
 
@@ -281,7 +282,9 @@ def test_a_disk_that_is_full_during_a_run_is_named_once_there_is_room_for_it(
 def test_a_job_on_a_full_disk_fails_by_its_exit_code_alone(begin: Start) -> None:
     run = begin({"Augment": "sys.exit(3)\n"})
     assert run.status is Status.FAILED
-    assert run.reason == "Augment: the disk is full or read-only, and the job could not write more about it"
+    assert run.reason == (
+        "Augment: No space left on device, or the disk is read-only: the job could not write more about it"
+    )
 
 
 def put(services: LocalServices, folder: Path, uri: str) -> None:
@@ -332,6 +335,26 @@ def test_on_aws_the_configurations_own_films_are_the_default(
     put(services, tmp_path, "s3://mammopipe/mammopipe/raw/mias/Info.txt")
     start(config, backend="aws", say=said.append)
     assert said[-1].endswith("which reads s3://mammopipe/mammopipe/raw/mias")
+
+
+@pytest.mark.parametrize(
+    ("names", "learns", "message"),
+    [
+        (["alexnet-7be5be79.pth", "resnet50.pth.sha256"], "all", "no weights of resnet50, resnet18 below"),
+        (["resnet50.txt"], "all", "no weights of resnet50, resnet18"),
+        (["resnet50.pth"], "head", "no weights of resnet18, and a head learns on"),
+        (["resnet50.pth"], "all", ""),
+        (["resnet50.pth", "resnet18-5c106cde.pth"], "head", ""),
+        (["model.tar.gz"], "all", ""),
+    ],
+)
+def test_staged_weights_that_fit_no_network_are_refused_before_the_start(
+    names: list[str], learns: str, message: str
+) -> None:
+    config = PipelineConfig.load(cnns=["resnet50", "resnet18"], training={"learns": learns}, pretrained=True)
+    keys = [f"mammopipe/weights/{name}" for name in names]
+    with pytest.raises(ConfigError, match=message) if message else contextlib.nullcontext():
+        preflight.check_staged_weights(config, keys, "s3://mammopipe/mammopipe/weights")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The three jobs through their entry points, on the folders that a container would have."""
 
 import csv
+import hashlib
 import json
 import os
 import subprocess
@@ -24,6 +25,7 @@ from mammopipe.processing.jobs import augment, prepare, segment
 from mammopipe.processing.jobs.split_settings import Division
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 from mammopipe.processing.read_config import ForProcessing
+from mammopipe.processing.weight_sums import require_whole
 
 FILMS = 24
 Container = Callable[..., Path]
@@ -251,6 +253,36 @@ def test_without_copies_the_stage_is_passed_through(
     )
     segment.main(["--height", "96", "--width", "64"])
     assert len(read_manifest(segmented / "data_segmentation")) == len(read_manifest(prepared))
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "no file of weights here"),
+        (
+            {"alexnet.pth.sha256": "0 alexnet.pth", "SHA256SUMS": "", "alexnet.pth.json": "{}"},
+            "no file of weights here",
+        ),
+        ({"alexnet.pth": "a", "alexnet.pth.sha256": "0123  alexnet.pth"}, "alexnet.pth: its SHA-256 is ca978112"),
+        ({"alexnet-0123abcd.pth": "a"}, "it must begin with 0123abcd"),
+        ({"alexnet.pth": "a", "SHA256SUMS": "0123 *alexnet.pth"}, "it must begin with 0123"),
+    ],
+)
+def test_missing_or_damaged_weights_end_prepare_before_any_image_is_read(
+    container: Container, tmp_path: Path, files: dict[str, str], message: str
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    container(weights=tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        prepare.main(["--dataset", "mias"])
+
+
+def test_whole_weights_and_a_packed_model_are_accepted(tmp_path: Path) -> None:
+    for name in ("model.tar.gz", "resnet50.pth"):
+        (tmp_path / name).write_text("a")
+    (tmp_path / "resnet50.pth.sha256").write_text(f"{hashlib.sha256(b'a').hexdigest()}  resnet50.pth\n")
+    require_whole(tmp_path)
 
 
 def test_segment_hands_on_what_prepare_did_with_raw_images(tree: Path, container: Container, tmp_path: Path) -> None:

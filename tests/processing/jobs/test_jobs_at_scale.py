@@ -9,9 +9,10 @@ import pytest
 
 from mammopipe.processing.container.paths import BASE_VARIABLE
 from mammopipe.processing.datasets.manifest import read_manifest
-from mammopipe.processing.errors import QuarantineError
+from mammopipe.processing.errors import ConfigError, QuarantineError
 from mammopipe.processing.jobs import augment, prepare, segment
 from mammopipe.processing.jobs.missed import refuse_missed
+from mammopipe.processing.jobs.stage import Stage
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 
 FILMS = 18
@@ -88,15 +89,22 @@ def run_on(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     return run
 
 
-def test_three_instances_make_what_one_makes(run_on: Callable[[int], Stages]) -> None:
-    one, three = run_on(1), run_on(HOSTS)
+@pytest.mark.parametrize(("films", "hosts"), [(FILMS, HOSTS), (4, 5)])
+def test_several_instances_make_what_one_makes_even_where_some_get_no_image(
+    run_on: Callable[..., Stages], tree: Path, tmp_path: Path, films: int, hosts: int
+) -> None:
+    source = tree
+    if films != FILMS:
+        source = tmp_path / "few"
+        write_mias_tree(source, films=films, seed=2)
+    one, several = run_on(1, source), run_on(hosts, source)
     for name in one:
         images = sorted(path.relative_to(one[name]) for path in one[name].rglob("images/*/*.png"))
-        assert images == sorted(path.relative_to(three[name]) for path in three[name].rglob("images/*/*.png"))
-        assert all((one[name] / path).read_bytes() == (three[name] / path).read_bytes() for path in images)
-        assert read_manifest(one[name]) == read_manifest(three[name])
-        parts = sorted(three[name].glob("manifest-*.csv"))
-        assert len(parts) == HOSTS
+        assert images == sorted(path.relative_to(several[name]) for path in several[name].rglob("images/*/*.png"))
+        assert all((one[name] / path).read_bytes() == (several[name] / path).read_bytes() for path in images)
+        assert read_manifest(one[name]) == read_manifest(several[name])
+        parts = sorted(several[name].glob("manifest-*.csv"))
+        assert len(parts) == hosts
         rows = [line for part in parts for line in part.read_text().splitlines()[1:]]
         assert sorted(rows) == sorted((one[name] / "manifest.csv").read_text().splitlines()[1:])
 
@@ -112,7 +120,7 @@ def test_a_film_of_the_table_that_no_instance_saw_is_missed(
     with pytest.raises(QuarantineError, match=f"2 of {FILMS} images"):
         run_on(hosts, source)
     shutil.rmtree(tmp_path / f"{hosts}-hosts")
-    stages = run_on(hosts, source, "0.5")
+    stages = run_on(hosts, source, "0.12")  # two of eighteen, though each is many of one instance's images
     name = "prepared" if hosts == 1 else "augmented"
     rows = [row for path in stages[name].glob("quarantine*.csv") for row in path.read_text().splitlines()[1:]]
     assert len(rows) == 2 and all(row.startswith("mdb00") for row in rows), "those that are tolerated are told"
@@ -139,6 +147,54 @@ def test_only_what_stands_in_every_instances_list_is_missed(tmp_path: Path) -> N
     with pytest.raises(QuarantineError, match="segment: 1 of 10 images were seen by none of its instances"):
         refuse_missed(tmp_path, tmp_path, "segment", 9)
     assert refuse_missed(tmp_path, tmp_path, "prepare", 9, max_share=0.1) == ["b"]
+
+
+def test_images_of_another_folder_are_missed_whatever_share_may_be_refused(
+    run_on: Callable[..., Stages], tree: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    shutil.copy(tree / "Info.txt", source)
+    with pytest.raises(QuarantineError, match=f"{FILMS} of {FILMS} images were seen by none"):
+        run_on(2, source, "1")
+
+
+@pytest.mark.parametrize(("hosts", "suffix"), [(1, ".PGM"), (2, ".Dcm")])
+def test_an_image_that_no_row_names_is_refused(
+    run_on: Callable[..., Stages], tree: Path, tmp_path: Path, hosts: int, suffix: str
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(tree, source)
+    shutil.copy(source / "mdb001.pgm", source / f"stranger{suffix}")
+    with pytest.raises(QuarantineError, match=f"stranger{suffix}: no row in the label table names this image"):
+        run_on(hosts, source, "0")
+
+
+@pytest.mark.parametrize(
+    ("manifests", "lists"), [("algo-1 algo-2", "algo-1"), ("algo-1", "algo-1 algo-2"), ("algo-1", "algo-2")]
+)
+def test_an_instance_without_its_manifest_or_its_list_is_noticed(tmp_path: Path, manifests: str, lists: str) -> None:
+    for host in manifests.split():
+        (tmp_path / f"manifest-{host}.csv").touch()
+    for host in lists.split():
+        (tmp_path / f"unseen-{host}.csv").write_text("image_id\n")
+    with pytest.raises(ConfigError, match="prepare: manifests of the instances algo-1"):
+        refuse_missed(tmp_path, tmp_path, "prepare", 9)
+
+
+def test_refused_rows_of_the_table_are_a_share_of_all_images_not_of_one_instances(tmp_path: Path) -> None:
+    def stage(host: str) -> Stage:
+        return Stage("prepare", tmp_path, host, ["algo-1", "algo-2", "algo-3"], {}, "")
+
+    rows = [("a", "no such class"), ("b", "no such class")]
+    for host in ("algo-1", "algo-2"):
+        made = stage(host)
+        prepare.list_refused_rows(made, rows, 38, 0.05)
+        made.close(max_quarantine=0.05)
+    assert (tmp_path / "quarantine-algo-1.csv").read_text().count("no such class") == 2
+    assert "no such class" not in (tmp_path / "quarantine-algo-2.csv").read_text()
+    with pytest.raises(QuarantineError, match="2 of 39 images were refused"):
+        prepare.list_refused_rows(stage("algo-3"), rows, 37, 0.05)
 
 
 def make_container(tree: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,95 @@
+"""Large files in parts, each with its SHA-256: an interrupted upload continues with the parts that S3 lacks.
+
+Sources: "Uploading and copying objects using multipart upload" and "Checking object integrity" (S3 User Guide): the
+SHA-256 of an object in parts is that of its parts' SHA-256, followed by a hyphen and the number of parts.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from mammopipe.processing.container.s3_uri import S3Uri
+
+PART_BYTES = 16 * 2**20
+MOST_PARTS = 10_000
+THREADS = 4
+"""Number of parts of one file that are sent at the same time."""
+Part = dict[str, Any]
+
+
+def upload_parts(client: Any, path: Path, place: S3Uri, content_type: str) -> str:
+    """Upload a file in parts and return the object's entity tag.
+
+    If an upload of this object was interrupted, its parts with the same content are kept.
+
+    Args:
+        client: A boto3 client of S3.
+        path: The file.
+        place: Its object.
+        content_type: Media type of the object.
+    """
+    key = {"Bucket": place.bucket, "Key": place.key}
+    begun = _begun(client, place)
+    sums = {"ChecksumAlgorithm": "SHA256", "ChecksumType": "COMPOSITE"}
+    upload = begun or client.create_multipart_upload(**key, ContentType=content_type, **sums)
+    key_of_upload = {**key, "UploadId": upload["UploadId"]}
+    there = {part["PartNumber"]: part for part in _parts(client, key_of_upload)} if begun else {}
+    size = part_bytes(path)
+
+    def send(number: int) -> Part:
+        with path.open("rb") as stream:
+            stream.seek((number - 1) * size)
+            body = stream.read(size)
+        digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+        kept = there.get(number)
+        if kept is None or kept.get("ChecksumSHA256") != digest:
+            kept = client.upload_part(**key_of_upload, PartNumber=number, Body=body, ChecksumSHA256=digest)
+        return {"PartNumber": number, "ETag": kept["ETag"], "ChecksumSHA256": digest}
+
+    numbers = range(1, -(-path.stat().st_size // size) + 1)
+    parts = _in_turn(send, numbers)
+    return str(client.complete_multipart_upload(**key_of_upload, MultipartUpload={"Parts": parts})["ETag"])
+
+
+def part_bytes(path: Path) -> int:
+    """Return the size of a file's parts in bytes; S3 takes `MOST_PARTS` at most."""
+    return max(PART_BYTES, -(-path.stat().st_size // MOST_PARTS))
+
+
+def composite_sha256(path: Path, size: int) -> str:
+    """Return the SHA-256 that S3 states for a file that was uploaded in parts of `size` bytes."""
+    digests = []
+    with path.open("rb") as stream:
+        while body := stream.read(size):
+            digests.append(hashlib.sha256(body).digest())
+    whole = base64.b64encode(hashlib.sha256(b"".join(digests)).digest()).decode()
+    return f"{whole}-{len(digests)}"
+
+
+def _begun(client: Any, place: S3Uri) -> Part | None:
+    """Return the newest unfinished upload of an object whose parts have a SHA-256."""
+    pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=place.bucket, Prefix=place.key)
+    found: list[Part] = [
+        item
+        for page in pages
+        for item in page.get("Uploads", [])
+        if item["Key"] == place.key and item.get("ChecksumAlgorithm") == "SHA256"
+    ]
+    return max(found, key=lambda item: item["Initiated"], default=None)
+
+
+def _parts(client: Any, upload: dict[str, str]) -> Iterator[Part]:
+    for page in client.get_paginator("list_parts").paginate(**upload):
+        yield from page.get("Parts", [])
+
+
+def _in_turn(send: Any, numbers: Sequence[int]) -> list[Part]:
+    """Return the parts in order; the first error prevents the remaining calls."""
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        return [done.result() for done in [pool.submit(send, number) for number in numbers]]
+    finally:
+        pool.shutdown(cancel_futures=True)
