@@ -146,6 +146,16 @@ def test_a_muscle_is_found_where_brighter_gland_overlaps_its_lower_part(seed: in
     assert dice(region.pectoral, phantom.pectoral) > 0.85
 
 
+@pytest.mark.parametrize(
+    ("seed", "kind"),
+    [(162, Kind.FULL_FIELD), (280, Kind.IMPLANT), (729, Kind.WINDOWED), (802, Kind.NOISY_AIR), (865, Kind.IMPLANT)],
+)
+def test_the_long_edge_of_a_muscle_wins_over_shorter_edges_of_gland(seed: int, kind: Kind) -> None:
+    phantom = make_clinical_phantom(seed, kind, laterality=list(Laterality)[seed // 2 % 2])
+    region = segment_breast(phantom.pixels, laterality=phantom.laterality, view=View.MLO)
+    assert dice(region.pectoral, phantom.pectoral) > 0.93
+
+
 def test_a_mass_on_the_muscle_is_kept() -> None:
     phantom = make_clinical_phantom(4, Kind.DARK_FAT, laterality=Laterality.LEFT, rows=320, columns=240)
     rows, columns = np.nonzero(phantom.pectoral)
