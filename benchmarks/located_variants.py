@@ -1,10 +1,11 @@
 """Further ideas for the network of `mias-located`, each beside it in pairs: `python -m benchmarks.located_variants`.
 
-FILMS, WEIGHTS and WORK are those of `benchmarks.ablation`. The feature maps of the frozen body are computed once. The
-classifier of each variant is then trained for a fixed number of epochs in every fold of every deal (assignment of
-patients to folds) of the development images. With `--nested`, the training job's own folds lie inside each of these
-folds, and the mean of their classifiers predicts the held-out images, as the served model would. Held-out images choose
-nothing: no epoch, no calibration, no threshold. The images of the frozen test split are never read.
+FILMS, WEIGHTS and WORK are those of `benchmarks.ablation`. The feature maps of the frozen body are computed once; WORK
+keeps them and the logits of finished deals, so a stopped command goes on. The classifier of each variant is trained for
+a fixed number of epochs in every fold of every deal (assignment of patients to folds) of the development images. With
+`--nested`, the training job's own folds lie inside each of these folds, and the mean of their classifiers predicts the
+held-out images, as the served model would. Held-out images choose nothing: no epoch, no calibration, no threshold. The
+images of the frozen test split are never read.
 
 A figure is the mean over the deals, and its difference from the first variant has a 95 % interval by patient, from the
 same draws of patients for both.
@@ -99,8 +100,17 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def read_maps(row: Row, records: Sequence[ImageRecord], films: FilmDataset, weights: Path) -> Maps:
-    """Return the feature maps of all images."""
+def read_maps(row: Row, films: FilmDataset, weights: Path, kept: Path) -> Maps:
+    """Return the feature maps of all images; they are kept in a file, with the digest of the images in its name."""
+    path = kept / f"maps-{films.sha256[:12]}.pt"
+    if not path.is_file():
+        torch.save(_computed(row, films, weights), path)
+    coarse, fine, tissue = torch.load(path)
+    return Maps(coarse, fine, tissue.numpy(), others(films.records))
+
+
+def _computed(row: Row, films: FilmDataset, weights: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the maps at both strides, and the tissue."""
     network = build(row.config, weights).eval()
     body = dict(network.body.named_children())
     stem = [network.normalise, body["_conv_stem"], body["_bn0"], body["_relu"]]
@@ -111,12 +121,12 @@ def read_maps(row: Row, records: Sequence[ImageRecord], films: FilmDataset, weig
     with torch.inference_mode():
         for start in tqdm(range(0, len(films), BATCH), desc="maps", unit="batch", disable=None):
             images = torch.stack([films[index][0] for index in range(start, min(start + BATCH, len(films)))])
-            tissue.append((images[:, 0] > 0).numpy())
+            tissue.append(images[:, 0] > 0)
             fine.append(first(images.contiguous(memory_format=torch.channels_last)))
             coarse.append(second(fine[-1]))
     # Copies, because tensors made in inference mode cannot be used in training.
-    joined = [torch.cat(each).clone(memory_format=torch.contiguous_format) for each in (coarse, fine)]
-    return Maps(*joined, np.concatenate(tissue), others(records))
+    made = [torch.cat(each).clone(memory_format=torch.contiguous_format) for each in (coarse, fine)]
+    return made[0], made[1], torch.cat(tissue)
 
 
 def others(records: Sequence[ImageRecord]) -> NDArray[np.int64]:
@@ -203,6 +213,15 @@ def held_out(films: FilmMaps, config: TrainConfig, deal: int, inner_deals: int) 
     return logits[originals]
 
 
+def _kept(folder: Path, name: str, made: Callable[[int], Floats], deal: int) -> Floats:
+    """Return the logits of a deal, from their file if an earlier command made them."""
+    path = folder / f"{name}, deal {deal}.npy"
+    if not path.is_file():
+        np.save(path, made(deal))
+    logits: Floats = np.load(path)
+    return logits
+
+
 def _over_deals(metric: Metric, deals: int) -> Metric:
     """Return the mean of a metric over the deals; values are (images, deals x classes), divided by the deals."""
 
@@ -236,13 +255,17 @@ def compare(
     ours, theirs = probabilities(logits), probabilities(base)
     found: dict[str, Any] = {}
     for metric in (macro_auc, malignant_auc):
-        mean = _over_deals(metric, len(ours))
-        joined = [np.concatenate(deals, axis=1) / len(deals) for deals in (ours, theirs)]
+        mean, count = _over_deals(metric, len(ours)), len(ours)
+        joined = [np.concatenate(deals, axis=1) / count for deals in (ours, theirs)]
+        together = np.mean(ours, axis=0)
         found[metric.name] = {
             "deals": [metric(labels, one) for one in ours],
             "interval": draws.interval(mean, labels, joined[0], level=0.95).as_dict(),
             "difference": draws.difference(mean, labels, joined[1], joined[0], level=0.95).as_dict(),
-            "ensemble": draws.interval(metric, labels, np.mean(ours, axis=0), level=0.95).as_dict(),
+            "ensemble": draws.interval(metric, labels, together, level=0.95).as_dict(),
+            "ensemble_difference": draws.difference(
+                mean, labels, joined[0], np.tile(together, count) / count, level=0.95
+            ).as_dict(),
         }
     return found
 
@@ -250,9 +273,10 @@ def compare(
 def _line(name: str, found: dict[str, Any]) -> str:
     cells = []
     for each in found.values():
-        interval, gain = each["interval"], each["difference"]
-        cells.append(f"{spread(each['deals'])} ({_bounds(interval)})")
+        gain, gained = each["difference"], each["ensemble_difference"]
+        cells.append(f"{spread(each['deals'])} ({_bounds(each['interval'])})")
         cells.append("-" if gain["value"] == 0 else f"{gain['value']:+.3f} ({_bounds(gain, signed=True)})")
+        cells.append(f"{each['ensemble']['value']:.3f} ({gained['value']:+.3f}; {_bounds(gained, signed=True)})")
     return f"| {name} | {' | '.join(cells)} |"
 
 
@@ -263,8 +287,9 @@ def _bounds(interval: dict[str, Any], *, signed: bool = False) -> str:
 
 
 HEADING = (
-    "| variant | macro AUC, mean of deals [lowest to highest] (interval) | difference (paired) | malignant AUC "
-    "| difference (paired) |\n|---|---|---|---|---|"
+    "| variant | macro AUC, mean of deals [lowest to highest] (interval) | difference from the first | "
+    "mean probabilities of the deals (gain) | malignant AUC | difference | mean probabilities (gain) |\n"
+    "|---|---|---|---|---|---|---|"
 )
 
 
@@ -275,22 +300,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_flush_denormal(True)
     records, folder = development_films(options.films, options.work, LOCATED.preprocess)
     films = FilmDataset(records, folder, shape=(LOCATED.preprocess.height, LOCATED.preprocess.width))
-    maps = read_maps(LOCATED, records, films, options.weights)
+    maps = read_maps(LOCATED, films, options.weights, options.work)
     judged = [record for record in records if not record.source_image_id]
     base: list[Floats] = []
     table: dict[str, Any] = {}
     for name in [name for name in VARIANTS if not options.variants or name in options.variants]:
         given = FilmMaps(_network(LOCATED.config, 1), films, maps=VARIANTS[name](maps))
         for inner in options.nested or [0]:
-            of_deal = partial(held_out, given, LOCATED.config, inner_deals=inner)
+            full = name if not inner else f"{name}, nested, {inner} inner deal{'s' if inner > 1 else ''}"
+            of_deal = partial(_kept, options.work, full, partial(held_out, given, LOCATED.config, inner_deals=inner))
             logits = [of_deal(deal) for deal in tqdm(range(options.deals), desc=name, disable=None)]
             base = base or logits
-            full = name if not inner else f"{name}, nested, {inner} inner deal{'s' if inner > 1 else ''}"
             for share in (0.0, OTHER_BREAST):
                 row = f"{full}{', half of the other breast' if share else ''}"
                 table[row] = compare(logits, base, judged, share)
                 print(_line(row, table[row]), flush=True)
-            np.save(options.work / f"variant-{len(table)}.npy", np.array(logits))
             write_json(options.work / "variants.json", table)
     lines = [HEADING, *(_line(name, found) for name, found in table.items())]
     (options.work / "variants.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -21,6 +21,7 @@ from mammopipe.inference.monitoring.drift import DriftConfig, GroupDrift, Verdic
 from mammopipe.inference.monitoring.page import render
 from mammopipe.inference.server.cloudwatch import Unit
 from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.container.arguments import add_arguments, settings_in
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.errors import ConfigError
@@ -45,7 +46,7 @@ MOST_UNREADABLE = 0.5
 def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
     options = _parser().parse_args(arguments)
-    config = DriftConfig(options.window_days, options.least_exams, options.false_alarm_windows, options.windows)
+    config = settings_in(options, DriftConfig)
     paths = ContainerPaths.from_environment()
     description = read_model(paths.processing_input("model"))
     captures = Captures(
@@ -191,17 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mammopipe.inference.monitor", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument("--window-days", type=int, default=DriftConfig.window_days, help="days of one window")
-    parser.add_argument("--windows", type=int, default=DriftConfig.windows, help="newest windows that are looked at")
-    parser.add_argument(
-        "--least-exams", type=int, default=DriftConfig.least_exams, help="requests below which a window is not judged"
-    )
-    parser.add_argument(
-        "--false-alarm-windows",
-        type=int,
-        default=DriftConfig.false_alarm_windows,
-        help="windows in which all tests together raise one false alarm on average",
-    )
+    add_arguments(parser, DriftConfig)
     return parser
 
 

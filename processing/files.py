@@ -1,4 +1,4 @@
-"""Writes files atomically: under a temporary name beside the target, then renamed."""
+"""Writes files atomically: under a temporary name beside the target, then renamed; reads JSON objects."""
 
 import csv
 import errno
@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from mammopipe.processing.errors import ConfigError
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors of the disk, not of this program: full, over quota, read-only."""
@@ -65,6 +67,17 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write `value` as indented JSON with its own order of keys; raises `ValueError` for NaN and infinity."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; raises `ConfigError` if the file cannot be read or holds another value."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: must hold a JSON object")
+    return value
 
 
 def write_csv(path: Path, columns: list[str], rows: Iterable[Mapping[str, str]]) -> None:

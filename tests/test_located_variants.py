@@ -38,7 +38,7 @@ def test_every_variant_is_compared_with_the_first_and_no_test_film_read(
         assert len(figure["deals"]) == 2
         gain = float(np.mean(figure["deals"]) - np.mean(first["deals"]))
         assert figure["difference"]["value"] == pytest.approx(gain)
-    assert len(np.unique(np.load(work / "variant-2.npy"))) > 2
+    assert len(np.unique(np.load(work / "strides 8 and 16, deal 1.npy"))) > 2
     assert len((work / "variants.md").read_text().splitlines()) == 2 + len(table)
 
     located_variants.main([*arguments, "--variants", "stride 16 (the recipe)", "--nested", "1", "2"])

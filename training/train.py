@@ -8,12 +8,11 @@ of the manifest.
 Source: "How Amazon SageMaker AI Provides Training Information" (SageMaker Developer Guide).
 """
 
-import json
 import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -36,6 +35,7 @@ from mammopipe.processing.datasets.manifest import (
     stated_protocol,
 )
 from mammopipe.processing.errors import ConfigError, ManifestError
+from mammopipe.processing.files import read_json
 from mammopipe.processing.splits.leakage_audit import exact_leaks
 from mammopipe.training.config import WITHOUT_EFFECT, Learns, TrainConfig
 from mammopipe.training.fitting.breasts.cases import cases_of_level, described_level
@@ -172,17 +172,7 @@ def _refuse_exact_leaks(manifest: Sequence[ImageRecord], protocol: SplitProtocol
 
 
 def _read_hyperparameters(paths: ContainerPaths) -> dict[str, str]:
-    return dict(_read_json(paths.hyperparameters))
-
-
-def _read_json(path: Any) -> Mapping[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: must hold a JSON object")
-    return value
+    return dict(read_json(paths.hyperparameters))
 
 
 def read_stage(paths: ContainerPaths) -> PreprocessConfig:
@@ -191,7 +181,7 @@ def read_stage(paths: ContainerPaths) -> PreprocessConfig:
     parts = _stage_parts(paths)
     for part in parts:
         try:
-            configs[part] = PreprocessConfig.from_json(_read_json(part)["config"]["preprocess"])
+            configs[part] = PreprocessConfig.from_json(read_json(part)["config"]["preprocess"])
         except (KeyError, TypeError):
             raise ConfigError(f"{part}: has no config.preprocess; the stage channel is that of Segment") from None
     if len(set(configs.values())) > 1:
@@ -201,7 +191,7 @@ def read_stage(paths: ContainerPaths) -> PreprocessConfig:
 
 def read_protocol(paths: ContainerPaths) -> SplitProtocol:
     """Return the protocol that `stage.json` states (default: `patient`); its parts must agree."""
-    found = {stated_protocol(_read_json(part).get("config", {}), where=str(part)) for part in _stage_parts(paths)}
+    found = {stated_protocol(read_json(part).get("config", {}), where=str(part)) for part in _stage_parts(paths)}
     if len(found) > 1:
         raise ConfigError(f"{paths.channel('stage')}: its parts state different protocols: {', '.join(sorted(found))}")
     return found.pop()

@@ -14,10 +14,12 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from mammopipe.inference.monitoring.captures import CapturedExam
 from mammopipe.inference.monitoring.windows import Windows
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.settings import Settings
 from mammopipe.training.model.distributions import (
     SMALLEST_SHIFT,
     Distribution,
@@ -48,30 +50,25 @@ class Verdict(StrEnum):
         return cls.DRIFT if strength >= 1 else cls.QUIET
 
 
-@dataclass(frozen=True)
-class DriftConfig:
+class DriftConfig(Settings):
     """Settings of the drift tests."""
 
-    window_days: int = 7
-    """Length of one window in days."""
-    least_exams: int = 20
-    """Least requests of a group in a window; a window with fewer is not judged."""
-    false_alarm_windows: int = 520
-    """Windows in which all tests together raise one false alarm on average; 520 are ten years of weeks."""
-    windows: int = Windows.number
-    """Number of windows that are judged, the newest ones. The CUSUM does not include earlier drift."""
-
-    def __post_init__(self) -> None:
-        """Refuse settings that allow no test."""
-        for name, low, high in (
-            ("window_days", 1, 92),
-            ("least_exams", 5, 100_000),
-            ("false_alarm_windows", 4, 10**6),
-            ("windows", 1, 5_000),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"{name}={value}: {low} to {high}")
+    window_days: int = Field(default=7, ge=1, le=92, description="length of one window in days")
+    windows: int = Field(
+        default=Windows.number,
+        ge=1,
+        le=5_000,
+        description="number of windows that are judged, the newest ones; the CUSUM does not include earlier drift",
+    )
+    least_exams: int = Field(
+        default=20, ge=5, le=100_000, description="requests of a group below which a window is not judged"
+    )
+    false_alarm_windows: int = Field(
+        default=520,
+        ge=4,
+        le=10**6,
+        description="windows in which all tests together raise one false alarm on average; 520 are ten years of weeks",
+    )
 
     @property
     def span(self) -> Windows:

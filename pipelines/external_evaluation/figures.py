@@ -20,7 +20,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.training.evaluation.detection import detection
 from mammopipe.training.metrics import calibration, classification
 from mammopipe.training.metrics.bootstrap import Resamples
-from mammopipe.training.metrics.metric import Metric, all_alike, ratio
+from mammopipe.training.metrics.metric import mean_metric
 from mammopipe.training.metrics.scorecard import OF_A_CLASS, OVERALL, figure, scorecard, undefined
 from mammopipe.training.metrics.subgroups import subgroups
 from mammopipe.training.model.calibration import Calibration
@@ -44,14 +44,7 @@ FALSE_ALARMS = 0.01
 FALSE_POSITIVES = (0.125, 0.25, 0.5, 1.0, 2.0)
 """Numbers of false positive regions per image at which the FROC curve is read."""
 
-share_of = Metric(
-    "share",
-    lambda hits, scores, weights: ratio(weights @ hits, weights.sum(axis=1)),
-    needs="at least one image",
-    binary=True,
-    share=True,
-    kinds=all_alike,
-)
+share_of = mean_metric("share", lambda hits, scores: hits, needs="at least one image", share=True)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from pydantic import Field
+
 from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.container.arguments import add_arguments, settings_in
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Lesion, SplitProtocol
@@ -29,6 +32,7 @@ from mammopipe.processing.jobs.half_decode import Source, measure, read_reduced
 from mammopipe.processing.jobs.split_settings import image_place
 from mammopipe.processing.jobs.stage import Stage, require_few_refused
 from mammopipe.processing.read_config import ForProcessing, Phi
+from mammopipe.processing.settings import Settings
 from mammopipe.processing.splits import read_register
 from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, keep_splits, states_splits
 from mammopipe.processing.turn import Turn
@@ -36,6 +40,43 @@ from mammopipe.processing.weight_sums import require_whole
 
 IMAGE_SUFFIXES = (".dcm", ".pgm", ".png", ".tif", ".tiff")
 BURNT_IN = "BurnedInAnnotation"
+
+
+class PrepareSettings(Settings):
+    """The settings of the job besides the dataset."""
+
+    protocol: SplitProtocol = Field(
+        default=SplitProtocol.PATIENT,
+        description="what is divided: patients; images, each on its own; or, as published, every picture after "
+        "augmentation",
+    )
+    seed: int = Field(default=0, description="another seed gives another division of the patients")
+    test_fraction: float = Field(default=0.2, description="share of the patients in the test split")
+    folds: int = Field(default=5, description="number of folds of the other patients")
+    validation_fold: int = Field(default=0, description="fold that is the validation split")
+    max_height: int = Field(default=PreprocessConfig().max_height, ge=1, description="rows; taller images are reduced")
+    reduced_decode: bool = Field(
+        default=False,
+        description="decode JPEG 2000 at half the resolution where that is enough: faster, not the same pixels; the "
+        "difference is measured and written into stage.json; images that differ much are decoded in full",
+    )
+    for_processing: ForProcessing = Field(
+        default=ForProcessing.REFUSE,
+        description="what to do with raw images: refuse them, or convert them, with the flag for-processing-converted",
+    )
+    data_digest: str = Field(
+        default="", description="digest of the staged files; it changes nothing but what is remembered of them"
+    )
+    max_quarantine: float = Field(default=0.05, ge=0, le=1, description="share of images that may be refused")
+    phi: Phi = Field(
+        default=Phi.REFUSE,
+        description="what to do with an image whose header names its patient: quarantine it, or leave the header out",
+    )
+
+    @property
+    def split(self) -> SplitConfig:
+        """The division into splits; raises `ConfigError` where its values contradict each other."""
+        return SplitConfig(self.test_fraction, self.folds, self.validation_fold, self.seed)
 
 
 @dataclass(frozen=True)
@@ -55,30 +96,29 @@ class PrepareTask:
 def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
     options = _parser().parse_args(arguments)
+    job = settings_in(options, PrepareSettings)
     paths = ContainerPaths.from_environment()
     if (weights := paths.processing_input("weights")).is_dir():
         require_whole(weights)
-    split = SplitConfig(options.test_fraction, options.folds, options.validation_fold, options.seed)
+    split, protocol = job.split, job.protocol
     table = DATASETS[options.dataset].read(paths.processing_input("labels"))
     records = table.records
-    protocol = SplitProtocol(options.protocol)
     if protocol is not SplitProtocol.PUBLISHED:
         records = keep_splits(records, split) if states_splits(records) else assign_splits(records, split, protocol)
-    said = {"dataset": options.dataset, "max_height": options.max_height, "phi": options.phi}
+    said = {"dataset": options.dataset, "max_height": job.max_height, "phi": str(job.phi)}
     config = {**said, "protocol": str(protocol), "split": asdict(split)}
-    half = options.reduced_decode == "true"
     # Written only if it is on, so that the configuration without it stays the same as in earlier versions.
-    config |= {"reduced_decode": True} if half else {}
-    raw = ForProcessing(options.for_processing)
+    config |= {"reduced_decode": True} if job.reduced_decode else {}
+    raw = job.for_processing
     config |= {} if raw is ForProcessing.REFUSE else {"for_processing": str(raw)}
-    config |= {"data_digest": options.data_digest} if options.data_digest else {}
+    config |= {"data_digest": job.data_digest} if job.data_digest else {}
     stage = Stage.open("prepare", paths, "prepared", config, records)
-    images = paths.processing_input("images")
-    prepare(records, images, stage, max_height=options.max_height, phi=Phi(options.phi), half=half, for_processing=raw)
-    list_refused_rows(stage, table.refused, len(records), options.max_quarantine)
+    images, half = paths.processing_input("images"), job.reduced_decode
+    prepare(records, images, stage, max_height=job.max_height, phi=job.phi, half=half, for_processing=raw)
+    list_refused_rows(stage, table.refused, len(records), job.max_quarantine)
     if salt := _salt(paths.processing_input("salt")):
         stage.records = [_pseudonymous(record, salt) for record in stage.records]
-    stage.close(max_quarantine=options.max_quarantine)
+    stage.close(max_quarantine=job.max_quarantine)
     read_register.write_head(paths.processing_output(read_register.NAME))
 
 
@@ -229,44 +269,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m mammopipe.processing.jobs.prepare", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("--dataset", required=True, choices=[*DATASETS])
-    parser.add_argument(
-        "--protocol",
-        choices=[str(protocol) for protocol in SplitProtocol],
-        default=str(SplitProtocol.PATIENT),
-        help="what is divided: patients; images, each on its own; or, as published, every picture after augmentation",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives another division of the patients")
-    parser.add_argument("--test-fraction", type=float, default=0.2)
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--validation-fold", type=int, default=0)
-    parser.add_argument(
-        "--max-height", type=int, default=PreprocessConfig().max_height, help="rows; taller images are reduced"
-    )
-    parser.add_argument(
-        "--reduced-decode",
-        choices=["true", "false"],
-        default="false",
-        help="decode JPEG 2000 at half the resolution where that is enough: faster, not the same pixels; the "
-        "difference is measured and written into stage.json; images that differ much are decoded in full",
-    )
-    parser.add_argument(
-        "--for-processing",
-        choices=[str(choice) for choice in ForProcessing],
-        default=str(ForProcessing.REFUSE),
-        help="what to do with raw images: refuse them, or convert them, with the flag for-processing-converted",
-    )
-    parser.add_argument(
-        "--data-digest",
-        default="",
-        help="digest of the staged files; it changes nothing but what is remembered of them",
-    )
-    parser.add_argument("--max-quarantine", type=float, default=0.05, help="share of images that may be refused")
-    parser.add_argument(
-        "--phi",
-        choices=[str(phi) for phi in Phi],
-        default=str(Phi.REFUSE),
-        help="what to do with an image whose header names its patient: quarantine it, or leave the header out",
-    )
+    add_arguments(parser, PrepareSettings)
     return parser
 
 

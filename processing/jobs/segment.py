@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from pydantic import Field
+
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess, reduce_height
 from mammopipe.processing.container.arguments import add_arguments, settings_in
 from mammopipe.processing.container.job import run
@@ -24,10 +26,21 @@ from mammopipe.processing.jobs.contact_sheets import CELL, draw_contours, montag
 from mammopipe.processing.jobs.missed import refuse_missed
 from mammopipe.processing.jobs.split_settings import Division, image_place
 from mammopipe.processing.jobs.stage import THUMBNAILS, Stage
+from mammopipe.processing.settings import Settings
 from mammopipe.processing.splits.assignment import assign_splits
 
 SETTINGS = ("height", "width", "max_height", "remove_pectoral", "harmonisation")
 """The settings of `PreprocessConfig` that are arguments."""
+
+
+class SegmentSettings(Settings):
+    """The settings of the job besides those of the network's input."""
+
+    shard_megabytes: float = Field(
+        default=0.0, ge=0, description="size of a shard in MB; 0 writes a file for each image"
+    )
+    montage_films: int = Field(default=400, ge=0, description="originals shown on the montage")
+    max_quarantine: float = Field(default=0.05, ge=0, le=1, description="share of images that may be refused")
 
 
 @dataclass(frozen=True)
@@ -47,15 +60,16 @@ def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     paths = ContainerPaths.from_environment()
     division = Division.read(paths.processing_input("prepared-stage"))
+    job = settings_in(options, SegmentSettings)
     preprocess_config = settings_in(options, PreprocessConfig, for_processing=division.for_processing)
     films = _films(paths, division)
     made = {"preprocess": preprocess_config.to_json(), "digest": preprocess_config.digest}
     config = {"protocol": str(division.protocol), "split": asdict(division.config), **made}
     stage = Stage.open("segment", paths, "data_segmentation", config, [record for record, _ in films])
-    segment(films, stage, preprocess_config, montage_films=options.montage_films)
-    if options.shard_megabytes:
-        pack_images(stage, options.shard_megabytes)
-    stage.close(max_quarantine=options.max_quarantine)
+    segment(films, stage, preprocess_config, montage_films=job.montage_films)
+    if job.shard_megabytes:
+        pack_images(stage, job.shard_megabytes)
+    stage.close(max_quarantine=job.max_quarantine)
 
 
 def _films(paths: ContainerPaths, division: Division) -> list[tuple[ImageRecord, Path]]:
@@ -138,11 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m mammopipe.processing.jobs.segment", description=__doc__, allow_abbrev=False
     )
     add_arguments(parser, PreprocessConfig, SETTINGS)
-    parser.add_argument(
-        "--shard-megabytes", type=float, default=0.0, help="size of a shard in MB; 0 writes a file for each image"
-    )
-    parser.add_argument("--montage-films", type=int, default=400, help="originals shown on the montage")
-    parser.add_argument("--max-quarantine", type=float, default=0.05, help="share of images that may be refused")
+    add_arguments(parser, SegmentSettings)
     return parser
 
 

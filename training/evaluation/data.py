@@ -1,6 +1,5 @@
 """Reads the inputs of the evaluation job: the folder of segmented images and one trained model per candidate."""
 
-import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from mammopipe.processing.datasets.manifest import (
     stated_protocol,
 )
 from mammopipe.processing.errors import ConfigError, ManifestError
+from mammopipe.processing.files import read_json
 from mammopipe.training.evaluation.batch_prediction import folded
 from mammopipe.training.evaluation.fold_ensemble import join_folds
 from mammopipe.training.fitting.dataset import learnt
@@ -244,7 +244,7 @@ def read_stage(folder: Path) -> dict[str, Any]:
     paths = sorted(folder.glob("stage*.json"))
     if not paths:
         raise ConfigError(f"{folder}: no stage.json and no stage-<host>.json here")
-    parts = {path: _read_object(path) for path in paths}
+    parts = {path: read_json(path) for path in paths}
     for path, part in parts.items():
         if not isinstance(part.get("config"), dict) or "preprocess" not in part["config"]:
             raise ConfigError(f"{path}: config.preprocess is missing; only the Segment job's output can be evaluated")
@@ -254,16 +254,6 @@ def read_stage(folder: Path) -> dict[str, Any]:
         return parts[paths[0]]
     first = parts[paths[0]]
     return {"stage": first.get("stage"), "config": first["config"], "parts": {path.stem: parts[path] for path in paths}}
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: must hold a JSON object")
-    return value
 
 
 def read_candidates(folder: Path, scratch: Path, preprocess: PreprocessConfig) -> dict[str, LoadedModel]:

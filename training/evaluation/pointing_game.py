@@ -17,7 +17,7 @@ from mammopipe.processing.classes import class_index
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.training.evaluation.batch_prediction import forward
 from mammopipe.training.metrics.bootstrap import Resamples
-from mammopipe.training.metrics.metric import Metric, all_alike, ratio
+from mammopipe.training.metrics.metric import mean_metric
 from mammopipe.training.metrics.scale import Scale
 from mammopipe.training.metrics.scorecard import figure, undefined
 from mammopipe.training.model.predictions import Floats, Integers
@@ -30,29 +30,10 @@ def asked(classes: Sequence[str]) -> tuple[Label, ...]:
     return tuple(Label(name) for name in reversed(classes[1:]))
 
 
-hit_share = Metric(
-    "hits",
-    lambda hits, chance, weights: ratio(weights @ hits, weights.sum(axis=1)),
-    needs="an image with an annotated lesion",
-    binary=True,
-    share=True,
-    kinds=all_alike,
-)
-chance_level = Metric(
-    "chance",
-    lambda hits, chance, weights: ratio(weights @ chance, weights.sum(axis=1)),
-    needs="an image with an annotated lesion",
-    binary=True,
-    kinds=all_alike,
-)
-above_chance = Metric(
-    "above_chance",
-    lambda hits, chance, weights: ratio(weights @ (hits - chance), weights.sum(axis=1)),
-    needs="an image with an annotated lesion",
-    binary=True,
-    scale=Scale.REAL,
-    kinds=all_alike,
-)
+_NEEDS = "an image with an annotated lesion"
+hit_share = mean_metric("hits", lambda hits, chance: hits, needs=_NEEDS, share=True)
+chance_level = mean_metric("chance", lambda hits, chance: chance, needs=_NEEDS)
+above_chance = mean_metric("above_chance", lambda hits, chance: hits - chance, needs=_NEEDS, scale=Scale.REAL)
 """Proportion of hits minus the chance level of the same images."""
 
 

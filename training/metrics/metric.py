@@ -89,6 +89,34 @@ class Metric:
         return self._figures(labels, values, weights)
 
 
+def mean_metric(
+    name: str,
+    of: Callable[[Integers, Floats], Floats | Integers],
+    *,
+    needs: str,
+    share: bool = False,
+    scale: Scale = Scale.SHARE,
+) -> Metric:
+    """Return the metric that is the mean of one number for each image.
+
+    Args:
+        name: The metric's key in `evaluation.json`.
+        of: Maps labels of 0 or 1 and scores to the number of each image, (images,).
+        needs: What the metric needs to be defined, for error messages.
+        share: Whether the metric is a proportion of images.
+        scale: Range of the metric.
+    """
+    return Metric(
+        name,
+        lambda labels, scores, weights: ratio(weights @ of(labels, scores), weights.sum(axis=1)),
+        needs=needs,
+        binary=True,
+        share=share,
+        scale=scale,
+        kinds=all_alike,
+    )
+
+
 def _check_labels(name: str, labels: npt.ArrayLike, images: int, classes: int) -> Integers:
     truth = np.asarray(labels)
     if truth.ndim != 1 or len(truth) != images or images == 0:

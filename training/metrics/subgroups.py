@@ -9,7 +9,7 @@ import numpy.typing as npt
 from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.training.metrics import classification
 from mammopipe.training.metrics.bootstrap import Resamples
-from mammopipe.training.metrics.metric import Metric, all_alike, ratio
+from mammopipe.training.metrics.metric import mean_metric
 from mammopipe.training.metrics.scorecard import figure, undefined
 from mammopipe.training.metrics.thresholds import sensitivity_at, specificity_at
 from mammopipe.training.model.exam_scores import Cases
@@ -32,14 +32,7 @@ AGAINST_ALL = ("finding", "lesion size")
 """Attributes of a lesion. Images without a lesion have none, so the AUC compares the subgroup's malignant images with
 all images that are not malignant."""
 
-right_share = Metric(
-    "accuracy",
-    lambda right, scores, weights: ratio(weights @ right, weights.sum(axis=1)),
-    needs="at least one image",
-    binary=True,
-    share=True,
-    kinds=all_alike,
-)
+right_share = mean_metric("accuracy", lambda right, scores: right, needs="at least one image", share=True)
 """The proportion of images whose predicted class is the true class; each image's value is 0 or 1."""
 
 

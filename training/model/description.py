@@ -17,7 +17,6 @@ Optional keys:
     fitted                 the images that each fitted value used (`mammopipe.training.evaluation.fit_audit`)
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any
 
 from mammopipe.processing.classes import THREE, TWO
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.files import sha256, write_json
+from mammopipe.processing.files import read_json, sha256, write_json
 from mammopipe.training.model.architecture import SMALLEST_SIDE, Pooling, find_architecture
 from mammopipe.training.model.exam_scores import BreastRule, Level
 from mammopipe.training.model.operating_points import read_compared_points, read_operating_points
@@ -95,12 +94,9 @@ def read_description(directory: Path) -> dict[str, Any]:
         ConfigError: The file cannot be read or breaks a rule.
     """
     path = directory / DESCRIPTION_FILE
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON: {error}") from None
+    description = read_json(path)
     check_description(description, path)
-    return dict(description)
+    return description
 
 
 def verified(path: Path, digest: str, named: str) -> bytes:
