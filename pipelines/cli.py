@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from functools import partial
@@ -72,14 +73,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno not in DISK and not (error.errno in PLACES and _is_given(error.filename, options)):
             traceback.print_exc()
             return 3
-        print(f"error: {error.filename or 'disk'}: {error.strerror}", file=sys.stderr)
+        _say_disk(options, str(error.filename or ""), str(error.strerror))
         return 2
     except Exception as error:
         if fault := disk_fault(error):
-            print(f"error: disk: {fault}", file=sys.stderr)
+            _say_disk(options, "", fault)
             return 2
         traceback.print_exc()
         return 3
+
+
+def _say_disk(options: argparse.Namespace, place: str, fault: str) -> None:
+    """Print what is wrong with which disk, and how to go on; an error while writing names no file."""
+    place = place or " or ".join(str(path) for path in (getattr(options, "runs", ""), tempfile.gettempdir()) if path)
+    again = f"; make room, then {options.again}" if hasattr(options, "again") else ""
+    print(f"error: {place}: {fault}{again}", file=sys.stderr)
 
 
 def _is_given(name: object, options: argparse.Namespace) -> bool:

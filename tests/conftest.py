@@ -24,6 +24,7 @@ SLOWEST_FIRST = (
     "tests/pipelines/experiment/",
     "tests/pipelines/notebook/",
     "tests/pipelines/runs/test_whole_pipeline.py",
+    "tests/pipelines/runs/test_folds_and_breasts.py",
     "tests/infra/test_localstack.py",
     "tests/processing/jobs/",
     "tests/training/evaluation/",

@@ -4,6 +4,8 @@ Source: "How Amazon SageMaker Processing Runs Your Processing Container Image" a
 Training Information" (SageMaker Developer Guide).
 """
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -306,7 +308,7 @@ def _outcome(job: Job, host: str, process: SupervisedProcess, logs: Path) -> str
     if said:
         return " ".join(said).replace(str(paths.base), str(OPT_ML))[:REASON_LIMIT]
     if code == NO_DISK:
-        return "the disk is full or read-only, and the job could not write more about it"
+        return f"{os.strerror(errno.ENOSPC)}, or the disk is read-only: the job could not write more about it"
     words = last_line(job.log(logs, host))
     ended = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
     return f"{ended}; its last line: {words}" if words else f"{ended}, without a word"

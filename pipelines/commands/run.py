@@ -1,6 +1,7 @@
 """`mammopipe run` and `compile`: run the pipeline, or write its definition."""
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from mammopipe.pipelines.commands.arguments import (
 )
 from mammopipe.pipelines.runs.folder import AGAIN
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import DISK
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
 
 if TYPE_CHECKING:
@@ -23,17 +25,17 @@ if TYPE_CHECKING:
 
 
 _RESULTS: Mapping[str, str] = {
-    "report.html": "figures, plots and example films",
+    "report.html": "figures, plots and example images",
     "evaluation.json": "the same figures for programs",
     "predictions.csv": "what every network says of every image that is judged",
     "model_card.md": "what the model is, for whom, and what it is not for",
     "model.tar.gz": "the chosen model",
-    "invocation.json": "the endpoint's answer to a test film",
+    "invocation.json": "the endpoint's answer to a test image",
     "invocation-async.json": "the async endpoint's answer to it",
     "execution.json": "every step's status and seconds",
     "pipeline.json": "the compiled definition",
     "tensorboard": "the learning curves; tensorboard --logdir shows them",
-    "pictures": "augmented films, segmentation montage",
+    "pictures": "augmented images, montage of the segmentation",
     "logs": "what each job printed",
     "endpoint.json": "the endpoint that was kept; mammopipe delete ends it",
     "endpoint-async.json": "the async endpoint that was kept",
@@ -105,7 +107,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"Run {done.id} {str(done.status).lower()}: {done.reason}", flush=True)
     if done.untracked:  # printed last, to be seen
         raise ConfigError(done.untracked)
-    return int(failed)
+    full = any(os.strerror(number) in done.reason for number in DISK)
+    return 2 if full else int(failed)
 
 
 def _say_where(root: Path, folder: Path) -> None:

@@ -44,5 +44,5 @@ def stage(options: argparse.Namespace) -> int:
 
         uri = options.to or config.storage.uri("raw", options.what)
         staged = stage_source(config.replace(dataset=options.what), options.source, uri, storage)
-    print(f"Staged {staged}" + (" (synthetic films)" if staged.synthetic else ""))
+    print(f"Staged {staged}" + (" (synthetic images)" if staged.synthetic else ""))
     return 0

@@ -127,9 +127,9 @@ def write_markdown(found: Sequence[Row], said: Mapping[str, Any], figures: Seque
     second = f"On the development images, out of fold ({said['folds']} folds)" if said["folds"] else "On validation"
     names = {row.protocol for row in found}
     lines = [
-        "# Networks and protocols on MIAS" + (", synthetic films" if said["synthetic"] else ""),
+        "# Networks and protocols on MIAS" + (", synthetic images" if said["synthetic"] else ""),
         "",
-        *(["**Synthetic films: no figure here says anything about mammograms.**", ""] if said["synthetic"] else []),
+        *(["**Synthetic images: no figure here says anything about mammograms.**", ""] if said["synthetic"] else []),
         f"Profile {said['profile']}, {said['size']} pixels, at most {said['epochs']} epochs, seed {said['seed']}; "
         f"{said['done']} of {said['cells']} cells. In brackets: 95 % intervals, {said['resamples']} resamples of "
         "patients. Precision, recall and F1 are of the malignant class. Research use only.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mammopipe.pipelines.notebook.views import HTML, figure_of, grey_picture, png_of
 from mammopipe.pipelines.runs.run import Run
-from mammopipe.processing.datasets.manifest import Label
+from mammopipe.processing.datasets.manifest import Label, Split
 from mammopipe.processing.datasets.own import IMAGE_SUFFIXES, image_id_of
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MALIGNANT = "malignant"
+PAGE = 6
+"""Images on a page of the browser."""
 
 
 def curves(run: Run) -> Any:
@@ -88,26 +90,32 @@ def mistakes(run: Run, images: Path, count: int = 6, split: str = "validation", 
 
 
 def browse(run: Run, images: Path, height: int = 320) -> Any:
-    """Return a browser of the evaluated images by split and truth; without ipywidgets, a static page."""
+    """Return a browser of the evaluated images by split and truth; without ipywidgets, a static page.
+
+    It begins with validation: what is chosen by looking at the test split is no longer tested by it.
+    """
     table = _selected(run)
+    splits = sorted(table["split"].unique(), key=lambda split: (split != str(Split.VALIDATION), split))
     try:
         import ipywidgets
     except ImportError:
-        return HTML(_row(table.head(12), images, height, _dataset(run)))
-    split = ipywidgets.Dropdown(options=sorted(table["split"].unique()), description="split")
+        return HTML(_row(table[table["split"] == splits[0]].head(12), images, height, _dataset(run)))
+    split = ipywidgets.Dropdown(options=splits, description="split")
     truth = ipywidgets.Dropdown(options=["all", *sorted(table["label"].unique())], description="truth")
-    page = ipywidgets.BoundedIntText(min=1, max=10_000, description="page")
-    shown = ipywidgets.HTML()
+    page = ipywidgets.BoundedIntText(min=1, max=1, description="page")
+    count, shown = ipywidgets.Label(), ipywidgets.HTML()
 
     def change(_: object = None) -> None:
         rows = table[table["split"] == split.value]
         rows = rows if truth.value == "all" else rows[rows["label"] == truth.value]
-        shown.value = _row(rows.iloc[6 * (page.value - 1) : 6 * page.value], images, height, _dataset(run))
+        page.max = max(1, -(-len(rows) // PAGE))  # a page beyond the last becomes the last
+        count.value = f"of {page.max}, {len(rows)} images"
+        shown.value = _row(rows.iloc[PAGE * (page.value - 1) : PAGE * page.value], images, height, _dataset(run))
 
     for control in (split, truth, page):
         control.observe(change, "value")
     change()
-    return ipywidgets.VBox([ipywidgets.HBox([split, truth, page]), shown])
+    return ipywidgets.VBox([ipywidgets.HBox([split, truth, page, count]), shown])
 
 
 def _selected(run: Run) -> "pandas.DataFrame":

@@ -56,7 +56,7 @@ def _title(evaluations: Sequence[Mapping[str, Any]], split: str) -> str:
         for counts in (evaluation.get("counts", {}).get(split) for evaluation in evaluations)
         if counts
     }
-    behind = [f": {malignant} of {images} films" for malignant, images in films] if len(films) == 1 else [""]
+    behind = [f": {malignant} of {images} images" for malignant, images in films] if len(films) == 1 else [""]
     return f"Malignant against the rest, {split} split{behind[0]}"
 
 

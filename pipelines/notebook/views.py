@@ -139,7 +139,7 @@ def pictures(run: Run, width: int = 900) -> Any:
     shown = []
     for path in sorted((_folder(run).path / "pictures").glob("*.png")):
         with Image.open(path) as image:
-            wide = max(width, image.width // 2)
+            wide = image.width if image.width <= width else max(width, image.width // 2)
         figure = figure_of(path.read_bytes(), CAPTIONS.get(path.stem, path.name), f"width:{wide}px;max-width:none")
         shown.append(f'<div style="overflow:auto;max-height:720px;margin-bottom:12px">{figure}</div>')
     return HTML("".join(shown))

@@ -151,7 +151,7 @@ def rows(found: Sequence[Mapping[str, Any]]) -> Rows:
 def _size(split: Mapping[str, Any]) -> str:
     if split["images"] is None:
         return ""
-    return f"{split['images']} films" + (f", {split['folds']} folds" if split["folds"] else "")
+    return f"{split['images']} images" + (f", {split['folds']} folds" if split["folds"] else "")
 
 
 def other_settings(found: Sequence[Mapping[str, Any]]) -> Rows:
@@ -216,7 +216,7 @@ def heads(compared: Mapping[str, Any]) -> list[str]:
     """Return the heading above the differences of each split."""
     words = {True: "the same", False: "other", None: "perhaps other"}
     return [
-        f"{split}, {words[compared[split]['same_films']]} films{', paired' * compared[split]['paired']}"
+        f"{split}, {words[compared[split]['same_films']]} images{', paired' * compared[split]['paired']}"
         for split in SPLITS
     ]
 

@@ -276,7 +276,7 @@ def _live_table(logs: Path) -> Any:
 def _staged(config: PipelineConfig, source: str, weights: str) -> dict[str, str]:
     """Return the parameters that name the images and weights of a run on AWS; both must be on S3."""
     if source == PHANTOMS:
-        raise ConfigError(f"{PHANTOMS}: made on this machine only; on AWS, give the s3:// folder of staged films")
+        raise ConfigError(f"{PHANTOMS}: made on this machine only; on AWS, give the s3:// folder of staged images")
     places = {"InputDataUri": (source, config.dataset), "WeightsUri": (weights, "weights")}
     for place, what in places.values():
         if place and not place.startswith("s3://"):

@@ -86,7 +86,7 @@ def _films(config: PipelineConfig, source: Source, services: LocalServices, say:
             except LabelError as error:
                 raise ConfigError(f"--films {source.films}: too few: {error}") from None
             say(
-                f"SYNTHETIC FILMS: {source.films} phantoms stand in for {dataset}; "
+                f"SYNTHETIC IMAGES: {source.films} phantoms stand in for {dataset}; "
                 "no figure of this run says anything about real mammograms."
             )
             uri = config.storage.uri("raw", f"{dataset}-phantoms")

@@ -23,6 +23,7 @@ CELL = 220
 """Longer side of an image on a sheet, in pixels."""
 CAPTION = 26
 """Height of the caption below each image, in pixels."""
+FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.36
 MONTAGE_COLUMNS = 16
 COPIES_SHOWN = 6
 COLOURS = {
@@ -183,18 +184,18 @@ def _cell(picture: Picture, record: ImageRecord) -> Picture:
     left = (CELL - picture.shape[1]) // 2
     cell[: picture.shape[0], left : left + picture.shape[1]] = picture
     flags = " ".join(record.quality.get("flags", ()))
-    for line, text in enumerate((f"{record.image_id} {record.label}", flags)):
-        cv2.putText(
-            cell,
-            text,
-            (3, CELL + 11 + 12 * line),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.36,
-            COLOURS[record.label],
-            1,
-            cv2.LINE_AA,
-        )
+    for line, text in enumerate((fitting(record.image_id, f" {record.label}"), flags)):
+        place = (3, CELL + 11 + 12 * line)
+        cv2.putText(cell, text, place, FONT, FONT_SCALE, COLOURS[record.label], 1, cv2.LINE_AA)
     return cell
+
+
+def fitting(name: str, rest: str) -> str:
+    """Return a name and the text behind it; of a name that is wider than an image, the end, which differs most."""
+    shown = name
+    while len(shown) > 1 and cv2.getTextSize(f"..{shown}{rest}", FONT, FONT_SCALE, 1)[0][0] > CELL - 6:
+        shown = shown[1:]
+    return f"{name if shown == name else f'..{shown}'}{rest}"
 
 
 def _row(cells: Sequence[Picture], columns: int) -> Picture:

@@ -31,7 +31,7 @@ def add(subparsers: "Subparsers") -> None:
         "sources", nargs="*", metavar="NAME=FOLDER", help="of leave-one-out: the datasets, as inbreast=INbreast"
     )
     parser.add_argument(
-        "--source", default=PHANTOMS, metavar="PATH|phantoms", help="default: phantoms, synthetic films"
+        "--source", default=PHANTOMS, metavar="PATH|phantoms", help="default: phantoms, synthetic images"
     )
     parser.add_argument("--films", type=int, help=f"how many phantoms (default: {FILMS})")
     parser.add_argument("--weights", default="", metavar="PATH", help="pretrained weights to start from")

@@ -57,7 +57,7 @@ def test_curves_of_several_runs_share_one_picture() -> None:
     assert "a&lt;b" in picture and "AUC 0.700" in picture and "no curve" in picture
     assert ">Malignant against the rest, test split</text>" in picture
     counted = [("a", {**evaluation(0.7), "counts": {"test": {"malignant": 10, "images": 64}}})] * 2
-    assert "test split: 10 of 64 films</text>" in roc_picture.draw(counted)
+    assert "test split: 10 of 64 images</text>" in roc_picture.draw(counted)
 
 
 def test_costs_are_a_table_with_their_sum() -> None:

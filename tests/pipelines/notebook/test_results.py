@@ -4,7 +4,11 @@ import base64
 import io
 import json
 import re
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,6 +105,41 @@ def test_words_of_density_and_finding_stand_with_their_meaning(run: Run, images:
 def test_without_widgets_the_browser_is_a_static_page(run: Run, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ipywidgets", None)
     assert view.browse(run, images).data.count("<img") == 4
+
+
+class Control:
+    """Stands in for any widget: its value, its children, and who is called when the value changes."""
+
+    def __init__(self, children: Sequence["Control"] = (), **settings: Any) -> None:
+        self.children, self.max, self.changed = children, settings.get("max", 0), []
+        self.value = settings.get("options", [settings.get("min", "")])[0]
+
+    def observe(self, function: Callable[[object], None], name: str) -> None:
+        self.changed.append(function)
+
+    def choose(self, value: object) -> None:
+        self.value = value
+        for function in self.changed:
+            function(None)
+
+
+def test_the_browser_begins_with_validation_and_ends_with_the_last_page(
+    run: Run, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("Dropdown", "BoundedIntText", "Label", "HTML", "VBox", "HBox")
+    monkeypatch.setitem(sys.modules, "ipywidgets", SimpleNamespace(**dict.fromkeys(names, Control)))
+    assert run.folder is not None
+    path = run.folder / "predictions.csv"
+    text = path.read_text()
+    monkeypatch.setattr("mammopipe.pipelines.notebook.results.PAGE", 3)
+    path.write_text(text + "".join(line.replace("validation", "test") for line in text.splitlines(True)[1:2]))
+    box = view.browse(run, images)
+    (split, truth, page, count), shown = box.children[0].children, box.children[1]
+    assert (split.value, page.max, count.value, shown.value.count("<img")) == ("validation", 2, "of 2, 4 images", 3)
+    page.choose(2)
+    assert shown.value.count("<img") == 1
+    truth.choose("malignant")
+    assert (page.max, count.value) == (1, "of 1, 1 images")
 
 
 def test_the_report_is_in_the_page_itself(run: Run) -> None:

@@ -146,7 +146,7 @@ def test_on_the_same_films_the_difference_is_measured_film_by_film(tmp_path: Pat
     low, high = np.quantile(np.diff(drawn, axis=1), [0.025, 0.975])
     assert (measured["low"], measured["high"]) == (pytest.approx(low, abs=0.05), pytest.approx(high, abs=0.05))
     compared = comparison.against(comparison.facts(first), comparison.facts(other), found)
-    assert comparison.heads(compared)[1] == "test, the same films, paired"
+    assert comparison.heads(compared)[1] == "test, the same images, paired"
     assert compared["test"]["malignant_auc"] == measured and measured["beyond_chance"]
 
 
@@ -230,7 +230,7 @@ def test_the_table_fits_and_tells_protocol_settings_and_differences(tmp_path: Pa
     assert cli.main(["compare", "20260101", "20260102", "--runs", str(runs)]) == 0
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= 100 and "\x1b" not in said
-    assert "patient" in said and "60 films, 5 folds" in said and "validation, other films" in said
+    assert "patient" in said and "60 images, 5 folds" in said and "validation, other images" in said
     assert "-0.300 (-0.412 to -0.188) *" in said and "20260101-000000-aaaa is better" in said
     assert cli.main(["compare", "20260101", "20260102", "--json", "--runs", str(runs)]) == 0
     first, second = json.loads(capsys.readouterr().out)

@@ -61,7 +61,7 @@ def test_a_run_leaves_its_results_and_becomes_the_latest(begin: Start, tmp_path:
     assert execution["status"] == "Succeeded" and execution["parameters"]["InputDataUri"].endswith("/raw/mias-phantoms")
     assert all(item["seconds"] is not None for item in execution["steps"] if item["status"] == "Succeeded")
     assert step(run, "Register")["status"] == "Succeeded" and step(run, "Fail")["status"] == "NotExecuted"
-    assert said[0].startswith("SYNTHETIC FILMS")
+    assert said[0].startswith("SYNTHETIC IMAGES")
     assert list((tmp_path / "runs" / ".work").iterdir()) == []
 
 
@@ -282,7 +282,9 @@ def test_a_disk_that_is_full_during_a_run_is_named_once_there_is_room_for_it(
 def test_a_job_on_a_full_disk_fails_by_its_exit_code_alone(begin: Start) -> None:
     run = begin({"Augment": "sys.exit(3)\n"})
     assert run.status is Status.FAILED
-    assert run.reason == "Augment: the disk is full or read-only, and the job could not write more about it"
+    assert run.reason == (
+        "Augment: No space left on device, or the disk is read-only: the job could not write more about it"
+    )
 
 
 def put(services: LocalServices, folder: Path, uri: str) -> None:

