@@ -1,12 +1,14 @@
 """Ten minutes of load: latency and memory over time, as a table and a plot.
 
 Run `python -m benchmarks.load_test [--minutes 10] [--clients 8] [--hostile] [-o FOLDER]`. It writes load_test.csv (a
-line a second: seconds, requests answered, requests not answered 200, median and longest ms in that second, MiB of all
-server processes) and load_test.svg. The exit code is 1 if any request was not answered 200.
+line a second: seconds, requests answered, requests not answered 200, median and longest ms in that second, MiB of the
+server's process, its fork server and its workers) and load_test.svg. The exit code is 1 if any request was not
+answered 200.
 
 With `--hostile`, further clients disconnect in the middle of a body or before the answer, close by a reset (RST), or
 stop after half a header, and the disk of the server's log is full (/dev/full). An honest client may then be answered
-503 `busy`; any other failure breaks the rule. The printed line has the memory's slope over the last two thirds.
+503 `busy`; any other failure breaks the rule. The printed lines have the memory at the beginning and at the end, and
+its slope over the last two thirds, in all and by process.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from benchmarks.serving import PGM, Client, film, memory, save_model, server, slope
+from benchmarks.serving import PGM, Client, film, memory_by_role, save_model, server, slope
 from mammopipe.processing.files import write_bytes
 
 WIDTH, HEIGHT, EDGE = 900, 220, 50
@@ -46,7 +48,14 @@ class Second:
     failed: int
     median_ms: float
     slowest_ms: float
-    memory_mib: float
+    server_mib: float
+    fork_server_mib: float
+    workers_mib: float
+
+    @property
+    def memory_mib(self) -> float:
+        """Memory of all processes."""
+        return self.server_mib + self.fork_server_mib + self.workers_mib
 
 
 def misbehave(port: int, body: bytes, manner: int) -> None:
@@ -96,10 +105,19 @@ def run(port: int, process: int, minutes: float, clients: int, *, hostile: bool 
                 sum(status != 200 and not (hostile and status == BUSY) for status, _ in got),
                 round(statistics.median(times), 1),
                 round(max(times), 1),
-                round(memory(process)[0], 1),
+                *(round(size, 1) for size in memory_by_role(process).values()),
             )
         )
     return rows
+
+
+def growth(rows: Sequence[Second], name: str) -> str:
+    """Return the first and the last value of a column, and its slope over the last two thirds, as text."""
+    settled = rows[len(rows) // 3 :]
+    counts = list(itertools.accumulate(row.answered for row in settled))
+    per_request, error = slope(counts, [getattr(row, name) for row in settled])
+    first, last = getattr(rows[0], name), getattr(rows[-1], name)
+    return f"{first:.1f} to {last:.1f}, {1000 * per_request:.2f} (standard error {1000 * error:.2f}) for 1,000 requests"
 
 
 def table(rows: Sequence[Second]) -> bytes:
@@ -159,13 +177,9 @@ def main() -> int:
     write_bytes(options.output / "load_test.csv", table(rows))
     write_bytes(options.output / "load_test.svg", picture(rows))
     failed = sum(row.failed for row in rows)
-    settled = rows[len(rows) // 3 :]
-    counts = list(itertools.accumulate(row.answered for row in settled))
-    per_request, error = slope(counts, [row.memory_mib for row in settled])
-    print(
-        f"{sum(row.answered for row in rows)} requests, {failed} failed; memory {rows[0].memory_mib} to "
-        f"{rows[-1].memory_mib} MiB, {1000 * per_request:.2f} (standard error {1000 * error:.2f}) for 1,000 requests"
-    )
+    print(f"{sum(row.answered for row in rows)} requests, {failed} failed")
+    for name in ("memory_mib", "server_mib", "fork_server_mib", "workers_mib"):
+        print(f"{name}: {growth(rows, name)}")
     return 1 if failed else 0
 
 

@@ -201,13 +201,23 @@ def memory(process: int) -> tuple[float, float]:
 
     The first value sums the proportional set sizes (Pss of proc(5)), the second the resident set sizes (Rss).
     """
-    sums = {"Pss": 0, "Rss": 0}
-    for one in descendants(process):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            text = Path(f"/proc/{one}/smaps_rollup").read_text()
-            for name in sums:
-                sums[name] += int(re.findall(rf"^{name}:\s+(\d+)", text, re.MULTILINE)[0])
-    return sums["Pss"] / 1024, sums["Rss"] / 1024
+    sizes = [_sizes(one) for one in descendants(process)]
+    return sum(each["Pss"] for each in sizes), sum(each["Rss"] for each in sizes)
+
+
+def memory_by_role(process: int) -> dict[str, float]:
+    """Return the memory in MiB (Pss) of the server's process, its fork server and its workers together."""
+    server, *others = (_sizes(one)["Pss"] for one in descendants(process))
+    return {"server": server, "fork_server": sum(others[:1]), "workers": sum(others[1:])}
+
+
+def _sizes(process: int) -> dict[str, float]:
+    """Return Pss and Rss in MiB; 0 if the process has ended."""
+    try:
+        text = Path(f"/proc/{process}/smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return {"Pss": 0.0, "Rss": 0.0}
+    return {name: int(re.findall(rf"^{name}:\s+(\d+)", text, re.MULTILINE)[0]) / 1024 for name in ("Pss", "Rss")}
 
 
 def slope(places: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
