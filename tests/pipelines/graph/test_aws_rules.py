@@ -177,13 +177,13 @@ def test_the_definition_as_it_is_passes(plain: Compiled) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"ProcessingInstanceType": "ml.m5.huge"}, "not known to SageMaker"),
+        ({"ProcessingInstanceType": "ml.m5.huge"}, "no instance type that SageMaker knows"),
         ({"ProcessingInstanceCount": 2}, "each instance would prepare every image"),
         ({"TrainingInstanceType": "ml.g5.12xlarge", "TrainingInstanceCount": 3}, "no multiple of the 12 processes"),
         ({"TrainingInstanceType": "ml.p6e-gb200.36xlarge"}, "does not know how many GPUs it has"),
         ({"TrainingInstanceType": "ml.trn1.2xlarge"}, "its accelerators run no CUDA"),
         ({"ProcessingInstanceType": "ml.g5.xlarge"}, "has local disks, which its hardware encrypts"),
-        ({"EndpointInstanceType": "m5.large"}, "not known to SageMaker"),
+        ({"EndpointInstanceType": "m5.large"}, "no instance type that SageMaker knows"),
         ({"KmsKeyId": "a key"}, "must match"),
     ],
 )
