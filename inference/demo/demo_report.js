@@ -54,8 +54,18 @@ function validated({ decision }) {
   return make("div", { className: "validated" }, make("h3", {}, "This threshold in validation"), facts(known));
 }
 
+/* Messages count an exam's images from 0; the page names each as its label does. */
+function labelled(message) {
+  if (!state.answer.exam) return message;
+  const label = (_, number) => {
+    const place = state.answer.images.findIndex(({ index }) => index === Number(number));
+    return place < 0 ? `Image ${Number(number) + 1}` : name(place);
+  };
+  return message.replace(/\bimage (\d+)(?=[ :,]|$)/g, label);
+}
+
 function reasons(list) {
-  const line = ({ code, message }) => make("li", {}, message, make("code", {}, code));
+  const line = ({ code, message }) => make("li", {}, labelled(message), make("code", {}, code));
   return list.length ? make("ul", { className: "reasons" }, ...list.map(line)) : null;
 }
 

@@ -11,9 +11,10 @@ const progress = (text) => { $("progress").textContent = text; };
 const view = { zoom: 1, x: 0, y: 0, center: 0.5, width: 1 };
 const resetView = () => Object.assign(view, { zoom: 1, x: 0, y: 0, center: 0.5, width: 1 });
 
+/* Return an image's label. Its number is its place among the chosen files, from 1, also where some were not judged. */
 function name(index) {
-  const { laterality, view: projection } = state.answer.images[index].image;
-  const number = state.films.length > 1 ? `Image ${index + 1}` : "Image";
+  const { index: chosen, image: { laterality, view: projection } } = state.answer.images[index];
+  const number = state.answer.exam ? `Image ${chosen + 1}` : "Image";
   return [number, [laterality, projection].filter(Boolean).join(" ")].filter(Boolean).join(" · ");
 }
 

@@ -328,6 +328,34 @@ def test_a_referral_comes_first_and_a_threshold_shows_what_it_is_worth(visit: Ca
     assert "holds where 15 % are malignant" in card
 
 
+def test_reasons_name_the_images_as_their_labels_do(visit: Callable[..., Visit], exam: list[bytes]) -> None:
+    """Numbers count the chosen files, also those that were not judged."""
+    page = visit()
+
+    def answer(route: Any) -> None:
+        if route.request.headers["accept"] != "application/json":
+            return route.continue_()
+        said = route.fetch().json()
+        removed = said["images"].pop(0)["index"]
+        for breast in said["breasts"]:
+            breast["images"] = [index for index in breast["images"] if index != removed]
+        said["breasts"] = [breast for breast in said["breasts"] if breast["images"]]
+        texts = ("image 0: not judged: image 0: excluded (implant)", "image 1: the model is undecided")
+        reasons = [{"code": "uncertain", "message": text} for text in texts]
+        said["exam"]["referral"] = {"refer": True, "reasons": reasons}
+        said["warnings"].append({"code": "refused-view", "message": "image 0 is in no score: implant"})
+        route.fulfill(json=said)
+
+    page.page.route("**/invocations*", answer)
+    page.drop(*exam)
+    label = page.text(".pane[data-index='0'] .label")
+    assert label.startswith("Image 2 · ")
+    report = page.text("#answer")
+    assert "Image 1: not judged: Image 1: excluded (implant)" in report and "Image 1 is in no score" in report
+    assert f"{label}: the model is undecided" in report and "image 0" not in report
+    assert page.said == []
+
+
 def test_a_model_of_two_classes_shows_its_own(visit: Callable[..., Visit], films: Any) -> None:
     page = visit()
     said = json.loads(standin.image_json(probabilities={Label.NEGATIVE: 0.3, Label.MALIGNANT: 0.7}))
