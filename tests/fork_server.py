@@ -117,8 +117,10 @@ def main(path: str, ready: int) -> dict[str, Any]:
     importlib.import_module("mammopipe.pipelines.graph.steps")
     use(python(path))
     gc.freeze()
-    # All commands have their pools' workers forked by one server, which has imported the jobs.
-    forkserver.set_forkserver_preload(list(JOBS))
+    # All commands have their pools' workers forked by one server. It has imported what the jobs import, but not the jobs:
+    # a worker runs its job's module anew, and runpy warns of one that is imported already.
+    imported = [name for name in sys.modules if name.startswith("mammopipe.processing.")]
+    forkserver.set_forkserver_preload(sorted(set(imported) - set(JOBS)))
     forkserver.ensure_running()
     reaping, wake = os.pipe()
     os.set_blocking(wake, False)
