@@ -13,12 +13,12 @@ from mammopipe.processing.files import disk_fault, write_bytes
 
 REASON_LIMIT = 1024
 """Characters that SageMaker keeps of a reason: `FailureReason` of a training job, `ExitMessage` of a processing job."""
-NO_DISK = 3
+NO_DISK = os.EX_IOERR
 """Exit code of a job whose disk is full or read-only: the reason could perhaps not be written."""
 
 
 def run(main: Callable[[Sequence[str]], None], reason_file: Literal["failure", "message"]) -> int:
-    """Run `main` with the command line and return the exit code: 0 success, 1 user error, 2 bug, 3 disk (`NO_DISK`).
+    """Run `main` with the command line and return the exit code: 0 success, 1 user error, 2 bug, 74 disk (`NO_DISK`).
 
     The reason for a failure is written to `/opt/ml/output/<reason_file>`: SageMaker reads `failure` for training jobs
     and `message` for processing jobs. Of an unexpected exception only the type is written, because its text could

@@ -175,6 +175,8 @@ class Resamples:
         reach = _student((1 + level) / 2, self._freedom(left_out, patients)) * error * metric.scale.slope(value)
         middle = metric.scale.to(np.array([value]))
         low, high = metric.scale.back(middle + np.array([-reach, reach]))
+        if not np.isfinite([low, high]).all():
+            return Interval(value, None, None, missing)
         return Interval(value, float(low), float(high), missing)
 
     def _rarest(self, metric: Weighted, labels: Integers, values: Floats) -> int:

@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 import numpy as np
+from scipy.special import expit
 
 from mammopipe.training.model.predictions import Floats
 
@@ -28,11 +29,12 @@ class Scale(StrEnum):
             return np.log(values) if self is Scale.POSITIVE else values
 
     def back(self, values: Floats) -> Floats:
-        """Transform values back from the symmetric scale; the inverse of `to`."""
+        """Transform values back from the symmetric scale; the inverse of `to`. Very large ones give the range's bound."""
         if self in (Scale.SHARE, Scale.UP_TO_TWO):
-            figures: Floats = self._top / (1 + np.exp(-values))
+            figures: Floats = self._top * expit(values)
             return figures
-        return np.exp(values) if self is Scale.POSITIVE else values
+        with np.errstate(over="ignore"):
+            return np.exp(values) if self is Scale.POSITIVE else values
 
     def slope(self, value: float) -> float:
         """Return the derivative of `to` at a value."""

@@ -81,7 +81,7 @@ def test_the_published_protocol_is_measured_with_its_noise_control(published: Pa
         assert float(rows[cnn]["accuracy"]) == said["candidates"][cnn]["test"]["accuracy"]["value"]
     assert rows["published"]["accuracy"] == "0.986" and rows["published"]["accuracy_low"] == ""
     page = (published / "out" / "results.md").read_text()
-    assert "Synthetic films" in page and "| published | noise (modified_cnn) |" in page
+    assert "Synthetic images" in page and "| published | noise (modified_cnn) |" in page
     assert all((published / "out" / f"{name}.svg").is_file() for name in ("accuracy", "macro_auc", "malignant_auc"))
 
 

@@ -80,7 +80,7 @@ def test_what_follows_a_file_is_padding_or_refused() -> None:
         (b"P2 2 1 255\n1 2\n", UnsupportedImageError, "magic 'P2'; only binary PGM"),
         (b"P6 1 1 255\nabc", UnsupportedImageError, "magic 'P6'"),
         (b"Dear all,\n", UnsupportedImageError, "neither DICOM, PGM, PNG nor TIFF"),
-        (b"", UnsupportedImageError, "neither DICOM, PGM, PNG nor TIFF"),
+        (b"", UnsupportedImageError, "is empty"),
     ],
 )
 def test_pgm_refusals(data: bytes, error: type[Exception], message: str) -> None:

@@ -410,3 +410,9 @@ def test_a_confidence_on_the_edge_of_two_bins_belongs_to_the_lower_one():
     # Certainty is in the highest bin, together with 0.95.
     bins = classification.calibration_bins([0, 1], [[1.0, 0.0], [0.95, 0.05]])
     assert [point["images"] for point in bins] == [2]
+
+
+def test_far_bounds_of_an_interval_end_at_the_bounds_of_the_range() -> None:
+    far = np.array([-1200.0, 1200.0])
+    assert Scale.SHARE.back(far).tolist() == [0, 1] and Scale.UP_TO_TWO.back(far).tolist() == [0, 2]
+    assert Scale.POSITIVE.back(far).tolist() == [0, np.inf]
