@@ -117,8 +117,8 @@ def main(path: str, ready: int) -> dict[str, Any]:
     importlib.import_module("mammopipe.pipelines.graph.steps")
     use(python(path))
     gc.freeze()
-    # All commands have their pools' workers forked by one server. It has imported what the jobs import, but not the jobs:
-    # a worker runs its job's module anew, and runpy warns of one that is imported already.
+    # All commands have their pools' workers forked by one server. It has imported what the jobs import, but not the
+    # jobs: a worker runs its job's module anew, and runpy warns of one that is imported already.
     imported = [name for name in sys.modules if name.startswith("mammopipe.processing.")]
     forkserver.set_forkserver_preload(sorted(set(imported) - set(JOBS)))
     forkserver.ensure_running()

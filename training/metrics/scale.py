@@ -29,7 +29,7 @@ class Scale(StrEnum):
             return np.log(values) if self is Scale.POSITIVE else values
 
     def back(self, values: Floats) -> Floats:
-        """Transform values back from the symmetric scale; the inverse of `to`. Very large ones give the range's bound."""
+        """Transform values back from the symmetric scale; the inverse of `to`, with the range's bounds at infinity."""
         if self in (Scale.SHARE, Scale.UP_TO_TWO):
             figures: Floats = self._top * expit(values)
             return figures
