@@ -3,7 +3,6 @@
 from enum import StrEnum
 
 import numpy as np
-from scipy.special import expit
 
 from mammopipe.training.model.predictions import Floats
 
@@ -30,10 +29,10 @@ class Scale(StrEnum):
 
     def back(self, values: Floats) -> Floats:
         """Transform values back from the symmetric scale; the inverse of `to`, with the range's bounds at infinity."""
-        if self in (Scale.SHARE, Scale.UP_TO_TWO):
-            figures: Floats = self._top * expit(values)
-            return figures
         with np.errstate(over="ignore"):
+            if self in (Scale.SHARE, Scale.UP_TO_TWO):
+                figures: Floats = self._top / (1 + np.exp(-values))
+                return figures
             return np.exp(values) if self is Scale.POSITIVE else values
 
     def slope(self, value: float) -> float:

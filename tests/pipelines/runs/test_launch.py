@@ -21,6 +21,7 @@ from mammopipe.pipelines.runs import launch, preflight
 from mammopipe.pipelines.runs.folder import AGAIN, WORK, RunFolder, find_run, list_runs
 from mammopipe.pipelines.runs.launch import start
 from mammopipe.pipelines.runs.run import Run
+from mammopipe.processing.container.job import NO_DISK
 from mammopipe.processing.errors import ConfigError, LabelError, StorageError
 from mammopipe.processing.splits.read_register import entries
 from tests.pipelines.scripted import BODIES, CONFIG, EVALUATION, Compiled, compile_scripted
@@ -280,7 +281,7 @@ def test_a_disk_that_is_full_during_a_run_is_named_once_there_is_room_for_it(
 
 
 def test_a_job_on_a_full_disk_fails_by_its_exit_code_alone(begin: Start) -> None:
-    run = begin({"Augment": "sys.exit(3)\n"})
+    run = begin({"Augment": f"sys.exit({NO_DISK})\n"})
     assert run.status is Status.FAILED
     assert run.reason == (
         "Augment: No space left on device, or the disk is read-only: the job could not write more about it"
