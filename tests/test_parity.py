@@ -14,7 +14,7 @@ from mammopipe.processing.jobs import prepare, segment
 from mammopipe.processing.jobs.stage import Stage
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 from mammopipe.processing.splits.assignment import assign_splits
-from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.dataset import ImageDataset
 
 CONFIG = PreprocessConfig(height=224, width=144)
 
@@ -25,11 +25,11 @@ def check_parity(folder: Path, records: list[ImageRecord], base: Path) -> None:
     prepared = Stage.open("prepare", paths, "prepared", {}, records)
     prepare.prepare(records, folder, prepared, max_height=CONFIG.max_height)
     segmented = Stage.open("segment", paths, "data_segmentation", {}, prepared.records)
-    films = [(record, prepared.folder / record.path) for record in prepared.records]
-    segment.segment(films, segmented, CONFIG, montage_films=0)
+    images = [(record, prepared.folder / record.path) for record in prepared.records]
+    segment.segment(images, segmented, CONFIG, montage_images=0)
     assert len(segmented.records) == len(records)
     for record in segmented.records:
-        trained = FilmDataset([record], (segmented.folder / record.path).parent, shape=(224, 144))[0][0]
+        trained = ImageDataset([record], (segmented.folder / record.path).parent, shape=(224, 144))[0][0]
         original = read_mammogram(folder / f"{record.image_id}.pgm")
         served = torch.from_numpy(preprocess(original, CONFIG).image)[None]
         assert served.dtype == trained.dtype == torch.float32

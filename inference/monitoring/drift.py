@@ -165,13 +165,13 @@ def gather(exams: Iterable[CapturedExam], config: DriftConfig) -> dict[str, list
     for exam in exams:
         start = config.span.start_of(exam.time.date())
         seen = set()
-        for film in exam.films:
-            for group in groups_of(film.machine, film.site):
+        for image in exam.films:
+            for group in groups_of(image.machine, image.site):
                 week = found[group].setdefault(start, Week(start))
                 week.films += 1
                 week.exams += group not in seen
                 seen.add(group)
-                for name, value in film.figures.items():
+                for name, value in image.figures.items():
                     week.values[name].append(value)
     return {group: [weeks[start] for start in sorted(weeks)] for group, weeks in sorted(found.items())}
 

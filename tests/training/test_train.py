@@ -22,7 +22,7 @@ from mammopipe.processing.errors import ConfigError, ManifestError
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.checkpoint import StopRequest
 from mammopipe.training.fitting.distributed import ALONE, launch_command
-from mammopipe.training.fitting.head_only import FilmMaps, HeadAlone
+from mammopipe.training.fitting.head_only import HeadAlone, ImageMaps
 from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.fitting.step import predict
 from mammopipe.training.metrics.classification import macro_auc
@@ -114,8 +114,8 @@ def test_the_digest_is_that_of_settings_and_data(make_job):
     assert first.digest == same.digest
     assert read_inputs(make_job(**SETTINGS | {"seed": "1"})).digest != first.digest
     paths = make_job(**SETTINGS)
-    film = paths.channel("train") / f"{first.train.records[0].image_id}.png"
-    film.write_bytes((paths.channel("train") / f"{first.train.records[1].image_id}.png").read_bytes())
+    image = paths.channel("train") / f"{first.train.records[0].image_id}.png"
+    image.write_bytes((paths.channel("train") / f"{first.train.records[1].image_id}.png").read_bytes())
     assert read_inputs(paths).digest != first.digest
 
 
@@ -201,10 +201,10 @@ def test_a_job_that_learns_where_lesions_are(make_job):
     run(paths)
     model = model_directory.load(paths.model)
     assert model.description["pooling"] == "peaks" and model.network.pooling is Pooling.PEAKS
-    films = read_inputs(paths).validation
-    logits = model.predict_logits(torch.stack([films[index][0] for index in range(len(films))]))
+    images = read_inputs(paths).validation
+    logits = model.predict_logits(torch.stack([images[index][0] for index in range(len(images))]))
     best = model.description["training"]["history"][model.description["training"]["best_epoch"] - 1]
-    auc = macro_auc(films.labels, torch.softmax(logits, dim=1).double().numpy())
+    auc = macro_auc(images.labels, torch.softmax(logits, dim=1).double().numpy())
     assert auc == pytest.approx(best["validation_macro_auc"], abs=1e-6)
 
 
@@ -281,14 +281,14 @@ def test_a_classifier_that_learns_alone_leaves_the_body_and_predicts_as_it_was_m
     losses = [epoch["train_loss"] for epoch in told["training"]["history"]]
     assert losses[-1] < losses[0]
     if folds == "0":
-        films = read_inputs(paths).validation
-        logits = model.predict_logits(torch.stack([films[index][0] for index in range(len(films))]))
+        images = read_inputs(paths).validation
+        logits = model.predict_logits(torch.stack([images[index][0] for index in range(len(images))]))
         # Of a body that learnt nothing: films hardly differ, and an AUC would hang on the last digit.
         measured = predict(
-            HeadAlone(model.network), FilmMaps(model.network, films), batch_size=8, precision=Precision.FLOAT32
+            HeadAlone(model.network), ImageMaps(model.network, images), batch_size=8, precision=Precision.FLOAT32
         )
         torch.testing.assert_close(logits, torch.from_numpy(measured), rtol=1e-4, atol=1e-5)
-        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(films.labels)).item()
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(images.labels)).item()
         assert loss == pytest.approx(told["metrics"]["validation_loss"], abs=1e-4)
 
 
@@ -356,7 +356,7 @@ def test_a_classifier_cannot_learn_alone_before_a_body_that_learnt_nothing(make_
         read_inputs(make_job(**SETTINGS | HEAD))
 
 
-def spoil_film(paths):
+def spoil_image(paths):
     (paths.channel("train") / "train-benign-0.png").write_bytes(b"text")
 
 
@@ -388,7 +388,7 @@ def spread_patient(paths):
             lambda paths: (paths.channel("train") / "train-benign-0.png").unlink(),
             "image_id=train-benign-0 of split",
         ),
-        ({}, spoil_film, "train-benign-0.png"),
+        ({}, spoil_image, "train-benign-0.png"),
         ({}, keep_only(Split.TRAIN, "normal"), "split=train has no benign and no malignant image"),
         ({}, keep_only(Split.TRAIN, "none"), "split=train has no normal"),
         ({}, keep_only(Split.VALIDATION, "none"), "split=validation has no normal"),

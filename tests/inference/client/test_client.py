@@ -105,16 +105,16 @@ def test_refusals_carry_code_and_message(client: MammographyClient, source: Any,
     assert caught.value.message and "\n" not in str(caught.value) and isinstance(caught.value, MammopipeError)
 
 
-def other_view(films: Any) -> bytes:
+def other_view(images: Any) -> bytes:
     """Return another picture of the same breast: the same one twice is refused."""
-    pixels = (films.pixels[: films.pixels.shape[0] * 9 // 10] >> 8).astype("uint8")
+    pixels = (images.pixels[: images.pixels.shape[0] * 9 // 10] >> 8).astype("uint8")
     return b"P5\n%d %d\n255\n" % pixels.shape[::-1] + pixels.tobytes()
 
 
 def test_an_exam_is_judged_by_image_by_breast_and_as_a_whole(client: MammographyClient, films: Any) -> None:
     other = other_view(films)
     answer = client.predict_exam([films.pgm, other], heatmap=True)
-    alone = [client.predict(film) for film in (films.pgm, other)]
+    alone = [client.predict(mammogram) for mammogram in (films.pgm, other)]
     assert [image.index for image in answer.images] == [0, 1]
     assert [image.probabilities for image in answer.images] == [image.probabilities for image in alone]
     assert all(image.heatmap_png is not None for image in answer.images)

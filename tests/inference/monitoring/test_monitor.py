@@ -56,7 +56,7 @@ SHIFTS: dict[str, Shift] = {
 
 @cache
 def drawn(patient: int, digital: bool = False) -> Pixels:
-    film = make_film(
+    image = make_film(
         patient,
         label=list(Label)[patient % 3],
         laterality=Laterality.LEFT,
@@ -65,7 +65,7 @@ def drawn(patient: int, digital: bool = False) -> Pixels:
         padded=not digital,
         bits=12 if digital else 8,
     )
-    return film.pixels
+    return image.pixels
 
 
 @cache
@@ -280,8 +280,8 @@ def test_a_machine_has_one_name_in_training_and_in_requests(job: Job, tmp_path: 
     (learnt,) = prepare_image(task)
     job.keep([line(answer(1), START, source.read_bytes(), "application/dicom")])
     (exam,) = Captures(job.inputs / "captures", CONFIG).exams()
-    (film,) = exam.films
-    assert groups_of(learnt.machine_id, learnt.site_id) == groups_of(film.machine, film.site)
+    (image,) = exam.films
+    assert groups_of(learnt.machine_id, learnt.site_id) == groups_of(image.machine, image.site)
     assert learnt.machine_id == "ACME Ltd. Mammo Model" and learnt.site_id != of_table.site_id
 
 

@@ -143,8 +143,8 @@ def test_on_the_same_films_the_difference_is_measured_film_by_film(tmp_path: Pat
     # By hand: patients drawn with replacement, both runs measured on the same draw.
     random, drawn = np.random.default_rng(1), []
     for _ in range(300):
-        films = np.concatenate([[2 * patient, 2 * patient + 1] for patient in random.integers(0, 30, 30)])
-        drawn.append([roc_auc_score(LABELS[films] == 2, table[films, 2]) for table in tables])
+        images = np.concatenate([[2 * patient, 2 * patient + 1] for patient in random.integers(0, 30, 30)])
+        drawn.append([roc_auc_score(LABELS[images] == 2, table[images, 2]) for table in tables])
     low, high = np.quantile(np.diff(drawn, axis=1), [0.025, 0.975])
     assert (measured["low"], measured["high"]) == (pytest.approx(low, abs=0.05), pytest.approx(high, abs=0.05))
     compared = comparison.against(comparison.facts(first), comparison.facts(other), found)

@@ -125,8 +125,8 @@ def test_the_same_input_and_seed_give_the_same_bytes(
 
 def test_prepared_pixels_are_those_of_the_image(tree: Path, prepared: Path) -> None:
     for record in read_manifest(prepared):
-        film = cv2.imread(str(tree / f"{record.image_id}.pgm"), cv2.IMREAD_GRAYSCALE)
-        assert np.array_equal(read_mammogram(prepared / record.path).pixels, film.astype(np.uint16) * 257)
+        image = cv2.imread(str(tree / f"{record.image_id}.pgm"), cv2.IMREAD_GRAYSCALE)
+        assert np.array_equal(read_mammogram(prepared / record.path).pixels, image.astype(np.uint16) * 257)
         assert record.laterality is (Laterality.LEFT if int(record.image_id[3:]) % 2 == 0 else Laterality.RIGHT)
         assert record.pixel_spacing_mm == 0.2
 

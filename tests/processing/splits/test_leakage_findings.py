@@ -13,7 +13,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, sp
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import write_png
 from mammopipe.processing.splits.leakage_audit import Finding, LeakageReport, audit_leakage, exact_leaks
-from mammopipe.processing.splits.near_duplicates import SAME_FILM, Variant
+from mammopipe.processing.splits.near_duplicates import SAME_IMAGE, Variant
 
 TRAIN, VALIDATION, TEST = Split.TRAIN, Split.VALIDATION, Split.TEST
 Pixels = NDArray[np.uint16]
@@ -154,7 +154,7 @@ def test_a_clean_set_is_counted(tmp_path: Path) -> None:
         "copies_unlike_their_source": 1,
         "folds": 0,
         "labels_of_the_split": 1,
-        "features_of_one_film": SAME_FILM,
+        "features_of_one_film": SAME_IMAGE,
         "pairs_compared_by_pixels": 0,
         "correlation_limit": 0.75,
         "expected_false_alarms": 0.0,
@@ -174,8 +174,8 @@ def test_one_picture_under_two_names_is_found_in_any_variant(tmp_path: Path, alt
     start = f"images z-train (train) and a-test (test) show the same image{shown}: "
     assert finding.message.startswith(start)
     agreeing, rest = finding.message.removeprefix(start).split(" ", 1)
-    assert int(agreeing) >= SAME_FILM
-    assert rest.startswith(f"features agree, different images have fewer than {SAME_FILM}, and their pixels correlate")
+    assert int(agreeing) >= SAME_IMAGE
+    assert rest.startswith(f"features agree, different images have fewer than {SAME_IMAGE}, and their pixels correlate")
     assert 0.9 < float(rest.rsplit(" ", 1)[1]) <= 1
 
 

@@ -92,9 +92,9 @@ def logits_of(tree, name: str, split: Split, folder) -> tuple[np.ndarray, np.nda
     unpack(tree.models / name / "model.tar.gz", folder)
     network = model_directory.load(folder).network
     rows = [record for record in tree.records() if record.split is split and not record.source_image_id]
-    films = [cv2.imread(str(tree.data / row.path), cv2.IMREAD_UNCHANGED).astype(np.float32) / 65535 for row in rows]
+    images = [cv2.imread(str(tree.data / row.path), cv2.IMREAD_UNCHANGED).astype(np.float32) / 65535 for row in rows]
     with torch.inference_mode():
-        logits = [network(torch.from_numpy(film)[None, None])[0].double().numpy() for film in films]
+        logits = [network(torch.from_numpy(image)[None, None])[0].double().numpy() for image in images]
     return np.array([row.label.rank for row in rows]), np.array(logits)
 
 
@@ -148,14 +148,14 @@ def test_the_job_writes_what_the_pipeline_reads(evaluated):
 
 def test_what_each_candidate_says_of_each_film_is_kept(evaluated):
     rows = prediction_rows(evaluated)
-    films = {record.image_id: record for record in evaluated.records() if not record.source_image_id}
+    images = {record.image_id: record for record in evaluated.records() if not record.source_image_id}
     for name, candidate in evaluated.evaluation["candidates"].items():
         for split in ("validation", "test"):
             told = [row for row in rows if (row["network"], row["split"]) == (name, split)]
             assert [row["image_id"] for row in told] == sorted(row["image_id"] for row in told)
             assert len(told) == candidate[split]["images"]
-            assert all(films[row["image_id"]].label == row["label"] for row in told)
-            assert all(films[row["image_id"]].patient_id == row["patient_id"] for row in told)
+            assert all(images[row["image_id"]].label == row["label"] for row in told)
+            assert all(images[row["image_id"]].patient_id == row["patient_id"] for row in told)
             shares = np.array([[float(row[label]) for label in CLASSES] for row in told])
             area = reference.roc_auc_score([row["label"] == "malignant" for row in told], shares[:, 2])
             assert area == pytest.approx(candidate[split]["malignant_auc"]["value"])

@@ -17,7 +17,7 @@ from mammopipe.training.evaluation.pointing_game import (
     pointing_game,
     takes_part,
 )
-from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.networks.grad_cam import heatmap
 from mammopipe.training.networks.model_directory import LoadedModel
@@ -26,12 +26,12 @@ from mammopipe.training.networks.registry import build_model
 SHAPE = (96, 64)
 
 
-def play(films):
+def play(images):
     """Play with the brightest place of each image as the peak of its heatmap."""
-    records = [record for record, _ in films]
+    records = [record for record, _ in images]
     found = {
         index: point((pixels - pixels.min()) * (pixels == 1), pixels, record.lesions)
-        for index, (record, pixels) in enumerate(films)
+        for index, (record, pixels) in enumerate(images)
         if takes_part(record, THREE)
     }
     draws = Resamples.draw([record.patient_id for record in records], n=200, seed=0)
@@ -126,7 +126,7 @@ def test_one_pass_gives_what_the_single_steps_give(evaluation_inputs, name):
     assert set(found.pointed) == {place for place, (record, _) in enumerate(rows) if takes_part(record, THREE)}
     for place in list(found.pointed)[::7]:
         record, folder = rows[place]
-        image = FilmDataset([record], folder, shape=model.input_shape)[0][0]
+        image = ImageDataset([record], folder, shape=model.input_shape)[0][0]
         heat = heatmap(model, image, record.label.rank)
         assert found.pointed[place] == point(heat, image[0].numpy(), record.lesions)
 

@@ -16,7 +16,7 @@ from mammopipe.training.model.distributions import (
     index_limit,
     stability_index,
 )
-from mammopipe.training.model.drift_features import EVERYTHING, film_figures, fit_usual, from_json
+from mammopipe.training.model.drift_features import EVERYTHING, fit_usual, from_json, image_figures
 
 RNG = np.random.default_rng(3)
 
@@ -134,5 +134,5 @@ def test_what_is_usual_is_kept_by_machine_and_site_and_scores_of_validation_alon
 
 def test_films_of_an_earlier_version_lack_what_was_not_measured() -> None:
     old = replace(record(1, ""), quality={"coverage": 0.5, "flags": ["coverage-high"]})
-    assert film_figures(old.quality) == {"coverage": 0.5, "flagged": 1.0}
-    assert film_figures(QUALITY)["chest_side_evidence"] == 0.5
+    assert image_figures(old.quality) == {"coverage": 0.5, "flagged": 1.0}
+    assert image_figures(QUALITY)["chest_side_evidence"] == 0.5

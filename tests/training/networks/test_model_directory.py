@@ -50,9 +50,9 @@ def test_a_loaded_model_answers_as_the_saved_one(tmp_path, name):
     network = build_model(name, classes=3, dropout=0.5, seed=3).to(memory_format=torch.channels_last).eval()
     model_directory.save(tmp_path, network, description(architecture=name))
     model = model_directory.load(tmp_path)
-    films = torch.rand(2, 1, 96, 64)
+    images = torch.rand(2, 1, 96, 64)
     with torch.no_grad():
-        torch.testing.assert_close(model.predict_logits(films), network(films), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model.predict_logits(images), network(images), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(value, model.network.state_dict()[key]) for key, value in network.state_dict().items())
     assert not model.network.training and not any(value.requires_grad for value in model.network.parameters())
 
@@ -61,9 +61,9 @@ def test_what_the_model_says_of_itself(saved):
     model = model_directory.load(saved)
     assert model.preprocess == PREPROCESS and model.input_shape == (96, 64)
     assert model.classes == ("normal", "benign", "malignant") and model.calibration == Calibration(2.0)
-    films = torch.rand(2, 1, 96, 64)
-    expected = torch.softmax(model.predict_logits(films) / 2, dim=1)
-    torch.testing.assert_close(model.predict_probabilities(films), expected)
+    images = torch.rand(2, 1, 96, 64)
+    expected = torch.softmax(model.predict_logits(images) / 2, dim=1)
+    torch.testing.assert_close(model.predict_probabilities(images), expected)
     assert sorted(path.name for path in saved.iterdir()) == ["model.json", "weights.safetensors"]
 
 
@@ -212,23 +212,23 @@ def test_a_description_of_another_kind_is_refused(saved, spoil, message):
 
 
 def test_the_pooling_travels_with_the_model(tmp_path):
-    films = torch.rand(2, 1, 96, 64)
+    images = torch.rand(2, 1, 96, 64)
     for pooling in Pooling:
         network = build_model("modified_cnn", classes=3, pooling=pooling).eval()
         model_directory.save(tmp_path / pooling, network, description(pooling=str(pooling)))
         with torch.no_grad():
-            expected = network(films)
-        torch.testing.assert_close(model_directory.load(tmp_path / pooling).predict_logits(films), expected)
+            expected = network(images)
+        torch.testing.assert_close(model_directory.load(tmp_path / pooling).predict_logits(images), expected)
 
 
 def test_the_places_of_a_network_travel_with_the_model(tmp_path):
-    films = torch.rand(2, 1, 96, 64)
+    images = torch.rand(2, 1, 96, 64)
     network = build_model("efficientnet_lite0", classes=3, pooling=Pooling.TOP, top_places=2, stride=16).eval()
     told = description(pooling="top", top_places=2, stride=16, architecture="efficientnet_lite0")
     model_directory.save(tmp_path / "model", network, told)
     loaded = model_directory.load(tmp_path / "model")
     with torch.no_grad():
-        torch.testing.assert_close(loaded.predict_logits(films), network(films))
+        torch.testing.assert_close(loaded.predict_logits(images), network(images))
     assert loaded.network.top_places == 2
 
 

@@ -236,8 +236,8 @@ def test_names_are_escaped(evaluated):
 
 def test_example_films_are_shown_with_their_lesions(evaluated, page):
     examples = evaluated.evaluation["examples"]
-    films = [attributes for tag, attributes, _ in page.elements if attributes.get("class", "").startswith("film ")]
-    assert [("right" in film["class"]) for film in films] == [example["correct"] for example in examples]
+    mammograms = [attributes for tag, attributes, _ in page.elements if attributes.get("class", "").startswith("film ")]
+    assert [("right" in image["class"]) for image in mammograms] == [example["correct"] for example in examples]
     lesions = {record.image_id: len(record.lesions) for record in evaluated.records()}
     circles = [given for tag, given, _ in page.elements if tag == "circle" and "dot" not in given["class"]]
     shown = [*examples, *evaluated.evaluation["missed_cancers"][:MOST_MISSED_SHOWN]]
@@ -281,13 +281,13 @@ def test_a_lesion_without_a_film_of_it_is_drawn_nowhere(evaluated):
 
 
 def test_an_overlay_is_the_film_where_there_is_no_heat():
-    film = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
+    image = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
     heat = np.zeros((4, 6), np.float32)
     heat[3] = 1
-    mixed = overlay(film, heat)
+    mixed = overlay(image, heat)
     assert mixed.shape == (4, 6, 3) and mixed.dtype == np.uint8
-    assert (mixed[:3] == film[:3, :, None]).all()
-    assert (mixed[3] != film[3, :, None]).any()
+    assert (mixed[:3] == image[:3, :, None]).all()
+    assert (mixed[3] != image[3, :, None]).any()
 
 
 def test_plots_take_their_colours_from_the_page_and_share_no_names():

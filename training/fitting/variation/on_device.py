@@ -15,7 +15,7 @@ from torch import Tensor
 from mammopipe.processing.datasets.manifest import Lesion, View
 from mammopipe.processing.variation import DARKEST, Drawn, coarse_shape, draw, reduced_size
 from mammopipe.training.config import TrainConfig
-from mammopipe.training.fitting.dataset import Item, TrainingFilms, draw_holes
+from mammopipe.training.fitting.dataset import Item, TrainingImages, draw_holes
 from mammopipe.training.fitting.sampling import Draw, derived_seed, generator
 from mammopipe.training.variation import AugmentOn
 
@@ -26,7 +26,7 @@ _NOISE_STREAM = 3
 """Number of the random stream of the noise; shares of mixup and variations have others."""
 
 
-class UnvariedFilms(TrainingFilms):
+class UnvariedImages(TrainingImages):
     """Training images as they are, each with its `Packed` variation; `films[draw]` is ((image, packed), label, id)."""
 
     def with_lesions(self, use: Draw) -> tuple[Item, tuple[Lesion, ...]]:
