@@ -78,9 +78,9 @@ def test_options_reach_the_model(client: MammographyClient, films: Any) -> None:
 
 def test_side_is_named_as_a_guess_until_it_is_told(client: MammographyClient, films: Any) -> None:
     assert "laterality-inferred" in {warning.code for warning in client.predict(films.pgm).warnings}
-    told = client.predict(films.pgm, laterality="L")
-    assert told.raw["image"]["laterality"] == "L"
-    assert "laterality-inferred" not in {warning.code for warning in told.warnings}
+    answered = client.predict(films.pgm, laterality="L")
+    assert answered.raw["image"]["laterality"] == "L"
+    assert "laterality-inferred" not in {warning.code for warning in answered.warnings}
 
 
 def test_overlay_has_the_film_s_size(client: MammographyClient, films: Any) -> None:

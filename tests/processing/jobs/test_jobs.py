@@ -240,8 +240,8 @@ def test_without_copies_the_stage_is_passed_through(
     assert "copies=0: no copy is stored" in said and ("training.sampling balances" in said) is (balance == "true")
     assert read_manifest(output) == []
     (stage,) = output.glob("stage*.json")
-    told = json.loads(stage.read_text())
-    assert told["config"]["balance"] is (balance == "true") and told["counts"]["copies"] == 0
+    described = json.loads(stage.read_text())
+    assert described["config"]["balance"] is (balance == "true") and described["counts"]["copies"] == 0
     assert [path.name for path in (output / "images").rglob("*")] == ["no-copies.txt"], "an empty prefix fails on AWS"
     segmented = container(
         prepared_manifest=prepared,

@@ -151,13 +151,13 @@ def test_what_each_candidate_says_of_each_film_is_kept(evaluated):
     images = {record.image_id: record for record in evaluated.records() if not record.source_image_id}
     for name, candidate in evaluated.evaluation["candidates"].items():
         for split in ("validation", "test"):
-            told = [row for row in rows if (row["network"], row["split"]) == (name, split)]
-            assert [row["image_id"] for row in told] == sorted(row["image_id"] for row in told)
-            assert len(told) == candidate[split]["images"]
-            assert all(images[row["image_id"]].label == row["label"] for row in told)
-            assert all(images[row["image_id"]].patient_id == row["patient_id"] for row in told)
-            shares = np.array([[float(row[label]) for label in CLASSES] for row in told])
-            area = reference.roc_auc_score([row["label"] == "malignant" for row in told], shares[:, 2])
+            rows_of_split = [row for row in rows if (row["network"], row["split"]) == (name, split)]
+            assert [row["image_id"] for row in rows_of_split] == sorted(row["image_id"] for row in rows_of_split)
+            assert len(rows_of_split) == candidate[split]["images"]
+            assert all(images[row["image_id"]].label == row["label"] for row in rows_of_split)
+            assert all(images[row["image_id"]].patient_id == row["patient_id"] for row in rows_of_split)
+            shares = np.array([[float(row[label]) for label in CLASSES] for row in rows_of_split])
+            area = reference.roc_auc_score([row["label"] == "malignant" for row in rows_of_split], shares[:, 2])
             assert area == pytest.approx(candidate[split]["malignant_auc"]["value"])
             assert shares.sum(axis=1) == pytest.approx(1)
 

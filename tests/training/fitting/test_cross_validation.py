@@ -51,23 +51,23 @@ class StopAfter:
 
 
 def without_times(description):
-    told = json.loads(json.dumps(description))
-    del told["training"]["seconds"]
-    for epoch in told["training"]["history"]:
+    written = json.loads(json.dumps(description))
+    del written["training"]["seconds"]
+    for epoch in written["training"]["history"]:
         del epoch["seconds"]
-    return told
+    return written
 
 
 def test_every_development_film_is_judged_out_of_fold(make_job):
     paths = make_job(**SETTINGS)
     records, copies = add_copies(paths)
     model = run(paths)
-    told = model.description["training"]["cross_validation"]
+    written = model.description["training"]["cross_validation"]
     held = OutOfFold.read(paths.model, model.description)
-    assert set(held.image_ids) == {record.image_id for record in records} and told["films"] == len(records)
+    assert set(held.image_ids) == {record.image_id for record in records} and written["films"] == len(records)
     assert set(held.folds.tolist()) == {0, 1, 2} and np.isfinite(held.logits).all()
-    assert model.description["training"]["best_epoch"] == sorted(told["fold_best_epochs"])[1]
-    assert len(told["refit_losses"]) == model.description["training"]["best_epoch"]
+    assert model.description["training"]["best_epoch"] == sorted(written["fold_best_epochs"])[1]
+    assert len(written["refit_losses"]) == model.description["training"]["best_epoch"]
     header = (paths.model / "out_of_fold.csv").read_text().splitlines()[0]
     assert header == "image_id,fold,logit_normal,logit_benign,logit_malignant"
 
