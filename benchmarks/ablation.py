@@ -170,8 +170,8 @@ def out_of_fold(
             folder.mkdir(parents=True, exist_ok=True)
             given = network_inputs(row, films, weights, kept)
             learnt = given[0].part(np.flatnonzero((folds != fold) & (originals | row.copies)).tolist())
-            told = [one.part(held.tolist()) for one in given]
-            np.save(path, _train_and_predict(row, learnt, told, weights))
+            held_out = [one.part(held.tolist()) for one in given]
+            np.save(path, _train_and_predict(row, learnt, held_out, weights))
         logits[held] = np.load(path)
     return logits[originals]
 
@@ -206,7 +206,7 @@ def build(config: TrainConfig, weights: Path) -> ImageNetwork:
     )
 
 
-def _train_and_predict(row: Row, learnt: Films, told: Sequence[Films], weights: Path) -> Floats:
+def _train_and_predict(row: Row, learnt: Films, held_out: Sequence[Films], weights: Path) -> Floats:
     config, network = row.config, build(row.config, weights)
     refit(
         network,
@@ -217,7 +217,7 @@ def _train_and_predict(row: Row, learnt: Films, told: Sequence[Films], weights: 
         pretrained=find_weights(weights, config.cnn) is not None,
     )
     learns, _ = learner(network, config)
-    logits = [predict(learns, held, batch_size=8, precision=config.precision) for held in told]
+    logits = [predict(learns, held, batch_size=8, precision=config.precision) for held in held_out]
     return np.mean(np.array(logits, np.float64), axis=0)
 
 

@@ -59,8 +59,8 @@ def train_once(images: int) -> float:
     with tempfile.TemporaryDirectory() as name:
         records = make_images(Path(name), images)
         films = ImageDataset(records, Path(name), shape=SHAPE, description="images", cache=Cache.DISK)
-        told = films.part(range(60))
-        fit(build_model("modified_cnn", classes=films.classes), films, told, config, pretrained=False)
+        validation = films.part(range(60))
+        fit(build_model("modified_cnn", classes=films.classes), films, validation, config, pretrained=False)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 

@@ -159,16 +159,17 @@ def measure(cell: Cell, maps: ImageMaps, weights: Path, row: Row) -> dict[str, A
         )
     fitted = calibrate(_predictions(ValidationPredictions, progress.records, progress.logits[0])).calibration
     logits = predict(learner(network, config)[0], test, batch_size=8, precision=config.precision)
-    told = _predictions(TestPredictions, test.records, logits)
-    draws = Resamples.draw(told.patients, n=1000, seed=0)
+    predicted = _predictions(TestPredictions, test.records, logits)
+    draws = Resamples.draw(predicted.patients, n=1000, seed=0)
     return {
         "protocol": str(cell.protocol),
         "seed": cell.seed,
         "noise": cell.noise,
-        "test": {name: int((told.labels == index).sum()) for index, name in enumerate(THREE)},
+        "test": {name: int((predicted.labels == index).sum()) for index, name in enumerate(THREE)},
         "patients": draws.patients,
         "figures": {
-            name: figure(metric, told.labels, told.probabilities(fitted), draws) for name, metric in FIGURES.items()
+            name: figure(metric, predicted.labels, predicted.probabilities(fitted), draws)
+            for name, metric in FIGURES.items()
         },
     }
 

@@ -282,7 +282,7 @@ class Mixing(SegmentedData):
 def _lend(data: SegmentedData, split: Split) -> ImageRecord:
     """Copy the first test film to where films of another split lie, and return its row."""
     record = next(record for record in data.records if record.split is Split.TEST)
-    shutil.copyfile(data.folder / record.path, data.films(split) / f"{record.image_id}.png")
+    shutil.copyfile(data.folder / record.path, data.image_folder(split) / f"{record.image_id}.png")
     return record
 
 
@@ -344,7 +344,9 @@ def calibrated_on_test(clean: CleanSet, scratch: Path) -> Outcome:
 def predictions_of_test(clean: CleanSet, scratch: Path) -> TestPredictions:
     data, model = clean.data(), clean.candidate(scratch / "probe")
     shape = (clean.config.height, clean.config.width)
-    return predict_split(TestPredictions, {"": model}, data.judged(Split.TEST), data.films(Split.TEST), shape=shape)[""]
+    return predict_split(
+        TestPredictions, {"": model}, data.judged(Split.TEST), data.image_folder(Split.TEST), shape=shape
+    )[""]
 
 
 def threshold_of_test(clean: CleanSet, scratch: Path) -> Outcome:

@@ -273,7 +273,7 @@ def _predict(
     folder: Path | None = None,
 ) -> dict[str, Kind]:
     """Return each model's predictions of the images, which lie in the folder of the kind's split or in another one."""
-    folder = folder or data.films(kind.split)
+    folder = folder or data.image_folder(kind.split)
     if data.level is Level.BREAST:
         return predict_breasts(kind, models, records, folder)
     return predict_split(kind, models, records, folder, shape=(data.preprocess.height, data.preprocess.width))

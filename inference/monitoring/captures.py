@@ -49,7 +49,7 @@ class CapturedExam:
     """One request: the images of one patient."""
 
     time: datetime
-    films: tuple[CapturedImage, ...]
+    images: tuple[CapturedImage, ...]
 
 
 @dataclass
@@ -120,10 +120,10 @@ class Captures:
 
 def _told(files: Sequence[str]) -> Iterator[str]:
     """Yield the files, and regularly print to stderr how many have been read."""
-    told = time.monotonic()
+    logged = time.monotonic()
     for number, path in enumerate(files):
-        if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
-            told = time.monotonic()
+        if time.monotonic() - logged >= SECONDS_BETWEEN_LINES:
+            logged = time.monotonic()
             print(f"{PROGRESS}{number} of {len(files)} files read", file=sys.stderr, flush=True)
         yield path
 

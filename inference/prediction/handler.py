@@ -35,7 +35,7 @@ from mammopipe.inference.payload.identity import check_exam
 from mammopipe.inference.payload.limits import HandlerLimits as HandlerLimits
 from mammopipe.inference.prediction.exam import Combined, ViewScore, left_out, of_unseen_breast
 from mammopipe.inference.prediction.heatmap import eight_bits, overlay, png
-from mammopipe.inference.prediction.image_answer import Clock, Film, Reader
+from mammopipe.inference.prediction.image_answer import Clock, JudgedImage, Reader
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.images.mammogram import ReadConfig
 
@@ -122,13 +122,13 @@ class _Work:
         options = self.reader.options
         drawn = self.task.form is AnswerType.OVERLAY and options.overlay is OverlayLayer.HEAT
         drawn = drawn or self.result is DicomResult.OVERLAY
-        mammogram = self.reader.film(source, explain=self.shows_regions or drawn)
+        mammogram = self.reader.image(source, explain=self.shows_regions or drawn)
         body = self.reader.clock.time("encode", lambda: self._image_body(mammogram, drawn))
         predicted = mammogram.prediction
         attributes = self._attributes(predicted.malignancy_score, predicted.decision, predicted.referral)
         return Reply(body, self.form, attributes, _image_facts(mammogram, self.reader))
 
-    def _image_body(self, image: Film, drawn: bool) -> bytes:
+    def _image_body(self, image: JudgedImage, drawn: bool) -> bytes:
         if self.task.form is AnswerType.OVERLAY:
             pixels = image.pixels
             return png(overlay(pixels, image.seen.heat) if drawn and image.seen is not None else eight_bits(pixels))
@@ -138,7 +138,7 @@ class _Work:
             return said.model_dump_json().encode()
         return self._dicom([image.source.data], said, lambda: [self._capture(image, said)])
 
-    def _capture(self, image: Film, said: Answer) -> bytes:
+    def _capture(self, image: JudgedImage, said: Answer) -> bytes:
         from mammopipe.inference.dicom.results import overlay_capture
 
         if image.seen is None:
@@ -199,7 +199,7 @@ class _Work:
         seen: set[bytes] = set()
         for source in sources:
             try:
-                mammogram = self.reader.film(source, explain=self.shows_regions, exact=exact)
+                mammogram = self.reader.image(source, explain=self.shows_regions, exact=exact)
                 scores = mammogram.scores(mammogram.heatmap(self.reader.options.target))
                 if self.result is DicomResult.ALL:
                     judged.overlays.append(self._capture(mammogram, Answer(**self._envelope(), **scores)))
@@ -290,7 +290,7 @@ def _of_skipped(skipped: tuple[Skipped, ...]) -> list[QualityWarning]:
     return [QualityWarning(code="skipped-files", message=f"files that are no images were not judged: {named}")]
 
 
-def _image_facts(image: Film, reader: Reader) -> dict[str, Any]:
+def _image_facts(image: JudgedImage, reader: Reader) -> dict[str, Any]:
     """Return the facts about one image for the log: sizes, scores and codes."""
     rows, columns = image.pixels.shape
     predicted = image.prediction

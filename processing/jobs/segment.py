@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     division = Division.read(paths.processing_input("prepared-stage"))
     job = settings_in(options, SegmentSettings)
     preprocess_config = settings_in(options, PreprocessConfig, for_processing=division.for_processing)
-    images = _films(paths, division)
+    images = _images(paths, division)
     made = {"preprocess": preprocess_config.to_json(), "digest": preprocess_config.digest}
     config = {"protocol": str(division.protocol), "split": asdict(division.config), **made}
     stage = Stage.open("segment", paths, "data_segmentation", config, [record for record, _ in images])
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
     stage.close(max_quarantine=job.max_quarantine)
 
 
-def _films(paths: ContainerPaths, division: Division) -> list[tuple[ImageRecord, Path]]:
+def _images(paths: ContainerPaths, division: Division) -> list[tuple[ImageRecord, Path]]:
     """Return originals and copies with their splits, and the file of each before segmentation."""
     sources: list[Path] = []
     records: list[ImageRecord] = []

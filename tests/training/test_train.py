@@ -72,11 +72,11 @@ def run(paths, command=()):
 
 def without_times(description):
     """Return model.json without what differs between any two runs."""
-    told = json.loads(json.dumps(description))
-    del told["training"]["seconds"]
-    for epoch in told["training"]["history"]:
+    written = json.loads(json.dumps(description))
+    del written["training"]["seconds"]
+    for epoch in written["training"]["history"]:
         del epoch["seconds"]
-    return told
+    return written
 
 
 def wait_for(path, process):
@@ -99,7 +99,7 @@ def test_a_job_leaves_a_model_and_a_line_an_epoch(make_job):
     assert not (paths.output / "failure").exists()
 
 
-def test_rows_of_the_test_split_need_no_film(make_job):
+def test_rows_of_the_test_split_need_no_image(make_job):
     paths = make_job(**SETTINGS)
     manifest = paths.channel("manifest") / "manifest.csv"
     records = read_manifest(manifest)
@@ -244,9 +244,9 @@ def test_pretrained_weights_are_used_and_named(make_job):
     weights.parent.mkdir(parents=True)
     torch.save(build_model("modified_cnn", classes=7, seed=9).body.state_dict(), weights)
     out = run(paths)
-    told = model_directory.read_description(paths.model)
-    assert told["initialisation"] == "pretrained" and "initialisation=pretrained (modified_cnn-own.pth)" in out
-    assert told["pretrained_weights"]["file"] == "modified_cnn-own.pth"
+    written = model_directory.read_description(paths.model)
+    assert written["initialisation"] == "pretrained" and "initialisation=pretrained (modified_cnn-own.pth)" in out
+    assert written["pretrained_weights"]["file"] == "modified_cnn-own.pth"
 
 
 HEAD = {
@@ -274,11 +274,11 @@ def test_a_classifier_that_learns_alone_leaves_the_body_and_predicts_as_it_was_m
     staged = stage_lite0(paths)
     train(paths, read_inputs(paths), ALONE, StopRequest())
     model = model_directory.load(paths.model)
-    told, learnt = model.description, model.network.body.state_dict()
+    written, learnt = model.description, model.network.body.state_dict()
     body = [name for name in learnt if not name.startswith("_fc.")]
     assert body and all(torch.equal(learnt[name], staged[name]) for name in body)
-    assert (told["stride"], told["top_places"], told["pooling"]) == (16, 2, "top")
-    losses = [epoch["train_loss"] for epoch in told["training"]["history"]]
+    assert (written["stride"], written["top_places"], written["pooling"]) == (16, 2, "top")
+    losses = [epoch["train_loss"] for epoch in written["training"]["history"]]
     assert losses[-1] < losses[0]
     if folds == "0":
         images = read_inputs(paths).validation
@@ -289,7 +289,7 @@ def test_a_classifier_that_learns_alone_leaves_the_body_and_predicts_as_it_was_m
         )
         torch.testing.assert_close(logits, torch.from_numpy(measured), rtol=1e-4, atol=1e-5)
         loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(images.labels)).item()
-        assert loss == pytest.approx(told["metrics"]["validation_loss"], abs=1e-4)
+        assert loss == pytest.approx(written["metrics"]["validation_loss"], abs=1e-4)
 
 
 MEAN = {"folds": "3", "final": "mean", "patience": "1"}
@@ -319,9 +319,9 @@ def test_the_mean_of_the_folds_is_the_classifier_between_theirs(make_job, deals)
     paths = make_job(**SETTINGS | HEAD | MEAN | {"deals": str(deals)})
     stage_lite0(paths)
     train(paths, read_inputs(paths), ALONE, StopRequest())
-    told = model_directory.read_description(paths.model)["training"]
-    assert (told["epochs_run"], told["best_epoch"]) == (3, 3), "no patience, no choice"
-    stated = told["cross_validation"]
+    written = model_directory.read_description(paths.model)["training"]
+    assert (written["epochs_run"], written["best_epoch"]) == (3, 3), "no patience, no choice"
+    stated = written["cross_validation"]
     assert (stated["folds"], stated["deals"], stated["refit_losses"]) == (3, deals, [])
     assert stated["final"] == ("mean of the folds' weights", "mean of the weights of the folds of 2 deals")[deals - 1]
     assert stated["fold_best_epochs"] == [3, 3, 3] * deals
@@ -450,13 +450,13 @@ def test_arguments_are_refused(make_job):
 def test_parts_of_a_stage_must_agree(make_job):
     paths = make_job(**SETTINGS)
     whole = paths.channel("stage") / "stage.json"
-    told = json.loads(whole.read_text())
+    written = json.loads(whole.read_text())
     for host in ("algo-1", "algo-2"):
-        (paths.channel("stage") / f"stage-{host}.json").write_text(json.dumps(told))
+        (paths.channel("stage") / f"stage-{host}.json").write_text(json.dumps(written))
     whole.unlink()
     assert read_stage(paths).height == 64
-    told["config"]["preprocess"]["height"] = 96
-    (paths.channel("stage") / "stage-algo-2.json").write_text(json.dumps(told))
+    written["config"]["preprocess"]["height"] = 96
+    (paths.channel("stage") / "stage-algo-2.json").write_text(json.dumps(written))
     with pytest.raises(Exception, match="stage-algo-1.json, stage-algo-2.json state different config.preprocess"):
         read_stage(paths)
 

@@ -74,13 +74,13 @@ def train_fold(
     network = build()
     given = learner(network.to(where.world.device), config, images)[1][0]
     learnt = given.part(np.flatnonzero(folds != config.fold).tolist())
-    told = given.part(np.flatnonzero((folds == config.fold) & _judged(images, protocol)).tolist())
+    fold_images = given.part(np.flatnonzero((folds == config.fold) & _judged(images, protocol)).tolist())
     _require_every_class(learnt, f"without fold {config.fold}")
-    _require_every_class(told, f"fold {config.fold}")
+    _require_every_class(fold_images, f"fold {config.fold}")
     progress = fit(
         network,
         learnt,
-        told,
+        fold_images,
         config,
         pretrained=pretrained,
         world=where.world,
@@ -92,8 +92,8 @@ def train_fold(
         progress.precision,
         progress.history,
         logits=[progress.logits[-1]],
-        records=told.records,
-        folds=[config.fold] * len(told),
+        records=fold_images.records,
+        folds=[config.fold] * len(fold_images),
         epoch=epochs,
         fold_epochs=[epochs],
         of=config.folds,
@@ -171,13 +171,13 @@ def _one_deal(
     done: list[Progress] = []
     for fold, places in enumerate(held_out):
         learnt = given.part(np.flatnonzero(folds != fold).tolist())
-        told = given.part(places.tolist())
+        fold_images = given.part(places.tolist())
         _require_every_class(learnt, f"without fold {fold}")
-        _require_every_class(told, f"fold {fold}")
+        _require_every_class(fold_images, f"fold {fold}")
         # The precision is measured once, so that all folds use the same number format.
         settings = config.replace(precision=done[0].precision) if done else config
         store = where.store(f"{prefix}fold-{fold}")
-        done.append(_fold(fold, learnt, told, settings, build, store, pretrained=pretrained, where=where))
+        done.append(_fold(fold, learnt, fold_images, settings, build, store, pretrained=pretrained, where=where))
     return done, _together(given, held_out, done, config)
 
 
@@ -197,7 +197,7 @@ def _require_every_class(images: Images, what: str) -> None:
 def _fold(
     fold: int,
     learnt: Images,
-    told: Images,
+    fold_images: Images,
     config: TrainConfig,
     build: Build,
     store: CheckpointStore,
@@ -217,11 +217,11 @@ def _fold(
             takes_last=config.takes_last,
         )
     if world.leads:
-        print(f"fold={fold} train_images={len(learnt)} held_out_images={len(told)}", flush=True)
+        print(f"fold={fold} train_images={len(learnt)} held_out_images={len(fold_images)}", flush=True)
     progress = fit(
         build(),
         learnt,
-        told,
+        fold_images,
         config,
         pretrained=pretrained,
         world=world,

@@ -146,7 +146,7 @@ class TrainingImages(Dataset[Item]):
 
     def __init__(self, images: ImageDataset, config: TrainConfig) -> None:
         """Create the dataset; the config gives the seed and the strength of the variations."""
-        self.films, self.config = images, config
+        self.images, self.config = images, config
         self.variation = Variation(
             config.augment,
             config.augment_crop,
@@ -164,8 +164,8 @@ class TrainingImages(Dataset[Item]):
 
     def with_lesions(self, draw: Draw) -> tuple[Item, tuple[Lesion, ...]]:
         """Return the image of the draw and its lesions; geometric variations also move the lesions."""
-        image, label, image_id = self.films[draw.index]
-        record = self.films.records[draw.index]
+        image, label, image_id = self.images[draw.index]
+        record = self.images.records[draw.index]
         lesions = record.lesions
         key = (self.config.seed, draw.epoch, draw.position)
         if self.config.augment:

@@ -117,15 +117,15 @@ class LocatedImages(Dataset[LocatedItem]):
             classes: The classes.
         """
         self.classes = classes
-        self.films, self.records, self.shape, self.grid = images, records, shape, grid
+        self.images, self.records, self.shape, self.grid = images, records, shape, grid
 
     def __getitem__(self, draw: Draw) -> LocatedItem:
         """Return the draw's item of `films` with its targets; lesions move with the image's variation."""
         record = self.records[draw.index]
-        if isinstance(self.films, TrainingImages):
-            (image, label, image_id), lesions = self.films.with_lesions(draw)
+        if isinstance(self.images, TrainingImages):
+            (image, label, image_id), lesions = self.images.with_lesions(draw)
         else:
-            (image, label, image_id), lesions = self.films[draw], record.lesions
+            (image, label, image_id), lesions = self.images[draw], record.lesions
         return (
             image,
             label,

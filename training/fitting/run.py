@@ -80,7 +80,7 @@ class TrainingRun:
         world: World,
         check_stop: Callable[[], None],
     ) -> None:
-        self.network, self.films, self.validation, self.config, self.world = network, train, validation, config, world
+        self.network, self.images, self.validation, self.config, self.world = network, train, validation, config, world
         self.check_stop = check_stop
         share_batch_statistics(network, world.device)
         self.grid: tuple[int, int] | None = None
@@ -114,7 +114,7 @@ class TrainingRun:
             chosen = Precision.FLOAT32
             if isinstance(self.network, ImageNetwork):
                 chosen = choose_precision(
-                    self.config.precision, self.network, shape=self.films.shape, device=self.world.device
+                    self.config.precision, self.network, shape=self.images.shape, device=self.world.device
                 )
             return Progress(agree(chosen, self.world), takes_last=self.config.takes_last)
         if self.world.leads:
@@ -318,7 +318,7 @@ class TrainingRun:
     def _start_loader(self, epoch: int, first: int) -> int:
         """Set the loader to an epoch, starting at step `first`, and return the epoch's number of steps."""
         order = epoch_order(
-            self.films.labels,
+            self.images.labels,
             self.config.sampling,
             seed=self.config.seed,
             epoch=epoch,
@@ -332,16 +332,16 @@ class TrainingRun:
         """Return the loader for all epochs; its workers live as long as the run."""
         config = self.config
         images = TrainingImages if config.augment_on is AugmentOn.CPU else UnvariedImages
-        kind: Any = TrainingBreasts if isinstance(self.films, Breasts) else images
-        mammograms: Dataset[Any] = self.films if isinstance(self.films, ImageMaps) else kind(self.films, config)
+        kind: Any = TrainingBreasts if isinstance(self.images, Breasts) else images
+        mammograms: Dataset[Any] = self.images if isinstance(self.images, ImageMaps) else kind(self.images, config)
         if self.grid is not None:
             mammograms = LocatedImages(
-                mammograms, self.films.records, shape=self.films.shape, grid=self.grid, classes=self.films.classes
+                mammograms, self.images.records, shape=self.images.shape, grid=self.grid, classes=self.images.classes
             )
         return DataLoader(
             mammograms,
             batch_sampler=self.batches,
-            collate_fn=collate if isinstance(self.films, Breasts) else None,
+            collate_fn=collate if isinstance(self.images, Breasts) else None,
             num_workers=config.workers,
             persistent_workers=config.workers > 0,
             pin_memory=self.world.device.type == "cuda",

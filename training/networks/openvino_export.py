@@ -25,8 +25,8 @@ from mammopipe.training.model.predictions import Floats
 from mammopipe.training.networks.grad_cam import WithMaps, head_weights
 from mammopipe.training.networks.model_directory import LoadedModel
 
-Film = NDArray[np.float32]
-ReadImages = Callable[[Sequence[int]], Iterable[Film]]
+ImageArray = NDArray[np.float32]
+ReadImages = Callable[[Sequence[int]], Iterable[ImageArray]]
 """Yields the validation images at these positions, (H, W) in [0, 1], one at a time to save memory."""
 
 
@@ -236,7 +236,7 @@ def _difference(calibration: Calibration, ours: Floats, torchs: Floats) -> float
     return float(np.abs(calibration.probabilities(ours) - calibration.probabilities(torchs)).max())
 
 
-def _run(network: CompiledNetwork, images: Iterable[Film], mirrored: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+def _run(network: CompiledNetwork, images: Iterable[ImageArray], mirrored: NDArray[np.bool_]) -> tuple[Floats, Floats]:
     """Return the logits, (images, classes), and the means of the feature maps, (images, channels)."""
     rows, means = [], []
     for image, both in zip(images, mirrored, strict=True):

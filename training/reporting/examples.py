@@ -41,7 +41,7 @@ class Picture:
 
     width: int
     height: int
-    film: str
+    image: str
     overlay: str
     circles: tuple[Circle, ...]
 

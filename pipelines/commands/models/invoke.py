@@ -33,7 +33,7 @@ TOKEN_VARIABLE = "MAMMOPIPE_DICOMWEB_TOKEN"
 
 
 @dataclass(frozen=True)
-class Film:
+class SentImage:
     """One file, with the properties that the caller gives."""
 
     path: Path
@@ -91,7 +91,7 @@ def invoke(options: argparse.Namespace) -> int:
     _check_source(options)
     if options.dicomweb is not None:
         return _ask_study(_client(options), options)
-    images, client = _films(options), _client(options)
+    images, client = _sent_images(options), _client(options)
     if len(images) == 1:
         _ask_image(images[0], client, options)
     else:
@@ -100,14 +100,14 @@ def invoke(options: argparse.Namespace) -> int:
     return 0
 
 
-def _ask_image(image: Film, client: "MammographyClient", options: argparse.Namespace) -> None:
+def _ask_image(image: SentImage, client: "MammographyClient", options: argparse.Namespace) -> None:
     answer = client.predict(
         image.path, laterality=image.laterality, view=image.view, heatmap=True, operating_point=options.operating_point
     )
     _show(answer, [image.path.name], as_json=options.json)
 
 
-def _ask_exam(images: Sequence[Film], client: "MammographyClient", options: argparse.Namespace) -> None:
+def _ask_exam(images: Sequence[SentImage], client: "MammographyClient", options: argparse.Namespace) -> None:
     answer = client.predict_exam(
         [mammogram.image for mammogram in images], heatmap=True, operating_point=options.operating_point
     )
@@ -172,7 +172,7 @@ def _show(answer: "Answer | ExamAnswer", names: Sequence[str], *, as_json: bool)
     print(json.dumps(answer.raw, indent=2))
 
 
-def _save(images: Sequence[Film], client: "MammographyClient", options: argparse.Namespace) -> None:
+def _save(images: Sequence[SentImage], client: "MammographyClient", options: argparse.Namespace) -> None:
     """Write each image's overlay and, if requested, the DICOM results; prints nothing beside JSON on stdout."""
     for index, mammogram in enumerate(images):
         stem = mammogram.path.stem if len(images) == 1 else f"{index}-{mammogram.path.stem}"
@@ -195,10 +195,10 @@ def _write(options: argparse.Namespace, name: str, data: bytes) -> None:
         print(f"saved {options.output / name}")
 
 
-def _films(options: argparse.Namespace) -> list[Film]:
+def _sent_images(options: argparse.Namespace) -> list[SentImage]:
     count = len(options.files)
     sides, views = (_per_file(getattr(options, name), name, count) for name in ("laterality", "view"))
-    return [Film(*image) for image in zip(options.files, sides, views, strict=True)]
+    return [SentImage(*image) for image in zip(options.files, sides, views, strict=True)]
 
 
 def _per_file(given: str | None, name: str, count: int) -> list[str | None]:

@@ -214,7 +214,7 @@ def test_too_few_requests_are_not_called_quiet(job: Job, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("shift", [*SHIFTS, "other machine"])
-def test_shifted_films_raise_the_alarm(job: Job, capsys: pytest.CaptureFixture[str], shift: str) -> None:
+def test_shifted_images_raise_the_alarm(job: Job, capsys: pytest.CaptureFixture[str], shift: str) -> None:
     digital = shift == "other machine"
     job.keep(weeks(lambda week, patient: answer(patient, shift, digital) if week >= 4 else answer(patient)))
     report = job.run()
@@ -280,7 +280,7 @@ def test_a_machine_has_one_name_in_training_and_in_requests(job: Job, tmp_path: 
     (learnt,) = prepare_image(task)
     job.keep([line(answer(1), START, source.read_bytes(), "application/dicom")])
     (exam,) = Captures(job.inputs / "captures", CONFIG).exams()
-    (image,) = exam.films
+    (image,) = exam.images
     assert groups_of(learnt.machine_id, learnt.site_id) == groups_of(image.machine, image.site)
     assert learnt.machine_id == "ACME Ltd. Mammo Model" and learnt.site_id != of_table.site_id
 
@@ -301,14 +301,14 @@ def test_a_score_at_a_deployments_prevalence_is_moved_back(
     }
     job.keep([line(said, START)])
     (exam,) = Captures(job.inputs / "captures", CONFIG, prevalence=validation).exams()
-    assert exam.films[0].figures.get("malignancy") == (expected and pytest.approx(expected))
+    assert exam.images[0].figures.get("malignancy") == (expected and pytest.approx(expected))
 
 
 def test_an_image_whose_answer_is_a_picture_is_measured_again(job: Job, films: Any) -> None:
     said = capture.captured(films.pgm, {"content-type": PGM}, b"\x89PNG", {"content-type": "image/png"}, START)
     job.keep([said])
     (exam,) = Captures(job.inputs / "captures", CONFIG).exams()
-    assert exam.films[0].figures["coverage"] > 0.1 and "malignancy" not in exam.films[0].figures
+    assert exam.images[0].figures["coverage"] > 0.1 and "malignancy" not in exam.images[0].figures
 
 
 def test_broken_lines_are_counted_and_many_end_the_job(job: Job) -> None:

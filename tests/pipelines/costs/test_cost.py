@@ -106,8 +106,8 @@ def test_the_page_on_growing_shows_what_the_command_gives(capsys: Capture) -> No
     assert len(blocks) == 2
     for command, shown in blocks:
         assert cli.main(command.split()) == 0
-        told = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-        assert [line[4:].rstrip() for line in shown.rstrip().splitlines()] == told, command
+        printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+        assert [line[4:].rstrip() for line in shown.rstrip().splitlines()] == printed, command
 
 
 def test_the_page_of_the_recipes_is_the_generated_one() -> None:

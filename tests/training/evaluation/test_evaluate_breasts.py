@@ -56,8 +56,8 @@ def test_what_the_evaluation_predicts_is_what_the_network_says_of_all_views(
     data = SegmentedData.read(judged_by_breast.data)
     models = read_candidates(judged_by_breast.models, tmp_path, data.preprocess)
     records = data.asked_as(models).images(Split.TEST)
-    predicted = predict_breasts(TestPredictions, models, records, data.films(Split.TEST))["first"]
-    mammograms = ImageDataset(records, data.films(Split.TEST), shape=models["first"].input_shape)
+    predicted = predict_breasts(TestPredictions, models, records, data.image_folder(Split.TEST))["first"]
+    mammograms = ImageDataset(records, data.image_folder(Split.TEST), shape=models["first"].input_shape)
     breasts = Breasts(mammograms, other_side=True, flips=False)
 
     assert predicted.level is Level.BREAST

@@ -35,7 +35,7 @@ class Breasts(Dataset[BreastItem]):
             other_side: Whether the views of the patient's other breast count.
             flips: Whether craniocaudal views are judged together with their mirror images (`test_flips`).
         """
-        self.films, self.flips = images, flips
+        self.images, self.flips = images, flips
         self.breasts = breasts_of(images.records, images.classes, other_side=other_side)
         self.records = tuple(breast.record for breast in self.breasts)
         self.classes, self.shape, self.sha256 = images.classes, images.shape, images.sha256
@@ -48,8 +48,8 @@ class Breasts(Dataset[BreastItem]):
     def __getitem__(self, index: int) -> BreastItem:
         """Return the breast at `index`."""
         views = [(view[0], side) for view, side in self.breasts[index].views]
-        images = [self.films[place][0] for place, _ in views]
-        mirrored = [self.flips and may_be_mirrored(self.films.records[place].view) for place, _ in views]
+        images = [self.images[place][0] for place, _ in views]
+        mirrored = [self.flips and may_be_mirrored(self.images.records[place].view) for place, _ in views]
         return self.item(index, images, [side for _, side in views], mirrored)
 
     def item(self, index: int, images: Sequence[Tensor], sides: Sequence[Side], mirrored: Sequence[bool]) -> BreastItem:
@@ -68,7 +68,7 @@ class TrainingBreasts(Dataset[BreastItem]):
     def __init__(self, breasts: Breasts, config: TrainConfig) -> None:
         """Create the dataset; the config gives the seed, the variations, and the most views of a side."""
         self.breasts, self.config = breasts, config
-        self.images = TrainingImages(breasts.films, config)
+        self.images = TrainingImages(breasts.images, config)
 
     def __getitem__(self, draw: Draw) -> BreastItem:
         """Return the breast of the draw.

@@ -31,8 +31,8 @@ class UnvariedImages(TrainingImages):
 
     def with_lesions(self, use: Draw) -> tuple[Item, tuple[Lesion, ...]]:
         """Return the image of the draw with its packed variation, and its lesions as they lie in the varied image."""
-        image, label, image_id = self.films[use.index]
-        record, key = self.films.records[use.index], (self.config.seed, use.epoch, use.position)
+        image, label, image_id = self.images[use.index]
+        record, key = self.images.records[use.index], (self.config.seed, use.epoch, use.position)
         shape, drawn, lesions = tuple(image.shape[1:]), Drawn(), record.lesions
         if self.config.augment:
             drawn, lesions = draw(
