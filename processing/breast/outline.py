@@ -21,6 +21,9 @@ BAND = 0.11
 """Greatest height of a dark band at the film's upper edge, as a share of the breast's height."""
 BAND_STEP, BAND_ACROSS = 0.08, 0.85
 """Least step in grey (0..1) from a band to the breast below it, and the share of the columns that must show it."""
+TAB_DEPTH, TAB_WIDTH, TAB_AREA = 0.015, 0.4, 0.03
+"""A tab: its least depth below the fold as a share of the breast's height, its greatest width as a share of the breast's
+width, and its greatest area as a share of the breast's area."""
 STEEP = 0.8
 """Least slope, in columns per row, by which the outline approaches the chest wall above the kink."""
 
@@ -130,6 +133,27 @@ def without_abdomen(mask: Mask) -> Mask:
     cut[widest + _kink(below, rows.size, NARROW_BELOW) :] = False
     cut[: widest + 1 - _kink(above, rows.size, NARROW_ABOVE)] = False
     return cut
+
+
+def without_tab(mask: Mask, *, chest_left: bool) -> Mask:
+    """Return the mask without a tab of the abdomen below the fold under the breast.
+
+    From the breast, the lower outline rises to the fold. Over the abdomen it falls again.
+    """
+    turned = mask if chest_left else mask[:, ::-1]
+    columns = np.flatnonzero(turned.any(axis=0))
+    lowest = turned.shape[0] - 1 - turned[::-1, columns].argmax(axis=0)
+    tab = np.maximum.accumulate(lowest) - lowest
+    breast = np.maximum.accumulate(lowest[::-1])[::-1] - lowest
+    depth = np.minimum(tab, breast)[: max(1, round(TAB_WIDTH * columns.size))]
+    fold = int(depth.argmax())
+    if depth[fold] < TAB_DEPTH * np.count_nonzero(mask.any(axis=1)):
+        return mask
+    cut = turned.copy()
+    cut[lowest[fold] + 1 :, : columns[fold]] = False
+    if np.count_nonzero(cut) < (1 - TAB_AREA) * np.count_nonzero(mask):
+        return mask
+    return np.ascontiguousarray(cut if chest_left else cut[:, ::-1])
 
 
 def _kink(widths: NDArray[np.float64], height: int, narrow: float) -> int:

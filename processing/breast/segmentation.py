@@ -20,6 +20,7 @@ from mammopipe.processing.breast.outline import (
     without_band,
     without_overhang,
     without_pockets,
+    without_tab,
 )
 from mammopipe.processing.breast.pectoral import Pectoral, find_pectoral
 from mammopipe.processing.breast.quality import coverage, is_skin_cut_off, quality_flags
@@ -151,4 +152,5 @@ def _outlined(grey: Grey, air: Air, laterality: Laterality | None) -> _Found:
     left = chest.side is Side.LEFT
     if air.fog:
         mask = without_overhang(mask, chest_left=left)
-    return _Found(without_abdomen(without_pockets(mask, chest_left=left)), air, chest, upper_edge)
+    mask = without_abdomen(without_pockets(mask, chest_left=left))
+    return _Found(without_tab(mask, chest_left=left), air, chest, upper_edge)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mammopipe.processing.datasets.manifest import View
+from mammopipe.processing.phantoms.muscle import MuscleTrait, draw_muscle
 
 Mask = npt.NDArray[np.bool_]
 Grey = npt.NDArray[np.float32]
@@ -89,8 +90,18 @@ def draw_shape(patient: np.random.Generator, film: np.random.Generator, view: Vi
     )
 
 
-def draw_anatomy(shape: Shape, size: tuple[int, int], density: Density, rng: np.random.Generator, view: View) -> Canvas:
-    """Return the image without lesions and artefacts, as arrays of `size` (rows, columns)."""
+def draw_anatomy(
+    shape: Shape,
+    size: tuple[int, int],
+    density: Density,
+    rng: np.random.Generator,
+    view: View,
+    trait: MuscleTrait | None = None,
+) -> Canvas:
+    """Return the image without lesions and artefacts, as arrays of `size` (rows, columns).
+
+    With a `trait`, the muscle of an oblique view has this trait in place of the size and curve of `shape`.
+    """
     breast = _breast_mask(shape, size, rng)
     depth = _depth(breast)
     thickness = 1 - (1 - np.minimum(depth / (shape.fade * size[0]), 1)) ** 2.5
@@ -98,7 +109,15 @@ def draw_anatomy(shape: Shape, size: tuple[int, int], density: Density, rng: np.
     background = rng.uniform(0.012, 0.035) + 0.004 * _noise(rng, size, size[0] // 3)
     grey = np.where(breast, 0.10 + (tissue - 0.10) * thickness, background)
     muscle = np.zeros(size, np.bool_)
-    if view.shows_pectoral:
+    if view.shows_pectoral and trait is not None:
+        drawn = draw_muscle(trait, shape.axilla, tissue, rng)
+        muscle, breast = drawn.mask, breast & drawn.bare
+        soft = _blur(muscle.astype(np.float32), rng.uniform(0.003, 0.010) * size[0])
+        faded = np.minimum(depth / (0.03 * size[0]), 1)
+        soft *= faded
+        grey = grey * (1 - soft) + np.maximum(grey, drawn.grey) * soft + drawn.lift * faded
+        grey = np.where(drawn.bare, grey, background)
+    elif view.shows_pectoral:
         muscle = _muscle_mask(shape, size, rng)
         soft = _blur(muscle.astype(np.float32), rng.uniform(0.004, 0.010) * size[0])
         soft *= np.minimum(depth / (0.03 * size[0]), 1)

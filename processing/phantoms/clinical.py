@@ -18,6 +18,7 @@ from mammopipe.processing.datasets.manifest import Laterality, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms.anatomy import Canvas, Density, Shape, draw_anatomy, draw_shape
 from mammopipe.processing.phantoms.marks import draw_marks
+from mammopipe.processing.phantoms.muscle import MuscleTrait
 
 Mask = npt.NDArray[np.bool_]
 Grey = npt.NDArray[np.float32]
@@ -88,6 +89,7 @@ def make_clinical_phantom(
     rows: int = 400,
     columns: int = 300,
     bits: int = 8,
+    trait: MuscleTrait | None = None,
 ) -> ClinicalPhantom:
     """Return the phantom that the arguments determine.
 
@@ -99,6 +101,7 @@ def make_clinical_phantom(
         rows: Height in pixels, at least 128.
         columns: Width in pixels, at least 0.6 of `rows`.
         bits: Grey resolution, 8 to 16.
+        trait: What makes the muscle of an MLO view hard to find; `None` for a muscle as the kind draws it.
 
     Raises:
         ConfigError: An argument is out of its range.
@@ -114,7 +117,7 @@ def make_clinical_phantom(
     size = (rows, columns - 2 * padding)
     shape = _shape(rng, kind, view, size[1] / rows)
     density = list(Density)[int(rng.integers(3))] if kind in FILMS else Density.DENSE
-    canvas = draw_anatomy(shape, size, density, rng, view)
+    canvas = draw_anatomy(shape, size, density, rng, view, trait)
     grey, visible, bare = _exposed(canvas, shape, kind, rng)
     marks = draw_marks(
         canvas.breast,

@@ -99,6 +99,20 @@ def test_an_abdomen_strip_below_the_breast_is_cut_off() -> None:
     assert not region.mask[520:].any()
 
 
+@pytest.mark.parametrize("left", [True, False])
+def test_an_abdomen_beside_the_lower_end_of_the_breast_is_cut_off(left: bool) -> None:
+    """The breast hangs lower than the fold, so no row holds the abdomen alone."""
+    y, x = np.mgrid[0:512, 0:400]
+    breast = ((x - 90) / 150) ** 2 + ((y - 260) / 200) ** 2 < 1
+    fold = int(np.flatnonzero(breast[:, 26])[-1])
+    pixels = np.where(breast, 20000 + 40 * y, 0).astype(np.uint16)
+    pixels[fold - 10 : fold + 28, :26] = 52000
+    turn = slice(None) if left else slice(None, None, -1)
+    region = segment_breast(np.ascontiguousarray(pixels[:, turn]), view=View.CC)
+    assert dice(region.mask[:, turn], breast) > 0.98
+    assert not region.mask[fold + 16 :, turn][:, :26].any()
+
+
 @pytest.mark.parametrize("width", [8, 14])
 def test_a_bright_strip_below_the_muscle_stays_breast(width: int) -> None:
     image = make_film()
