@@ -19,9 +19,11 @@ MEAN_DROP = 0.08
 MARGIN = 1.25
 """Radius of the disk kept around a structure inside the muscle, in radii of its ring."""
 SCALES = (1.0, 0.8, 0.6, 0.4)
-"""Factors of these margins, tried in turn until the disks keep no more than `LARGEST_SHARE` of the muscle."""
+"""Factors of these margins, tried in turn until the clearest structure's disk keeps at most `LARGEST_SHARE`."""
 LARGEST_SHARE = 0.12
-"""Largest share of the muscle that disks keep: the many bright spots of dense tissue must not keep half of it."""
+"""Largest share of the muscle that the disk of the clearest structure keeps."""
+FURTHER_SHARE = 0.04
+"""Largest share that all disks keep if there are several: many bright spots are the texture of the muscle."""
 MARGIN_BESIDE = 2.5
 """The same for a structure beside the muscle, where it hides the muscle's edge."""
 
@@ -59,16 +61,24 @@ def _disks(grey: Grey, mask: Mask, muscle: Mask, contrast: float) -> Mask:
         x = columns[:, None] + np.rint(radius * np.cos(angles)).astype(np.intp)
         inside = (y >= 0) & (y < grey.shape[0]) & (x >= 0) & (x < grey.shape[1])
         at = np.clip(y, 0, grey.shape[0] - 1), np.clip(x, 0, grey.shape[1] - 1)
-        drops.append(_stands_out(smooth[rows, columns][:, None] - smooth[at], inside & deep[at], contrast))
-    found = _largest_rings(rows, columns, np.array(drops))
-    for scale in SCALES:
-        kept = np.zeros(muscle.shape, np.uint8)
-        for row, column, radius in found:
+        drop = smooth[rows, columns][:, None] - smooth[at]
+        drops.append(np.where(_stands_out(drop, inside & deep[at], contrast), drop.mean(axis=1), 0))
+    return _kept(_largest_rings(rows, columns, np.array(drops)), muscle)
+
+
+def _kept(found: list[tuple[int, int, int]], muscle: Mask) -> Mask:
+    """Return disks around structures, the clearest first, as long as they keep a small share of the muscle."""
+    kept, size = np.zeros(muscle.shape, np.uint8), np.count_nonzero(muscle)
+    for number, (row, column, radius) in enumerate(found):
+        for scale in SCALES if not number else SCALES[:1]:
+            disks = kept.copy()
             margin = MARGIN if muscle[row, column] else MARGIN_BESIDE
-            cv2.circle(kept, (column, row), round(max(margin * scale, 1.0) * radius), 1, cv2.FILLED)
-        if np.count_nonzero(kept.astype(np.bool_) & muscle) <= LARGEST_SHARE * np.count_nonzero(muscle):
-            break
-    return kept > 0
+            cv2.circle(disks, (column, row), round(max(margin * scale, 1.0) * radius), 1, cv2.FILLED)
+            share = np.count_nonzero(disks.view(np.bool_) & muscle) / size
+            if share <= (FURTHER_SHARE if number else LARGEST_SHARE):
+                kept = disks
+                break
+    return kept.view(np.bool_)
 
 
 def _stands_out(drop: NDArray[np.floating], inside: NDArray[np.bool_], contrast: float) -> NDArray[np.bool_]:
@@ -77,11 +87,14 @@ def _stands_out(drop: NDArray[np.floating], inside: NDArray[np.bool_], contrast:
 
 
 def _largest_rings(
-    rows: NDArray[np.intp], columns: NDArray[np.intp], drops: NDArray[np.bool_]
+    rows: NDArray[np.intp], columns: NDArray[np.intp], drops: NDArray[np.floating]
 ) -> list[tuple[int, int, int]]:
-    """Return the row, column and largest ring radius of each structure."""
-    return [
-        (int(row), int(column), max(radius for radius, found in zip(RADII, which, strict=True) if found))
-        for row, column, which in zip(rows, columns, drops.T, strict=True)
-        if which.any()
-    ]
+    """Return the row, column and largest ring radius of each structure, the clearest first.
+
+    Args:
+        rows: (peaks,)
+        columns: (peaks,)
+        drops: (radii, peaks): mean difference to the ring, 0 where the peak does not stand out of it.
+    """
+    order = [int(peak) for peak in np.argsort(-drops.max(axis=0)) if drops[:, peak].any()]
+    return [(int(rows[peak]), int(columns[peak]), RADII[int(np.flatnonzero(drops[:, peak])[-1])]) for peak in order]

@@ -22,8 +22,7 @@ BAND = 0.11
 BAND_STEP, BAND_ACROSS = 0.08, 0.85
 """Least step in grey (0..1) from a band to the breast below it, and the share of the columns that must show it."""
 TAB_DEPTH, TAB_WIDTH, TAB_AREA = 0.015, 0.4, 0.03
-"""A tab: its least depth below the fold as a share of the breast's height, its greatest width as a share of the breast's
-width, and its greatest area as a share of the breast's area."""
+"""Least depth of a tab below the fold and its greatest width and area, as shares of the breast's own."""
 STEEP = 0.8
 """Least slope, in columns per row, by which the outline approaches the chest wall above the kink."""
 

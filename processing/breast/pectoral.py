@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mammopipe.processing.breast.pectoral_curves import LENGTH, Curves, best_curves
+from mammopipe.processing.breast.pectoral_curves import CANDIDATES, LENGTH, Curves, best_curves
 from mammopipe.processing.breast.working_copy import Grey, Mask
 
 Floats = NDArray[np.float32]
@@ -33,6 +33,8 @@ FREE_ROWS = 0.9
 """Least share of the rows of a muscle's upper half in which tissue lies between muscle and skin."""
 FLATTEST = 0.15
 """Least slope, in columns per row, by which an edge is prolonged to the chest wall beyond its last point."""
+SLANT = 0.06
+"""Least slope of a muscle's edge, in columns per row: 3.4 degrees to the chest wall."""
 STRIP, STEADY = 0.20, 0.35
 """A muscle is a strip where, over this share of the breast's height, it narrows by less than this share of what it
 narrows on average above."""
@@ -68,9 +70,13 @@ class _Edges:
         """Return which edges are clear enough for a muscle; the limits were set on the 322 films of mini-MIAS."""
         clear = (self.step >= 0.04) & (self.steady >= 0.7) | (self.step >= 0.025) & (self.steady >= 0.88)
         # Gland that overlaps the muscle, or a narrow window that makes both white, hides a part of a strong edge.
-        clear |= (self.step >= 0.06) & (self.steady >= 0.65) & (self.length >= 0.9) & (self.excess >= 0.10)
+        clear |= (self.step >= 0.06) & (self.steady >= 0.5) & (self.length >= 0.9) & (self.excess >= 0.10)
         clear |= (self.step >= 0.15) & (self.steady >= 0.6)
-        return clear & (self.excess >= 0.05) & (self.length >= 0.25)
+        return clear & (self.excess >= 0.05) & (self.length >= 0.25) & self._slants()
+
+    def _slants(self) -> NDArray[np.bool_]:
+        """Return which edges come closer to the chest wall; a bright strip along the chest wall is no muscle."""
+        return np.asarray(self.x[:, 0] - self.x[:, -1] >= SLANT * (self.y[:, -1] - self.y[:, 0]))
 
     def strength(self) -> NDArray[np.float32]:
         """Return how strong, steady and long each edge is. A longer edge is less likely to be one of gland or fibre."""
@@ -102,6 +108,17 @@ def _in_corner(grey: Grey, mask: Mask) -> Pectoral | None:
     """Return the muscle in the upper left corner of a breast that fills the frame, or `None`."""
     curves = best_curves(grey, mask)
     if curves is None:
+        return None
+    for part in (slice(CANDIDATES), slice(CANDIDATES, None)):
+        muscle = _clearest(grey, mask, curves.part(part))
+        if muscle is not None:
+            return muscle
+    return None
+
+
+def _clearest(grey: Grey, mask: Mask, curves: Curves) -> Pectoral | None:
+    """Return the muscle with the strongest edge near one of the curves, or `None` where no edge is clear enough."""
+    if not curves.score.size:
         return None
     edges = _followed(grey, mask, curves)
     merit = curves.score * edges.strength()

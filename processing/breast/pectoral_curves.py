@@ -27,6 +27,8 @@ STEEPEST = 0.03
 """Grey (0..1) per grid cell to which steps are limited, so that no single vessel or scratch decides for a curve."""
 CANDIDATES = 6
 """Number of curves that are followed."""
+FURTHER = 6
+"""Number of curves that are followed if none of the first leads to a muscle."""
 LARGEST_SHARE = 0.48
 """Largest share of the box on a curve's inner side; a larger corner holds other tissue, too."""
 
@@ -42,6 +44,10 @@ class Curves:
     normal_y: Floats
     score: Floats
     """(curves,): strength and steadiness of the step across each curve, in descending order."""
+
+    def part(self, chosen: slice) -> "Curves":
+        """Return some of the curves."""
+        return Curves(*(each[chosen] for each in (self.x, self.y, self.normal_x, self.normal_y, self.score)))
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,7 @@ def _distinct(score: Floats, parameters: Floats) -> list[int]:
     """Return the indices of the best curves; each differs by some distance from those before it."""
     chosen: list[int] = []
     left = score.copy()
-    while len(chosen) < CANDIDATES:
+    while len(chosen) < CANDIDATES + FURTHER:
         best = int(left.argmax())
         if left[best] <= 0:
             break
