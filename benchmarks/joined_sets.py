@@ -88,15 +88,16 @@ def segmented(sources: Mapping[str, Path], judged: Sequence[str], row: Row, fold
         except ImageError as error:
             print(f"left out: {name}, {error}", flush=True)
             continue
-        path = f"{name}-{len(written)}.png"
-        write_png(folder / path, result.pixels)
+        image_id = f"{name}-{record.image_id}"
+        write_png(folder / f"{image_id}.png", result.pixels)
         shown = {
-            "image_id": f"{name}-{record.image_id}",
+            "image_id": image_id,
+            "path": f"{image_id}.png",
             "patient_id": f"{name}-{record.patient_id}",
             "dataset": name,
             "synthetic": record.synthetic or bool(mammogram.facts.get("phantom")),
         }
-        written.append(replace(record, path=path, lesions=result.lesions, split=None, fold=None, **shown))
+        written.append(replace(record, lesions=result.lesions, split=None, fold=None, **shown))
     write_manifest(written, folder / MANIFEST)
     return read_manifest(folder)
 
