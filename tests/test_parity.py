@@ -43,6 +43,6 @@ def test_phantoms_give_the_server_what_they_gave_training(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("image_id", ["mdb005", "mdb028", "mdb111", "mdb145", "mdb218"])
-def test_real_films_give_the_server_what_they_gave_training(mias_folder: Path, tmp_path: Path, image_id: str) -> None:
+def test_real_images_give_the_server_what_they_gave_training(mias_folder: Path, tmp_path: Path, image_id: str) -> None:
     records = assign_splits(read_labels(mias_folder / LABEL_TABLE))
     check_parity(mias_folder, [record for record in records if record.image_id == image_id], tmp_path)

@@ -99,7 +99,7 @@ def test_a_job_leaves_a_model_and_a_line_an_epoch(make_job):
     assert not (paths.output / "failure").exists()
 
 
-def test_rows_of_the_test_split_need_no_film(make_job):
+def test_rows_of_the_test_split_need_no_image(make_job):
     paths = make_job(**SETTINGS)
     manifest = paths.channel("manifest") / "manifest.csv"
     records = read_manifest(manifest)

@@ -83,7 +83,7 @@ def test_side_is_named_as_a_guess_until_it_is_told(client: MammographyClient, fi
     assert "laterality-inferred" not in {warning.code for warning in answered.warnings}
 
 
-def test_overlay_has_the_film_s_size(client: MammographyClient, films: Any) -> None:
+def test_overlay_has_the_image_s_size(client: MammographyClient, films: Any) -> None:
     overlay = cv2.imdecode(np.frombuffer(client.overlay(films.png), np.uint8), cv2.IMREAD_UNCHANGED)
     assert overlay.shape == (*films.pixels.shape, 3)
 
@@ -137,7 +137,7 @@ def test_the_image_of_an_exam_that_is_refused_is_named(client: MammographyClient
         assert (caught.value.code, caught.value.status, caught.value.detail) == ("corrupt_image", 422, {"image": 1})
 
 
-def test_a_film_without_identity_gives_no_dicom_result(client: MammographyClient, films: Any) -> None:
+def test_an_image_without_identity_gives_no_dicom_result(client: MammographyClient, films: Any) -> None:
     for ask in (client.dicom_report, client.dicom_overlay):
         with pytest.raises(RequestRefusedError, match="no_source_identity"):
             ask(films.pgm)

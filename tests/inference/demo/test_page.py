@@ -163,7 +163,7 @@ def test_the_page_is_refused_beyond_the_loopback_interface(base: Path) -> None:
     assert ended.stderr.startswith("error: MAMMOPIPE_DEMO=true needs") and ended.stderr.count("\n") == 1
 
 
-def test_the_film_alone_is_a_picture_and_nothing_else(local: Server, films: Any) -> None:
+def test_the_image_alone_is_a_picture_and_nothing_else(local: Server, films: Any) -> None:
     reply = local.invoke(films.pgm, path="/invocations?overlay=none", Accept="image/png")
     image = cv2.imdecode(np.frombuffer(reply.body, np.uint8), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(image, (films.pixels >> 8).astype(np.uint8))
@@ -171,7 +171,7 @@ def test_the_film_alone_is_a_picture_and_nothing_else(local: Server, films: Any)
     assert (refused.status, refused.code) == (400, "bad_option")
 
 
-def test_a_dropped_film_shows_its_scores_and_its_heat(visit: Callable[..., Visit], films: Any) -> None:
+def test_a_dropped_image_shows_its_scores_and_its_heat(visit: Callable[..., Visit], films: Any) -> None:
     page = visit()
     answer = page.drop(films.pgm, name="film.pgm")
     assert float(page.text("#film-score")) == pytest.approx(answer["malignancy_score"], abs=0.051)
@@ -189,7 +189,7 @@ def test_a_dropped_film_shows_its_scores_and_its_heat(visit: Callable[..., Visit
     assert page.said == []
 
 
-def test_the_film_without_heat_is_the_film(visit: Callable[..., Visit], films: Any) -> None:
+def test_the_image_without_heat_is_the_image(visit: Callable[..., Visit], films: Any) -> None:
     page = visit()
     page.drop(films.png, name="film.png")
     for control in ("#overlay", "#regions"):
@@ -212,7 +212,7 @@ def test_a_dicom_is_shown_without_its_patient(visit: Callable[..., Visit], exam:
     assert page.said == []
 
 
-def test_an_exam_shows_breasts_films_and_the_chosen_point(visit: Callable[..., Visit], exam: list[bytes]) -> None:
+def test_an_exam_shows_breasts_images_and_the_chosen_point(visit: Callable[..., Visit], exam: list[bytes]) -> None:
     page = visit()
     answer = page.drop(*exam)
     assert float(page.text("#exam-score")) == pytest.approx(answer["exam"]["malignancy_score"], abs=0.051)

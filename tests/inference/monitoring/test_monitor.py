@@ -214,7 +214,7 @@ def test_too_few_requests_are_not_called_quiet(job: Job, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("shift", [*SHIFTS, "other machine"])
-def test_shifted_films_raise_the_alarm(job: Job, capsys: pytest.CaptureFixture[str], shift: str) -> None:
+def test_shifted_images_raise_the_alarm(job: Job, capsys: pytest.CaptureFixture[str], shift: str) -> None:
     digital = shift == "other machine"
     job.keep(weeks(lambda week, patient: answer(patient, shift, digital) if week >= 4 else answer(patient)))
     report = job.run()

@@ -389,7 +389,7 @@ def test_options_without_meaning_for_an_exam_are_refused(
     assert (error.status, error.code) == (status, code)
 
 
-def test_overlay_has_the_film_s_geometry(predictor: Predictor, pgms: list[bytes]) -> None:
+def test_overlay_has_the_image_s_geometry(predictor: Predictor, pgms: list[bytes]) -> None:
     reply = run(predictor, PGM, pgms[0], form=AnswerType.OVERLAY)
     assert cv2.imdecode(np.frombuffer(reply.body, np.uint8), cv2.IMREAD_UNCHANGED).shape == (304, 260, 3)
     assert reply.form is AnswerType.OVERLAY and "malignancy_score=" in reply.attributes

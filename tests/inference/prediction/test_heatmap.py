@@ -16,7 +16,7 @@ from mammopipe.processing.phantoms.mias_tree import make_film
 
 @pytest.mark.parametrize("laterality", list(Laterality))
 @pytest.mark.parametrize(("height", "width"), [(96, 64), (640, 512)])
-def test_heat_at_a_lesion_lands_on_the_lesion_of_the_film(laterality: Laterality, height: int, width: int) -> None:
+def test_heat_at_a_lesion_lands_on_the_lesion_of_the_image(laterality: Laterality, height: int, width: int) -> None:
     image = make_film(3, label=Label.MALIGNANT, laterality=laterality, height=512, width=400)
     mammogram = Mammogram(image.pixels, laterality, View.MLO)
     lesion = image.lesions[0]
@@ -90,7 +90,7 @@ def test_regions_are_the_warm_areas_strongest_first() -> None:
     assert heatmap.regions(np.zeros((5, 5), np.float32)) == []
 
 
-def test_overlay_leaves_a_film_without_heat_grey_and_colours_the_rest(films: Any) -> None:
+def test_overlay_leaves_an_image_without_heat_grey_and_colours_the_rest(films: Any) -> None:
     pixels = read_mammogram(films.pgm).pixels
     heat = np.zeros(pixels.shape, np.float32)
     plain = heatmap.overlay(pixels, heat)

@@ -109,7 +109,7 @@ def test_flags_of_the_segmentation_become_warnings(predictor: Predictor, films: 
     assert "chest-side-against-laterality" in codes
 
 
-def test_evidence_covers_the_film(predictor: Predictor, films: Any) -> None:
+def test_evidence_covers_the_image(predictor: Predictor, films: Any) -> None:
     mammogram = film(films)
     seen = predictor.explain(predictor.predict(mammogram), mammogram, Label.NORMAL)
     assert seen.heat.shape == mammogram.pixels.shape and seen.heat.dtype == np.float32
@@ -160,7 +160,7 @@ def test_reference_gives_decile_and_referral(base: Path, films: Any, tmp_path: P
     ]
 
 
-def test_an_exam_is_a_sequence_of_films(predictor: Predictor, films: Any) -> None:
+def test_an_exam_is_a_sequence_of_images(predictor: Predictor, films: Any) -> None:
     right, left = film(films), another(films, laterality=Laterality.LEFT)
     exam = predictor.predict([right, left])
     assert [image.probabilities for image in exam.images] == [

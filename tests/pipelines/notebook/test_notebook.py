@@ -68,7 +68,7 @@ def test_costs_are_a_table_with_their_sum() -> None:
     assert all(f">{line.step}</td>" in shown for line in lines)
 
 
-def test_an_answer_is_shown_beside_its_film(tmp_path: Path) -> None:
+def test_an_answer_is_shown_beside_its_image(tmp_path: Path) -> None:
     notebook_view = pytest.importorskip("mammopipe.pipelines.notebook.views", exc_type=ImportError)
     image, overlay = tmp_path / "a<b.png", io.BytesIO()
     Image.new("I;16", (40, 80)).save(image)

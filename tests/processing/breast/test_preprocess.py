@@ -69,7 +69,7 @@ def test_the_image_is_the_stored_pixels_as_a_share_of_full_scale() -> None:
     assert result.image.max() == 1
 
 
-def test_a_mirrored_film_gives_the_same_input() -> None:
+def test_a_mirrored_image_gives_the_same_input() -> None:
     mammogram = make_film(6, label=Label.NORMAL, laterality=Laterality.LEFT)
     left = preprocess(Mammogram(mammogram.pixels, Laterality.LEFT, View.MLO), CONFIG)
     mirrored = Mammogram(np.ascontiguousarray(mammogram.pixels[:, ::-1]), Laterality.RIGHT, View.MLO)

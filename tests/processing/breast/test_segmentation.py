@@ -124,7 +124,7 @@ def test_a_dark_band_across_the_upper_edge_is_no_breast(height: int) -> None:
     assert dice(region.mask & below, image.breast & below) > 0.97
 
 
-def test_a_flipped_film_gives_the_flipped_masks() -> None:
+def test_a_flipped_image_gives_the_flipped_masks() -> None:
     image = make_film(label=True)
     plain = segment_breast(image.pixels, view=View.MLO)
     flipped = segment_breast(np.ascontiguousarray(image.pixels[:, ::-1]), view=View.MLO)
@@ -141,7 +141,7 @@ def test_every_size_gives_the_same_masks(height: int, width: int) -> None:
     assert dice(region.pectoral, image.muscle) > 0.93
 
 
-def test_the_reduced_copy_tells_what_the_whole_film_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reduced_copy_tells_what_the_whole_image_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     image = make_film(1024, 1024, label=True)
     reduced = segment_breast(image.pixels, view=View.MLO)
     monkeypatch.setattr("mammopipe.processing.breast.working_copy.WORKING_SIZE", 1024)
@@ -160,7 +160,7 @@ def test_exposure_does_not_move_the_masks(gain: float, offset: int) -> None:
 
 
 @pytest.mark.parametrize("degrees", [-14, 9, 14])
-def test_a_tilted_film_with_black_wedges_is_segmented(degrees: float) -> None:
+def test_a_tilted_image_with_black_wedges_is_segmented(degrees: float) -> None:
     image = make_film()
     turn = cv2.getRotationMatrix2D((256, 256), degrees, 1.0)
     pixels = cv2.warpAffine(image.pixels, turn, (512, 512)).astype(np.uint16)
@@ -212,7 +212,7 @@ def test_coverage_outside_the_limits_is_flagged() -> None:
     assert "skin-cut-off" in segment_breast(large, view=View.MLO).quality["flags"]
 
 
-def test_padding_is_no_part_of_the_film() -> None:
+def test_padding_is_no_part_of_the_image() -> None:
     coverage = [
         segment_breast(make_film(padding=padding).pixels, view=View.MLO).quality["coverage"] for padding in (0.0, 0.15)
     ]
@@ -237,7 +237,7 @@ def test_an_image_without_structure_is_refused(pixels: NDArray[np.uint16], reaso
         segment_breast(pixels)
 
 
-def test_a_film_with_only_a_label_is_refused() -> None:
+def test_an_image_with_only_a_label_is_refused() -> None:
     pixels = np.random.default_rng(0).integers(0, 1000, (400, 400)).astype(np.uint16)
     pixels[20:80, 300:360] = 64000
     with pytest.raises(ImageError, match="no breast"):

@@ -131,7 +131,7 @@ def test_prepared_pixels_are_those_of_the_image(tree: Path, prepared: Path) -> N
         assert record.pixel_spacing_mm == 0.2
 
 
-def test_a_tall_film_is_reduced_with_its_lesions_and_spacing(tree: Path, container: Container) -> None:
+def test_a_tall_image_is_reduced_with_its_lesions_and_spacing(tree: Path, container: Container) -> None:
     prepared = container(labels=tree, images=tree) / "prepared"
     prepare.main(["--dataset", "mias", "--max-height", "512"])
     records = read_manifest(prepared)
@@ -152,7 +152,7 @@ def broken_tree(tree: Path, folder: Path) -> Path:
     return folder
 
 
-def test_bad_films_are_quarantined_with_their_reason_and_the_rest_goes_on(
+def test_bad_images_are_quarantined_with_their_reason_and_the_rest_goes_on(
     tree: Path, tmp_path: Path, container: Container
 ) -> None:
     folder = broken_tree(tree, tmp_path)
@@ -165,7 +165,7 @@ def test_bad_films_are_quarantined_with_their_reason_and_the_rest_goes_on(
     assert len(read_manifest(prepared)) == FILMS - 3
 
 
-def test_too_many_bad_films_stop_the_job_before_a_manifest_is_written(
+def test_too_many_bad_images_stop_the_job_before_a_manifest_is_written(
     tree: Path, tmp_path: Path, container: Container
 ) -> None:
     folder = broken_tree(tree, tmp_path)

@@ -146,7 +146,7 @@ def test_the_job_writes_what_the_pipeline_reads(evaluated):
     assert evaluated.page.startswith("<!doctype html>")
 
 
-def test_what_each_candidate_says_of_each_film_is_kept(evaluated):
+def test_what_each_candidate_says_of_each_image_is_kept(evaluated):
     rows = prediction_rows(evaluated)
     images = {record.image_id: record for record in evaluated.records() if not record.source_image_id}
     for name, candidate in evaluated.evaluation["candidates"].items():
@@ -364,7 +364,7 @@ def test_a_patient_in_two_splits_is_refused(evaluation_base, monkeypatch, capsys
     assert "patient_id=train-0 is in the splits" in failure(evaluation_base, monkeypatch, capsys)
 
 
-def test_a_missing_film_is_refused_by_name(evaluation_base, monkeypatch, capsys):
+def test_a_missing_image_is_refused_by_name(evaluation_base, monkeypatch, capsys):
     (evaluation_base.data / "images" / "validation" / "validation004.png").unlink()
     assert "validation004" in failure(evaluation_base, monkeypatch, capsys)
 
@@ -381,7 +381,7 @@ def test_a_truncated_candidate_is_refused(evaluation_base, monkeypatch, capsys):
     assert "models/first/model.tar.gz" in failure(evaluation_base, monkeypatch, capsys)
 
 
-def test_a_candidate_trained_on_other_films_is_refused(evaluation_base, monkeypatch, capsys):
+def test_a_candidate_trained_on_other_images_is_refused(evaluation_base, monkeypatch, capsys):
     evaluation_base.add_model("third", seed=3, preprocess=PreprocessConfig(height=96, width=64, remove_pectoral=False))
     line = failure(evaluation_base, monkeypatch, capsys)
     assert "third/model.tar.gz" in line and "preprocess digest" in line
@@ -451,7 +451,7 @@ def test_the_stated_figure_chooses_the_network():
 
 
 @pytest.mark.parametrize(("limit", "value"), [("BATCH", 3), ("_PIXELS_AT_ONCE", 2 * 96 * 64)])
-def test_films_are_predicted_in_parts_as_at_once(evaluation_inputs, monkeypatch, tmp_path, limit, value):
+def test_images_are_predicted_in_parts_as_at_once(evaluation_inputs, monkeypatch, tmp_path, limit, value):
     models = read_candidates(evaluation_inputs.models, tmp_path, PREPROCESS)
     data = SegmentedData.read(evaluation_inputs.data)
     rows, folder = data.judged(Split.TEST), data.films(Split.TEST)

@@ -118,7 +118,7 @@ def test_candidates_are_all_cross_validated_or_none(evaluation_base, monkeypatch
         evaluate(evaluation_base, monkeypatch)
 
 
-def test_films_other_than_those_of_the_folds_are_refused(evaluation_base, monkeypatch):
+def test_images_other_than_those_of_the_folds_are_refused(evaluation_base, monkeypatch):
     for seed, name in enumerate(("first", "second")):
         cross_validate(evaluation_base, name, seed)
     gone = next(record for record in evaluation_base.records() if record.split is Split.VALIDATION)

@@ -80,7 +80,7 @@ def game():
     )
 
 
-def test_a_film_is_hit_when_its_strongest_place_lies_in_a_circle(game):
+def test_an_image_is_hit_when_its_strongest_place_lies_in_a_circle(game):
     assert {name: found["images"] for name, found in game.items()} == {"both": 5, "malignant": 3, "benign": 2}
     assert game["malignant"]["hits"]["value"] == pytest.approx(2 / 3)
     assert game["benign"]["hits"]["value"] == 0 and game["benign"]["empty_maps"] == 1
@@ -88,7 +88,7 @@ def test_a_film_is_hit_when_its_strongest_place_lies_in_a_circle(game):
     assert game["both"]["hits"]["low"] < 2 / 5 < game["both"]["hits"]["high"]
 
 
-def test_films_without_annotation_are_counted_and_do_not_play(game):
+def test_images_without_annotation_are_counted_and_do_not_play(game):
     assert [game[name]["not_annotated"] for name in ("both", "malignant", "benign")] == [1, 1, 0]
 
 
@@ -103,7 +103,7 @@ def test_chance_is_the_area_of_the_circles_within_the_breast_over_that_of_the_br
     assert above == pytest.approx(game["both"]["hits"]["value"] - game["both"]["chance"]["value"])
 
 
-def test_without_annotated_films_the_share_is_undefined():
+def test_without_annotated_images_the_share_is_undefined():
     record, pixels = film("a", Label.NORMAL, None, ())
     found = play([(record, pixels), (replace(record, image_id="b", patient_id="b"), pixels)])
     assert found["both"]["images"] == 0 and found["both"]["hits"]["value"] is None

@@ -58,7 +58,7 @@ def without_times(description):
     return written
 
 
-def test_every_development_film_is_judged_out_of_fold(make_job):
+def test_every_development_image_is_judged_out_of_fold(make_job):
     paths = make_job(**SETTINGS)
     records, copies = add_copies(paths)
     model = run(paths)
@@ -72,7 +72,7 @@ def test_every_development_film_is_judged_out_of_fold(make_job):
     assert header == "image_id,fold,logit_normal,logit_benign,logit_malignant"
 
 
-def test_films_are_told_apart_by_networks_that_never_saw_them(make_job):
+def test_images_are_told_apart_by_networks_that_never_saw_them(make_job):
     paths = make_job(**SETTINGS | {"epochs": "12", "patience": "12"})
     description = run(paths).description
     assert description["metrics"]["validation_macro_auc"] > 0.8
@@ -89,7 +89,7 @@ def test_stopped_in_a_fold_and_in_the_refit_it_ends_as_an_undisturbed_one(make_j
     assert (disturbed.model / "out_of_fold.csv").read_bytes() == (undisturbed.model / "out_of_fold.csv").read_bytes()
 
 
-def test_without_folds_the_copies_of_validation_films_are_left_alone(make_job):
+def test_without_folds_the_copies_of_validation_images_are_left_alone(make_job):
     paths = make_job(epochs="1", head_epochs="0", warmup_epochs="0")
     add_copies(paths)
     inputs = read_inputs(paths)

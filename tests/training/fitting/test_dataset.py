@@ -25,7 +25,7 @@ def films(paths, split=Split.TRAIN, shape=(64, 64)):
     return ImageDataset(records, paths.channel(str(split)), shape=shape)
 
 
-def test_a_film_is_its_file_divided_by_full_scale(paths):
+def test_an_image_is_its_file_divided_by_full_scale(paths):
     dataset = films(paths, Split.VALIDATION)
     for index, record in enumerate(dataset.records):
         image, label, image_id = dataset[index]
@@ -45,13 +45,13 @@ def test_the_digest_is_of_the_files(paths):
     assert films(paths).sha256 != before
 
 
-def test_a_missing_film_is_named(paths):
+def test_a_missing_image_is_named(paths):
     (paths.channel("train") / "train-benign-3.png").unlink()
     with pytest.raises(ManifestError, match=r"train-benign-3\.png: image_id=train-benign-3 of split train"):
         films(paths)
 
 
-def test_a_film_of_another_shape_is_named(paths):
+def test_an_image_of_another_shape_is_named(paths):
     with pytest.raises(ManifestError, match="64 x 64 pixels; the stage says 64 x 48"):
         films(paths, shape=(64, 48))
 
@@ -77,7 +77,7 @@ def test_disturbance_depends_on_seed_epoch_and_position_alone(paths):
     assert not np.array_equal(reseeded[Draw(4, epoch=2, position=7)][0], first)
 
 
-def test_disturbance_leaves_the_films_and_the_black_around_the_breast_alone(paths):
+def test_disturbance_leaves_the_images_and_the_black_around_the_breast_alone(paths):
     dataset = films(paths)
     before = [dataset[index][0].clone() for index in range(len(dataset))]
     disturbed = TrainingImages(dataset, TrainConfig(noise=0.3, holes=4))
@@ -88,7 +88,7 @@ def test_disturbance_leaves_the_films_and_the_black_around_the_breast_alone(path
     assert all(torch.equal(dataset[index][0], image) for index, image in enumerate(before))
 
 
-def test_without_noise_and_holes_training_films_are_exact(paths):
+def test_without_noise_and_holes_training_images_are_exact(paths):
     dataset = films(paths)
     plain = TrainingImages(dataset, TrainConfig(noise=0.0, holes=0))
     assert np.array_equal(plain[Draw(5, 1, 0)][0], dataset[5][0])
@@ -104,12 +104,12 @@ LABELS = np.array([0] * 50 + [1] * 9 + [2] * 4)
 
 
 @pytest.mark.parametrize("sampling", [Sampling.PLAIN, Sampling.WEIGHTED])
-def test_each_film_comes_once_before_any_comes_again(sampling):
+def test_each_image_comes_once_before_any_comes_again(sampling):
     order = epoch_order(LABELS, sampling, seed=0, epoch=1, batch_size=16)
     assert len(order) == 64 and sorted(order[:63]) == list(range(63))
 
 
-def test_balanced_epochs_draw_classes_and_their_films_alike():
+def test_balanced_epochs_draw_classes_and_their_images_alike():
     order = epoch_order(LABELS, Sampling.BALANCED, seed=0, epoch=1, batch_size=16)
     assert sorted(np.bincount(LABELS[order])) == [21, 21, 22]
     uses = np.bincount(order, minlength=len(LABELS))

@@ -84,7 +84,7 @@ def test_images_weigh_alike():
 
 @pytest.mark.parametrize("name", ["modified_cnn", "resnet50", "efficientnet_lite0"])
 @pytest.mark.parametrize("pooling", Pooling)
-def test_the_places_of_a_film_make_its_logits(name, pooling):
+def test_the_places_of_an_image_make_its_logits(name, pooling):
     network = build_model(name, classes=3, pooling=pooling).eval()
     images = torch.rand(2, 1, 128, 96)
     with torch.no_grad():

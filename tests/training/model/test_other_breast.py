@@ -142,7 +142,7 @@ def side_by_side(evaluation_inputs, tmp_path_factory):
     return type(evaluation_inputs)(base)
 
 
-def test_figures_are_those_of_the_compared_films(side_by_side, tmp_path):
+def test_figures_are_those_of_the_compared_images(side_by_side, tmp_path):
     evaluation = side_by_side.evaluation
     name = evaluation["selected"]["cnn"]
     data = SegmentedData.read(side_by_side.data)

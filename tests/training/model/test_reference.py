@@ -72,7 +72,7 @@ def fresh():
     return [film(seed) for seed in FRESH]
 
 
-def test_films_of_the_same_kind_pass(reference, features, fresh):
+def test_images_of_the_same_kind_pass(reference, features, fresh):
     strange = [reference.strangeness(row) > reference.strangeness_limit for row in features(fresh)]
     assert np.mean(strange) <= 0.1
 
@@ -109,14 +109,14 @@ def test_an_altered_reference_is_refused(reference, tmp_path):
         Reference.read(tmp_path, {"reference": stated})
 
 
-def test_films_that_are_all_alike_have_a_distribution():
+def test_images_that_are_all_alike_have_a_distribution():
     alike = np.ones((10, 5))
     fitted = fit_reference(alike, alike, np.full((10, 3), 1 / 3), malignant=2)
     assert fitted.strangeness(np.ones(5)) == 0 < fitted.strangeness(np.full(5, 2.0))
 
 
 @pytest.mark.parametrize("count", [1, MOST_IMAGES, MOST_IMAGES + 1, 10 * MOST_IMAGES])
-def test_some_films_are_all_or_evenly_picked(count):
+def test_some_images_are_all_or_evenly_picked(count):
     picked = some(range(count))
     assert len(picked) <= MOST_IMAGES and picked[0] == 0
     assert len(picked) == count or len(set(np.diff(picked))) == 1

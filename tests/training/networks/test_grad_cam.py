@@ -63,7 +63,7 @@ def test_a_models_map_is_0_outside_of_the_tissue_and_else_that_of_its_network():
         assert np.array_equal(after[12:78, 2:38], before[12:78, 2:38])
 
 
-def test_more_than_one_film_is_refused():
+def test_more_than_one_image_is_refused():
     with pytest.raises(ValueError, match="one image"):
         grad_cam(build_model("modified_cnn", classes=3).eval(), torch.rand(2, 1, 64, 64), 0)
 

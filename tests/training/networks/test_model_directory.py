@@ -67,7 +67,7 @@ def test_what_the_model_says_of_itself(saved):
     assert sorted(path.name for path in saved.iterdir()) == ["model.json", "weights.safetensors"]
 
 
-def test_films_of_another_size_are_refused(saved):
+def test_images_of_another_size_are_refused(saved):
     with pytest.raises(ValueError, match=r"\(N, 1, 96, 64\)"):
         model_directory.load(saved).predict_logits(torch.rand(1, 1, 64, 96))
 

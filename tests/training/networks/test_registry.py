@@ -55,7 +55,7 @@ def test_another_shape_is_refused(shape, rule):
         build_model("modified_cnn", classes=3)(torch.rand(shape))
 
 
-def test_films_are_normalised_inside():
+def test_images_are_normalised_inside():
     network = build_model("resnet50", classes=3)
     images = torch.rand(2, 1, 64, 64)
     expected = np.stack(
