@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.exam_images import CHANGES, relatives
+from benchmarks.serving.exam_images import CHANGES, relatives
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.pipelines import cli
 from mammopipe.pipelines.commands.models.predict import Table
