@@ -22,8 +22,8 @@ with one to three degrees of freedom would reach from 0 to a hundred times the m
 A calibration error is raised by chance, and its resamples once more. The lower bound is therefore that of the metric
 less this rise (Davison and Hinkley 1997, 2.4); the upper bound is that of the metric itself.
 
-`python -m benchmarks.bench_coverage` shows why this method is used: the coverage of percentile intervals is too low
-where a metric is high or patients are few.
+`python -m benchmarks.studies.bench_coverage` shows why this method is used: the coverage of percentile intervals is too
+low where a metric is high or patients are few.
 """
 
 from collections.abc import Callable, Sequence

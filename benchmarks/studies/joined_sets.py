@@ -1,4 +1,4 @@
-"""What several training sets and harmonisation are worth: `python -m benchmarks.joined_sets WEIGHTS WORK SETS`.
+"""What several training sets and harmonisation are worth: `python -m benchmarks.studies.joined_sets WEIGHTS WORK SETS`.
 
 SETS are datasets as released, `NAME=FOLDER`; WEIGHTS is the folder of staged weights; WORK keeps the segmented images,
 the feature maps and the logits, so a stopped command goes on. For each harmonisation, the classifier of `mias-located`
@@ -26,8 +26,8 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks.ablation import LOCATED, Row, build, spread
-from benchmarks.located_variants import FOLDS, bounds, classifiers, compare, predicted
+from benchmarks.studies.ablation import LOCATED, Row, build, spread
+from benchmarks.studies.located_variants import FOLDS, bounds, classifiers, compare, predicted
 from benchmarks.table import replace_between
 from mammopipe.pipelines.data.join import sources_of
 from mammopipe.processing.breast.harmonisation import Harmonisation
@@ -39,11 +39,11 @@ from mammopipe.processing.datasets.registry import EVALUATED
 from mammopipe.processing.errors import ImageError
 from mammopipe.processing.images.mammogram import ReadConfig, read_mammogram, write_png
 from mammopipe.processing.splits.assignment import SplitConfig, assign_folds, assign_splits
-from mammopipe.training.fitting.dataset import FilmDataset
-from mammopipe.training.fitting.head_only import FilmMaps
+from mammopipe.training.fitting.dataset import ImageDataset
+from mammopipe.training.fitting.head_only import ImageMaps
 from mammopipe.training.model.predictions import Floats
 
-PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "external-evaluation.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "external-evaluation.md"
 MARKS = "joined-sets"
 OWN, BOTH, LEFT_OUT = "its own", "its own and the others", "the others alone"
 METRIC = "malignant_auc"
@@ -54,11 +54,11 @@ MANIFEST = "manifest.csv"
 class Images:
     """All images of the sets with one harmonisation."""
 
-    maps: FilmMaps
+    maps: ImageMaps
     sets: NDArray[np.str_]
     """(images,), the name of each image's set."""
 
-    def part(self, chosen: NDArray[np.bool_]) -> FilmMaps:
+    def part(self, chosen: NDArray[np.bool_]) -> ImageMaps:
         """Return a subset of the maps."""
         return self.maps.part(np.flatnonzero(chosen).tolist())
 
@@ -104,12 +104,12 @@ def segmented(sources: Mapping[str, Path], judged: Sequence[str], row: Row, fold
 
 def maps_of(records: Sequence[ImageRecord], row: Row, weights: Path, folder: Path) -> Images:
     """Return the feature maps of segmented images; computes them once."""
-    films = FilmDataset(records, folder, shape=(row.preprocess.height, row.preprocess.width), classes=THREE)
-    path, network = folder / f"maps-{films.sha256[:12]}.pt", build(row.config, weights)
-    maps = FilmMaps(network, films, torch.load(path, weights_only=True) if path.is_file() else None)
+    mammograms = ImageDataset(records, folder, shape=(row.preprocess.height, row.preprocess.width), classes=THREE)
+    path, network = folder / f"maps-{mammograms.sha256[:12]}.pt", build(row.config, weights)
+    maps = ImageMaps(network, mammograms, torch.load(path, weights_only=True) if path.is_file() else None)
     if not path.is_file():
         torch.save(maps.maps, path)
-    return Images(maps, np.array([record.dataset for record in films.records]))
+    return Images(maps, np.array([record.dataset for record in mammograms.records]))
 
 
 def held_out(images: Images, name: str, training: str, row: Row, deal: int) -> Floats:
@@ -207,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.joined_sets", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.joined_sets", description=__doc__)
     parser.add_argument("weights", type=Path, help="the folder of staged weights")
     parser.add_argument("work", type=Path, help="where segmented images, feature maps and logits are kept")
     parser.add_argument("sets", nargs="+", metavar="NAME=FOLDER", help="datasets as released")
