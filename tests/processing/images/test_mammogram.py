@@ -99,7 +99,7 @@ def test_a_side_that_the_image_does_not_show_stays_unknown() -> None:
         assert image.laterality is None and image.facts["laterality_inferred"] is False
 
 
-def test_the_real_films_show_their_side(mias_folder: Path) -> None:
+def test_the_real_images_show_their_side(mias_folder: Path) -> None:
     """Even film numbers are left. mdb151 and mdb152 lie the other way round than all others."""
     sides = {}
     for path in sorted(mias_folder.glob("mdb*.pgm")):

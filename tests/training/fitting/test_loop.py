@@ -8,7 +8,7 @@ from mammopipe.processing.datasets.manifest import Split, read_manifest
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.config import Sampling, TrainConfig
 from mammopipe.training.fitting.checkpoint import CheckpointStore, run_digest
-from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.distributed import World
 from mammopipe.training.fitting.loop import fit
 from mammopipe.training.fitting.optimiser import Schedule, make_optimiser, set_phase
@@ -40,7 +40,7 @@ def films(make_job):
     paths = make_job()
     records = read_manifest(paths.channel("manifest"))
     return tuple(
-        FilmDataset([record for record in records if record.split is split], paths.channel(str(split)), shape=(64, 64))
+        ImageDataset([record for record in records if record.split is split], paths.channel(str(split)), shape=(64, 64))
         for split in (Split.TRAIN, Split.VALIDATION)
     )
 
@@ -61,10 +61,10 @@ def interrupt_after(checks):
     return check
 
 
-def run(films, config=CONFIG, **options):
+def run(images, config=CONFIG, **options):
     network = build_model(config.cnn, classes=3, dropout=config.dropout, seed=config.seed)
     options = {"pretrained": False, **options}
-    return network, fit(network, *films, config, **options)
+    return network, fit(network, *images, config, **options)
 
 
 def figures(progress):
