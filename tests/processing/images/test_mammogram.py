@@ -1,5 +1,7 @@
 """The public face: how a file and its record are put together, and the side that neither gives."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,3 +118,15 @@ def test_configurations_are_checked() -> None:
             ReadConfig(**values)
     with pytest.raises(ValidationError):
         ReadConfig().threads = 2
+
+
+def test_a_reader_imports_no_part_of_numpy_late(tmp_path: Path) -> None:
+    """A late import splits the memory that the decoder has freed: 50 MiB more at 5355 x 4915."""
+    (tmp_path / "a.pgm").write_bytes(half_breast(left=True))
+    code = (
+        "import pathlib, sys; from mammopipe.processing.images.mammogram import read_mammogram; "
+        "known = set(sys.modules); read_mammogram(pathlib.Path(sys.argv[1])); "
+        "print([name for name in set(sys.modules) - known if name.startswith('numpy')])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a.pgm")]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
