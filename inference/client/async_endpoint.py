@@ -22,6 +22,7 @@ from mammopipe.inference.client.errors import (
     from_failure,
 )
 from mammopipe.inference.client.retry import Deadline, Retry
+from mammopipe.inference.client.transport import object_place, stored_object
 from mammopipe.processing.errors import ConfigError
 
 ASYNC_BYTES = 2**30
@@ -86,7 +87,7 @@ class AsyncEndpoint:
     @contextmanager
     def _uploaded(self, body: Body, name: str) -> Iterator[str]:
         uri = self.uploads.uri(name)
-        place = _place(uri)
+        place = object_place(uri)
         key = self.uploads.kms_key
         safety = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key} if key else {}
         calling(lambda: self.storage.put_object(**place, Body=body.data, ContentType=body.content_type, **safety))
@@ -122,7 +123,7 @@ class AsyncEndpoint:
 
     def _read(self, uri: str) -> bytes | None:
         try:
-            return bytes(self.storage.get_object(**_place(uri))["Body"].read())
+            return stored_object(self.storage, uri)
         except ClientError as error:
             code = error.response["Error"]["Code"]
             if code in ("NoSuchKey", "404"):
@@ -137,11 +138,6 @@ class AsyncEndpoint:
         if not self.uploads.remove:
             return
         try:
-            calling(lambda: self.storage.delete_object(**_place(uri)))
+            calling(lambda: self.storage.delete_object(**object_place(uri)))
         except InferenceError as error:
             LOG.warning("%s stays on S3: %s", uri, error)
-
-
-def _place(uri: str) -> dict[str, str]:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    return {"Bucket": bucket, "Key": key}

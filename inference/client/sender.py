@@ -1,6 +1,7 @@
 """Sends the bodies of requests to an endpoint, real-time or async, and reads its answers within one deadline."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property, partial
@@ -13,7 +14,7 @@ from mammopipe.inference.client.async_endpoint import AsyncEndpoint, Uploads
 from mammopipe.inference.client.body import Body, ExamImage, Source, exam_body, image_body
 from mammopipe.inference.client.errors import RequestRefusedError, calling
 from mammopipe.inference.client.retry import Deadline, Retry
-from mammopipe.inference.client.transport import object_place, read_answer, runtime, service
+from mammopipe.inference.client.transport import object_place, read_answer, runtime, service, stored_object
 
 READ_SECONDS = 70.0
 """Read timeout of a call. It exceeds the 60 seconds within which InvokeEndpoint itself answers or fails."""
@@ -92,13 +93,13 @@ class Sender:
 
     def _call(self, body: bytes, request: Members, deadline: Deadline) -> bytes:
         """Make one real-time call and return the container's answer."""
-        client = self._runtime_within(deadline.left)
+        with self._runtime_within(deadline.left) as client:
 
-        def invoke() -> bytes:
-            answer = client.invoke_endpoint(EndpointName=self.target.name, Body=body, **request)
-            return read_answer(answer["Body"], deadline)
+            def invoke() -> bytes:
+                answer = client.invoke_endpoint(EndpointName=self.target.name, Body=body, **request)
+                return read_answer(answer["Body"], deadline)
 
-        return calling(invoke)
+            return calling(invoke)
 
     def _send_async(self, body: Body | str, request: Members, deadline: Deadline) -> bytes:
         if self.uploads is None:
@@ -128,7 +129,7 @@ class Sender:
         if isinstance(source, bytes):
             return source
         if isinstance(source, str) and source.startswith("s3://"):
-            return calling(lambda: bytes(self._storage.get_object(**object_place(source))["Body"].read()))
+            return calling(lambda: stored_object(self._storage, source))
         try:
             return Path(source).read_bytes()
         except OSError as error:
@@ -137,7 +138,7 @@ class Sender:
     def _head(self, uri: str) -> bytes:
         """Return the first bytes of an object, which tell its type."""
         piece = f"bytes=0-{HEAD_BYTES - 1}"
-        return calling(lambda: bytes(self._storage.get_object(**object_place(uri), Range=piece)["Body"].read()))
+        return calling(lambda: stored_object(self._storage, uri, Range=piece))
 
     @cached_property
     def _runtime(self) -> Any:
@@ -147,9 +148,14 @@ class Sender:
     def _async_runtime(self) -> Any:
         return runtime(self.asynchronous.url, self.region, READ_SECONDS)
 
-    def _runtime_within(self, seconds: float) -> Any:
-        """Return a boto3 client whose read timeout is at most `seconds`; the shared client if that is long enough."""
-        return self._runtime if seconds >= READ_SECONDS else runtime(self.target.url, self.region, seconds)
+    @contextmanager
+    def _runtime_within(self, seconds: float) -> Iterator[Any]:
+        """Yield a boto3 client whose read timeout is at most `seconds`; the shared client if that is long enough."""
+        if seconds >= READ_SECONDS:
+            yield self._runtime
+            return
+        with closing(runtime(self.target.url, self.region, seconds)) as client:
+            yield client
 
     @cached_property
     def _storage(self) -> Any:

@@ -6,6 +6,7 @@ import re
 import threading
 import uuid
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -80,13 +81,23 @@ def request_members(content_type: str, form: AnswerType, options: Options) -> di
 
 
 def read_answer(stream: Any, deadline: Deadline) -> bytes:
-    """Return the whole body of an answer; raises `DeadlineError` if it is still arriving at the deadline."""
+    """Return the whole body of an answer; raises `DeadlineError` if it is still arriving at the deadline.
+
+    The stream is closed in any case: an answer that is not read to its end would keep its connection open.
+    """
 
     def read() -> bytes:
         deadline.check()
         return bytes(stream.read(CHUNK_BYTES))
 
-    return b"".join(iter(read, b""))
+    with closing(stream):
+        return b"".join(iter(read, b""))
+
+
+def stored_object(storage: Any, uri: str, **options: str) -> bytes:
+    """Return the bytes of an `s3://` object; the options are further arguments of GetObject."""
+    with closing(storage.get_object(**object_place(uri), **options)["Body"]) as body:
+        return bytes(body.read())
 
 
 def json_object(body: bytes) -> Mapping[str, Any]:

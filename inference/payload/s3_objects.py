@@ -3,6 +3,7 @@
 Network isolation is the default. A container then cannot reach S3, and without an allowed prefix it never tries.
 """
 
+from contextlib import closing
 from functools import cache
 from typing import Any
 from urllib.parse import unquote
@@ -45,7 +46,8 @@ def fetch(uri: str, *, prefix: str, max_bytes: int) -> bytes:
         _check_size(int(head["ContentLength"]), max_bytes)
         # The ETag makes sure that the object is the one whose size was checked; it could be replaced in between.
         got = _client().get_object(Bucket=bucket, Key=key, IfMatch=head["ETag"])
-        data = bytes(got["Body"].read(max_bytes + 1))
+        with closing(got["Body"]) as body:
+            data = bytes(body.read(max_bytes + 1))
     except ClientError as error:
         raise _refusal(str(error.response.get("Error", {}).get("Code", ""))) from None
     except BotoCoreError:

@@ -19,6 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -200,9 +201,10 @@ class AsyncRuntime:
         place = S3Uri.parse(uri)
         try:
             found = self._storage.get_object(Bucket=place.bucket, Key=place.key)
-            if found["ContentLength"] > INPUT_BYTES:
-                raise FailedInvocation(f"The input has {found['ContentLength']} bytes, the limit is {INPUT_BYTES}.")
-            return bytes(found["Body"].read())
+            with closing(found["Body"]) as body:
+                if found["ContentLength"] > INPUT_BYTES:
+                    raise FailedInvocation(f"The input has {found['ContentLength']} bytes, the limit is {INPUT_BYTES}.")
+                return bytes(body.read())
         except ClientError as error:
             raise FailedInvocation(f"The input cannot be read: {error.response['Error']['Code']}.") from None
 

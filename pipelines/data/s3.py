@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -144,8 +144,8 @@ class Storage:
         """Return the bytes of one object."""
         place = S3Uri.parse(uri)
         with self._errors(uri):
-            body: bytes = self.client.get_object(Bucket=place.bucket, Key=place.key)["Body"].read()
-            return body
+            with closing(self.client.get_object(Bucket=place.bucket, Key=place.key)["Body"]) as body:
+                return bytes(body.read())
 
     def put(self, path: Path, uri: str) -> None:
         """Upload one file with its content type."""

@@ -26,6 +26,8 @@ from mammopipe.inference.client.client import (
     MammographyClient,
     RequestRefusedError,
 )
+from mammopipe.inference.client.retry import Deadline
+from mammopipe.inference.client.transport import read_answer
 from mammopipe.inference.contract.task import ExamType
 from mammopipe.processing.errors import ConfigError
 from tests.standin import Answering, container, image_json
@@ -178,6 +180,13 @@ def test_the_deadline_bounds_the_reading_of_an_answer_that_drips(endpoint: Answe
     with pytest.raises(DeadlineError, match="no answer within 0.4 seconds"):
         client_of(endpoint, deadline_seconds=0.4).predict(PGM)
     assert time.monotonic() - begun < 2
+
+
+def test_an_answer_that_is_not_read_to_its_end_is_closed() -> None:
+    stream = io.BytesIO(image_json())
+    with pytest.raises(DeadlineError):
+        read_answer(stream, Deadline(0))
+    assert stream.closed
 
 
 def test_the_deadline_bounds_the_loading_of_an_exam(endpoint: Answering) -> None:

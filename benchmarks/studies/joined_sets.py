@@ -1,10 +1,12 @@
-"""What a network gains by images of two kinds of detectors, and by harmonisation: `python -m benchmarks.joined_sets`.
+"""What a network gains by images of two kinds of detectors, and by harmonisation.
 
-Phantoms as a digital detector and as 8-bit digitisers with four tone curves see them (`benchmarks.bench_harmonisation`)
-are two datasets. A small network from random weights learns from one of them (the other is left out), or from both
-joined, with as many images in all. It then judges unseen phantoms of each. The rows are the mean malignant AUC over the
-seeds, the lowest and the highest, for each kind of harmonisation; a seed determines the phantoms and the training. The
-difference from no harmonisation is paired, by seed.
+Run `python -m benchmarks.studies.joined_sets`.
+
+Phantoms as a digital detector and as 8-bit digitisers with four tone curves see them
+(`benchmarks.data.bench_harmonisation`) are two datasets. A small network from random weights learns from one of them
+(the other is left out), or from both joined, with as many images in all. It then judges unseen phantoms of each. The
+rows are the mean malignant AUC over the seeds, the lowest and the highest, for each kind of harmonisation; a seed
+determines the phantoms and the training. The difference from no harmonisation is paired, by seed.
 """
 
 import argparse
@@ -18,15 +20,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.ablation import spread
-from benchmarks.bench_harmonisation import EXPONENTS, digitised
+from benchmarks.data.bench_harmonisation import EXPONENTS, digitised
+from benchmarks.studies.ablation import spread
 from mammopipe.processing.breast.harmonisation import Harmonisation
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, View
 from mammopipe.processing.images.mammogram import Mammogram, write_png
 from mammopipe.processing.phantoms.film import make_film
 from mammopipe.training.config import TrainConfig
-from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.loop import refit
 from mammopipe.training.fitting.step import predict
 from mammopipe.training.metrics.classification import roc_auc
@@ -63,7 +65,7 @@ def phantoms(count: int, first: int) -> Iterator[Phantom]:
         yield {look: Mammogram(seen, side, View.MLO) for look, seen in pixels.items()}, film.lesions, label
 
 
-def dataset(made: Sequence[Phantom], looks: Sequence[str], kind: Harmonisation, folder: Path) -> FilmDataset:
+def dataset(made: Sequence[Phantom], looks: Sequence[str], kind: Harmonisation, folder: Path) -> ImageDataset:
     """Return phantoms as a training set; phantom number i is seen as `looks[i]` says."""
     config, records = PreprocessConfig(height=SHAPE[0], width=SHAPE[1], harmonisation=kind), []
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +73,7 @@ def dataset(made: Sequence[Phantom], looks: Sequence[str], kind: Harmonisation, 
         image = seen[look]
         write_png(folder / f"{number}.png", preprocess(image, config, lesions).pixels)
         records.append(ImageRecord(f"{number}", f"{number}", "phantoms", image.laterality, image.view, label))
-    return FilmDataset(records, folder, shape=SHAPE)
+    return ImageDataset(records, folder, shape=SHAPE)
 
 
 def measured(
@@ -115,7 +117,7 @@ def table(found: Mapping[Harmonisation, Sequence[Mapping[tuple[str, str], float]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.joined_sets", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.joined_sets", description=__doc__)
     parser.add_argument("--images", type=int, default=200, help="phantoms to learn from")
     parser.add_argument("--judged", type=int, default=200, help="phantoms of each detector to judge")
     parser.add_argument("--seeds", type=int, default=3)
