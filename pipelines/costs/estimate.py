@@ -171,9 +171,7 @@ def estimate(
 
 
 def _forward(config: PipelineConfig, throughput: Throughput, size: Size) -> float:
-    """Return the core-seconds of a forward pass, mean over the candidates, beyond that of the measured input size.
-
-    """
+    """Return the core-seconds of a forward pass, mean over the candidates, beyond that of the measured input size."""
     more = max(0.0, size.pixels / throughput.training.pixels - 1) / BACKWARD_AND_FORWARD
     works = [throughput.of(f"train-{cnn.replace('_', '-').replace('.', '-')}") for cnn in config.cnns]
     members = max(1, len(config.fold_jobs))
