@@ -123,8 +123,8 @@ def _pixels(path: Path) -> "NDArray[Any]":
 
     if path.suffix.lower() in (".dcm", ".dicom"):
         try:
-            pixels = np.asarray(_dicom(path).pixel_array)
-            return pixels if pixels.ndim == 2 else pixels.reshape(*pixels.shape[:2], -1).max(axis=2)
+            stored: NDArray[Any] = np.asarray(_dicom(path).pixel_array)
+            return stored if stored.ndim == 2 else np.asarray(stored.reshape(*stored.shape[:2], -1).max(axis=2))
         except (ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
             raise LabelError(f"{path}: the mask's pixels cannot be decoded: {error}") from None
     import cv2
