@@ -71,16 +71,15 @@ def evaluate_model(
         with closing(journal):
             judgement = judging.judge(Predictor(directory), preprocessing, table, images, journal)
     if not judgement.images:
-        name, reason = judgement.refused[0]
-        raise ConfigError(f"{folder}: none of {len(judgement.refused)} images could be judged; {name}: {reason}")
+        first = ": ".join(judgement.refused[0])
+        raise ConfigError(f"{folder}: none of {len(judgement.refused)} images could be judged; {first}")
     cases = judged_cases(judgement, description["classes"], attention)
     found = figures.figures(description, judgement, cases, dataset, figures.Plan(bootstrap, seed), model)
     # The figures may be of fewer classes than the model has; the table holds what the model answers.
     shares = Calibration.of(description).probabilities(cases.predictions.logits)
     rows = list(cases.rows(shares, found["model_classes"]))
     write_csv(output / "predictions.csv", list(rows[0]), rows)
-    left_out = [*judgement.refused, *judgement.unlabelled]
-    refused = [{"image_id": name, "reason": reason} for name, reason in left_out]
+    refused = [{"image_id": name, "reason": why} for name, why in (*judgement.refused, *judgement.unlabelled)]
     write_csv(output / "refused.csv", ["image_id", "reason"], refused)
     write_json(output / "external.json", found)
     write_bytes(output / "report.html", render(found).encode())

@@ -28,13 +28,14 @@ low where a metric is high or patients are few.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from mammopipe.processing.errors import MammopipeError
+from mammopipe.training.metrics.exact import exact_bounds, student_quantile
 from mammopipe.training.metrics.scale import Scale
 from mammopipe.training.model.predictions import Floats, Integers
 
@@ -180,13 +181,13 @@ class Resamples:
             return Interval(value, None, None, missing)
         spread, patients = _spread(defined, value), self._rarest(metric, truth, scores)
         if spread == 0 or not np.isfinite(metric.scale.to(np.array([value]))[0]):
-            exact = _exact(value, patients, level) if metric.share else (None, None)
+            exact = exact_bounds(value, patients, level) if metric.share else (None, None)
             return Interval(value, exact[0], exact[1], missing)
         if patients < (2 if metric.scale is Scale.SHARE else LEAST_PATIENTS):
             return Interval(value, None, None, missing)
         left_out = self._left_out(metric, truth, scores)
         error = max(spread, _jackknife_error(left_out))
-        reach = _student((1 + level) / 2, self._freedom(left_out, patients)) * error * metric.scale.slope(value)
+        reach = student_quantile((1 + level) / 2, self._freedom(left_out, patients)) * error * metric.scale.slope(value)
         rise = max(0.0, float(defined.mean()) - value) * metric.scale.slope(value) if metric.raised else 0.0
         middle = metric.scale.to(np.array([value]))
         low, high = metric.scale.back(middle + np.array([-rise - reach, reach]))
@@ -311,23 +312,6 @@ def _jackknife_error(left_out: Floats | None) -> float:
     if len(found) < 2:
         return 0.0
     return float(np.sqrt((len(found) - 1) / len(found) * ((found - found.mean()) ** 2).sum()))
-
-
-def _exact(value: float, cases: int, level: float) -> tuple[float, float] | tuple[None, None]:
-    """Return the exact bounds of a proportion of 0 or 1; `None` for other values."""
-    if value not in (0.0, 1.0) or cases < 1:
-        return None, None
-    reach = float(((1 - level) / 2) ** (1 / cases))
-    return (reach, 1.0) if value == 1 else (0.0, 1 - reach)
-
-
-@lru_cache(maxsize=4096)
-def _student(probability: float, freedom: float) -> float:
-    """Return a quantile of Student's t distribution."""
-    # Imported here because it takes 0.3 s and many users of this module need no interval.
-    from scipy.stats import t as student
-
-    return float(student.ppf(probability, freedom))
 
 
 def bootstrap_interval(
