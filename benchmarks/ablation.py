@@ -38,7 +38,7 @@ from mammopipe.processing.files import write_json
 from mammopipe.processing.images.mammogram import read_mammogram, write_png
 from mammopipe.processing.splits.assignment import SplitConfig, assign_folds, assign_splits
 from mammopipe.training.config import Learns, TrainConfig
-from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.head_only import Films, learner
 from mammopipe.training.fitting.image_cache import ImageCache
 from mammopipe.training.fitting.loop import refit
@@ -48,7 +48,7 @@ from mammopipe.training.metrics.classification import macro_auc, malignant_auc
 from mammopipe.training.model.architecture import Cnn, Pooling, Precision
 from mammopipe.training.model.exam_scores import beside_other
 from mammopipe.training.model.predictions import Floats, softmax
-from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.network import ImageNetwork
 from mammopipe.training.networks.pretrained import find_weights
 from mammopipe.training.networks.registry import build_model
 
@@ -118,7 +118,7 @@ ROWS = (
 )
 
 
-def development_films(films: Path, work: Path, config: PreprocessConfig) -> tuple[list[ImageRecord], Path]:
+def development_images(films: Path, work: Path, config: PreprocessConfig) -> tuple[list[ImageRecord], Path]:
     """Return the records and folder of the segmented development images and their copies; creates them once."""
     folder = work / f"films-{config.digest}-{'-'.join(map(str, COPIES.values()))}"
     if not (folder / "manifest.csv").is_file():
@@ -155,7 +155,7 @@ def segmented(
 
 
 def out_of_fold(
-    row: Row, films: FilmDataset, folds: NDArray[np.int64], weights: Path, folder: Path, kept: Kept
+    row: Row, films: ImageDataset, folds: NDArray[np.int64], weights: Path, folder: Path, kept: Kept
 ) -> Floats:
     """Return the logits (originals, classes) of the originals in order, each from a network that never saw the image.
 
@@ -170,13 +170,13 @@ def out_of_fold(
             folder.mkdir(parents=True, exist_ok=True)
             given = network_inputs(row, films, weights, kept)
             learnt = given[0].part(np.flatnonzero((folds != fold) & (originals | row.copies)).tolist())
-            told = [one.part(held.tolist()) for one in given]
-            np.save(path, _train_and_predict(row, learnt, told, weights))
+            held_out = [one.part(held.tolist()) for one in given]
+            np.save(path, _train_and_predict(row, learnt, held_out, weights))
         logits[held] = np.load(path)
     return logits[originals]
 
 
-def network_inputs(row: Row, films: FilmDataset, weights: Path, kept: Kept) -> list[Films]:
+def network_inputs(row: Row, films: ImageDataset, weights: Path, kept: Kept) -> list[Films]:
     """Return the networks' inputs for the row: the images and, if it has flips, the mirrored images.
 
     If no fold trains the body, its feature maps are the same in every row with the same input and stride.
@@ -191,7 +191,7 @@ def network_inputs(row: Row, films: FilmDataset, weights: Path, kept: Kept) -> l
     return [kept[key] for key in keys]
 
 
-def build(config: TrainConfig, weights: Path) -> FilmNetwork:
+def build(config: TrainConfig, weights: Path) -> ImageNetwork:
     """Return the network at the start of training, with pretrained weights if they are staged."""
     found = find_weights(weights, config.cnn)
     return build_model(
@@ -206,7 +206,7 @@ def build(config: TrainConfig, weights: Path) -> FilmNetwork:
     )
 
 
-def _train_and_predict(row: Row, learnt: Films, told: Sequence[Films], weights: Path) -> Floats:
+def _train_and_predict(row: Row, learnt: Films, held_out: Sequence[Films], weights: Path) -> Floats:
     config, network = row.config, build(row.config, weights)
     refit(
         network,
@@ -217,7 +217,7 @@ def _train_and_predict(row: Row, learnt: Films, told: Sequence[Films], weights: 
         pretrained=find_weights(weights, config.cnn) is not None,
     )
     learns, _ = learner(network, config)
-    logits = [predict(learns, held, batch_size=8, precision=config.precision) for held in told]
+    logits = [predict(learns, held, batch_size=8, precision=config.precision) for held in held_out]
     return np.mean(np.array(logits, np.float64), axis=0)
 
 
@@ -238,7 +238,7 @@ class _MirroredImages:
         return np.ascontiguousarray(self.cache.read(index)[:, ::-1])
 
 
-def _mirrored(films: FilmDataset) -> FilmDataset:
+def _mirrored(films: ImageDataset) -> ImageDataset:
     mirrored = films.part(range(len(films)))
     mirrored.caches = tuple(map(_MirroredImages, films.caches))
     return mirrored
@@ -272,8 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table: dict[str, Any] = {}
     kept: Kept = {}
     for row in rows:
-        records, folder = development_films(options.films, options.work, row.preprocess)
-        films = FilmDataset(records, folder, shape=(row.preprocess.height, row.preprocess.width))
+        records, folder = development_images(options.films, options.work, row.preprocess)
+        films = ImageDataset(records, folder, shape=(row.preprocess.height, row.preprocess.width))
         judged = [record for record in records if not record.source_image_id]
         done = []
         for repeat in range(options.repeats):

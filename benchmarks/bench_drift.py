@@ -33,7 +33,7 @@ from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
 from mammopipe.training.model import distributions
 from mammopipe.training.model.distributions import Distribution, fit_distributions
-from mammopipe.training.model.drift_features import EVERYTHING, FIGURES, SCORE, film_figures
+from mammopipe.training.model.drift_features import EVERYTHING, FIGURES, SCORE, image_figures
 from mammopipe.training.networks.registry import build_model
 
 COMMAND = "python -m benchmarks.bench_drift"
@@ -115,7 +115,7 @@ def _figures(network: torch.nn.Module, pixels: Pixels, side: Laterality) -> dict
         logits = network(torch.from_numpy(prepared.image)[None, None])[0].double()
     shares = torch.softmax(20 * logits, 0).numpy()
     scores = {"malignancy": float(shares[-1]), "entropy": float(-(shares * np.log(shares)).sum())}
-    return {**film_figures(prepared.quality), **scores}
+    return {**image_figures(prepared.quality), **scores}
 
 
 def smoothed(pools: Mapping[str, list[Patient]]) -> dict[str, list[Patient]]:

@@ -32,7 +32,7 @@ from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import Film, make_film
 from mammopipe.training.fitting.lesion_loss import WithPlaces, grid_of, location_losses, targets
 from mammopipe.training.networks import model_directory
-from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.network import ImageNetwork
 from mammopipe.training.networks.registry import build_model
 
 COMMAND = "python -m benchmarks.bench_heatmap"
@@ -53,7 +53,7 @@ def draw(seed: int, label: Label) -> tuple[Film, Mammogram]:
     return film, Mammogram(film.pixels, side, View.MLO)
 
 
-def training_film(seed: int) -> tuple[NDArray[np.uint16], Label, tuple[Lesion, ...]]:
+def training_image(seed: int) -> tuple[NDArray[np.uint16], Label, tuple[Lesion, ...]]:
     """Return the network's input of one training image, its class and its lesions; the classes alternate."""
     cv2.setNumThreads(1)
     label = list(Label)[seed % 3]
@@ -74,7 +74,7 @@ class Films:
 def draw_training(films: int, grid: tuple[int, int]) -> Films:
     """Return this number of images, and each of them upside down as well."""
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        drawn = list(pool.map(training_film, range(films), chunksize=20))
+        drawn = list(pool.map(training_image, range(films), chunksize=20))
     shape = (CONFIG.height, CONFIG.width)
     pixels = np.stack([image for image, _, _ in drawn])
     images = torch.from_numpy(pixels.astype(np.float32) / 65535)[:, None]
@@ -89,7 +89,7 @@ def draw_training(films: int, grid: tuple[int, int]) -> Films:
     return Films(torch.cat([images, images.flip(2)]), labels.repeat(2), torch.cat([places, flipped]))
 
 
-def train(network: FilmNetwork, films: Films, epochs: int) -> FilmNetwork:
+def train(network: ImageNetwork, films: Films, epochs: int) -> ImageNetwork:
     """Train the network from scratch and return it in evaluation mode; an epoch uses half of the images."""
     torch.manual_seed(0)
     steps = len(films.images) // 2 // BATCH
@@ -106,7 +106,7 @@ def train(network: FilmNetwork, films: Films, epochs: int) -> FilmNetwork:
     return network.eval()
 
 
-def _step(network: FilmNetwork, optimiser: torch.optim.Optimizer, films: Films, batch: Tensor) -> float:
+def _step(network: ImageNetwork, optimiser: torch.optim.Optimizer, films: Films, batch: Tensor) -> float:
     # Random exposure, so that the overall grey level does not reveal the class.
     exposure = torch.exp(torch.randn(len(batch), 1, 1, 1) * EXPOSURE)
     with torch.autocast("cpu", torch.bfloat16):
@@ -119,7 +119,7 @@ def _step(network: FilmNetwork, optimiser: torch.optim.Optimizer, films: Films, 
     return float(loss.item())
 
 
-def save(directory: Path, network: FilmNetwork) -> None:
+def save(directory: Path, network: ImageNetwork) -> None:
     """Write a model directory that the server can load."""
     model_directory.save(
         directory,

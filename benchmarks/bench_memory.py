@@ -49,7 +49,7 @@ def make_images(folder: Path, images: int) -> list[ImageRecord]:
 def train_once(images: int) -> float:
     """Train an epoch on so many images in this process and return its peak resident size in MB."""
     from mammopipe.training.config import Cache, Sampling, TrainConfig
-    from mammopipe.training.fitting.dataset import FilmDataset
+    from mammopipe.training.fitting.dataset import ImageDataset
     from mammopipe.training.fitting.loop import fit
     from mammopipe.training.networks.registry import build_model
 
@@ -58,9 +58,9 @@ def train_once(images: int) -> float:
     )
     with tempfile.TemporaryDirectory() as name:
         records = make_images(Path(name), images)
-        films = FilmDataset(records, Path(name), shape=SHAPE, description="images", cache=Cache.DISK)
-        told = films.part(range(60))
-        fit(build_model("modified_cnn", classes=films.classes), films, told, config, pretrained=False)
+        films = ImageDataset(records, Path(name), shape=SHAPE, description="images", cache=Cache.DISK)
+        validation = films.part(range(60))
+        fit(build_model("modified_cnn", classes=films.classes), films, validation, config, pretrained=False)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 

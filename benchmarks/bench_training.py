@@ -28,7 +28,7 @@ from mammopipe.processing.container.memory import keep_heap
 from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.processing.images.mammogram import write_png
 from mammopipe.training.config import TrainConfig
-from mammopipe.training.fitting.dataset import FilmDataset, TrainingFilms
+from mammopipe.training.fitting.dataset import ImageDataset, TrainingImages
 from mammopipe.training.fitting.optimiser import make_optimiser
 from mammopipe.training.fitting.sampling import EpochBatches, epoch_order
 from mammopipe.training.fitting.step import StepLoss, train_step
@@ -42,7 +42,7 @@ Batch = tuple[Tensor, Tensor]
 Step = Callable[[Batch], object]
 
 
-def make_films(folder: Path, *, count: int, size: int) -> FilmDataset:
+def make_images(folder: Path, *, count: int, size: int) -> ImageDataset:
     """Return images with noise in their left half; their content does not affect any time here."""
     random = np.random.default_rng(0)
     records = [
@@ -53,17 +53,17 @@ def make_films(folder: Path, *, count: int, size: int) -> FilmDataset:
         film = random.integers(1, 65536, (size, size)).astype(np.uint16)
         film[:, size // 2 :] = 0
         write_png(folder / f"{record.image_id}.png", film)
-    return FilmDataset(records, folder, shape=(size, size))
+    return ImageDataset(records, folder, shape=(size, size))
 
 
-def batches(films: FilmDataset, config: TrainConfig) -> Iterator[Batch]:
+def batches(films: ImageDataset, config: TrainConfig) -> Iterator[Batch]:
     """Yield batches as in the training loop, with new noise and holes, epoch after epoch."""
     epoch = 0
     while True:
         epoch += 1
         order = epoch_order(films.labels, config.sampling, seed=0, epoch=epoch, batch_size=config.batch_size)
         sampler = EpochBatches(batch_size=config.batch_size).start(order, epoch=epoch)
-        loader = DataLoader(TrainingFilms(films, config), batch_sampler=sampler, num_workers=config.workers)
+        loader = DataLoader(TrainingImages(films, config), batch_sampler=sampler, num_workers=config.workers)
         yield from ((images, labels) for images, labels, _ in loader)
 
 
@@ -98,7 +98,7 @@ def fp32_step(config: TrainConfig) -> Step:
     return step
 
 
-def measure(config: TrainConfig, films: FilmDataset, steps: int) -> dict[str, list[float]]:
+def measure(config: TrainConfig, films: ImageDataset, steps: int) -> dict[str, list[float]]:
     """Return the seconds per turn of steps with data loading, of the same steps in memory, and of the fp32 step."""
     height, width = films.shape
     network = build_model(config.cnn, classes=3).to(memory_format=torch.channels_last)
@@ -195,7 +195,7 @@ def main() -> None:
     keep_heap()
     found: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        films = make_films(Path(folder), count=4 * options.batch, size=options.size)
+        films = make_images(Path(folder), count=4 * options.batch, size=options.size)
         for cnn in NAMES:
             config = TrainConfig(cnn=Cnn(cnn), batch_size=options.batch)
             found += results(cnn, measure(config, films, options.steps), batch=options.batch, size=options.size)

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.ablation import LOCATED, Row, build, development_films, network_inputs, spread
+from benchmarks.ablation import LOCATED, Row, build, development_images, network_inputs, spread
 from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol, breast_id
 from mammopipe.processing.files import write_json
 from mammopipe.processing.splits.assignment import assign_folds
 from mammopipe.training.config import Final, TrainConfig
 from mammopipe.training.evaluation.calibration import calibrate
 from mammopipe.training.fitting.cross_validation import Surroundings, cross_validate
-from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.distributed import ALONE
 from mammopipe.training.fitting.head_only import Films, learner
 from mammopipe.training.fitting.step import predict
@@ -96,9 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    records, folder = development_films(options.films, options.work, LOCATED.preprocess)
+    records, folder = development_images(options.films, options.work, LOCATED.preprocess)
     shape = (LOCATED.preprocess.height, LOCATED.preprocess.width)
-    films = network_inputs(LOCATED, FilmDataset(records, folder, shape=shape), options.weights, {})[0]
+    films = network_inputs(LOCATED, ImageDataset(records, folder, shape=shape), options.weights, {})[0]
     found: dict[str, list[dict[str, float]]] = {}
     for repeat in range(options.repeats):
         outer = np.array(assign_folds(records, FOLDS, seed=repeat, protocol=SplitProtocol.PATIENT))

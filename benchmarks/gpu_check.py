@@ -27,7 +27,7 @@ from benchmarks.rows import Row, row
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View
 from mammopipe.processing.images.mammogram import write_png
 from mammopipe.training.config import Cache, TrainConfig
-from mammopipe.training.fitting.dataset import FilmDataset, TrainingFilms
+from mammopipe.training.fitting.dataset import ImageDataset, TrainingImages
 from mammopipe.training.fitting.distributed import World
 from mammopipe.training.fitting.loop import fit
 from mammopipe.training.fitting.optimiser import make_optimiser
@@ -81,11 +81,11 @@ def make_images(folder: Path, case: Case, count: int) -> list[ImageRecord]:
     return records
 
 
-def batches(films: FilmDataset, config: TrainConfig, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(films: ImageDataset, config: TrainConfig, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches as in the training loop, epoch after epoch."""
     sampler = EpochBatches(batch_size=config.batch_size)
     loader = DataLoader(
-        TrainingFilms(films, config),
+        TrainingImages(films, config),
         batch_sampler=sampler,
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
@@ -154,7 +154,7 @@ def measure(case: Case, device: torch.device, workers: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder, shape = Path(name), (case.height, case.width)
         records = make_images(folder, case, 6 * case.batch)
-        memory, disk = (FilmDataset(records, folder, shape=shape, cache=cache) for cache in (Cache.MEMORY, Cache.DISK))
+        memory, disk = (ImageDataset(records, folder, shape=shape, cache=cache) for cache in (Cache.MEMORY, Cache.DISK))
         network = build_model(case.network, classes=3).to(device).to(memory_format=torch.channels_last).train()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -181,13 +181,13 @@ def measure(case: Case, device: torch.device, workers: int) -> list[Row]:
 
 def measure_variation(case: Case, device: torch.device, workers: int) -> list[Row]:
     """Return the rows of variation: images a second on the device, and how many times that of the CPU workers."""
-    from mammopipe.training.fitting.variation.on_device import UnvariedFilms, varied_here
+    from mammopipe.training.fitting.variation.on_device import UnvariedImages, varied_here
 
     rates = {}
     with tempfile.TemporaryDirectory() as name:
         records = make_images(Path(name), case, 4 * case.batch)
-        films = FilmDataset(records, Path(name), shape=(case.height, case.width), cache=Cache.MEMORY)
-        for where, kind in ((AugmentOn.CPU, TrainingFilms), (AugmentOn.GPU, UnvariedFilms)):
+        films = ImageDataset(records, Path(name), shape=(case.height, case.width), cache=Cache.MEMORY)
+        for where, kind in ((AugmentOn.CPU, TrainingImages), (AugmentOn.GPU, UnvariedImages)):
             config = TrainConfig(batch_size=case.batch, augment=1.0, augment_on=where)
             sampler = EpochBatches(batch_size=case.batch)
             loader = DataLoader(
@@ -244,7 +244,7 @@ def run_process(small: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         # Each process writes the same images for itself; the first one's are the ones that both read.
         records = make_images(Path(name), case, 6 * case.batch)
-        films = FilmDataset(records, Path(name), shape=(case.height, case.width), cache=Cache.MEMORY, world=world)
+        films = ImageDataset(records, Path(name), shape=(case.height, case.width), cache=Cache.MEMORY, world=world)
         network = build_model(case.network, classes=3).to(device)
         last = fit(network, films, films, config, pretrained=False, world=world).history[-1]
     if world.leads:

@@ -26,7 +26,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lateralit
 from mammopipe.processing.images.mammogram import Mammogram, write_png
 from mammopipe.processing.phantoms.film import make_film
 from mammopipe.training.config import TrainConfig
-from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.loop import refit
 from mammopipe.training.fitting.step import predict
 from mammopipe.training.metrics.classification import roc_auc
@@ -63,7 +63,7 @@ def phantoms(count: int, first: int) -> Iterator[Phantom]:
         yield {look: Mammogram(seen, side, View.MLO) for look, seen in pixels.items()}, film.lesions, label
 
 
-def dataset(made: Sequence[Phantom], looks: Sequence[str], kind: Harmonisation, folder: Path) -> FilmDataset:
+def dataset(made: Sequence[Phantom], looks: Sequence[str], kind: Harmonisation, folder: Path) -> ImageDataset:
     """Return phantoms as a training set; phantom number i is seen as `looks[i]` says."""
     config, records = PreprocessConfig(height=SHAPE[0], width=SHAPE[1], harmonisation=kind), []
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def dataset(made: Sequence[Phantom], looks: Sequence[str], kind: Harmonisation, 
         image = seen[look]
         write_png(folder / f"{number}.png", preprocess(image, config, lesions).pixels)
         records.append(ImageRecord(f"{number}", f"{number}", "phantoms", image.laterality, image.view, label))
-    return FilmDataset(records, folder, shape=SHAPE)
+    return ImageDataset(records, folder, shape=SHAPE)
 
 
 def measured(

@@ -43,9 +43,9 @@ from mammopipe.processing.splits.assignment import SplitConfig, assign_splits
 from mammopipe.training.config import Final
 from mammopipe.training.evaluation.calibration import calibrate
 from mammopipe.training.fitting.cross_validation import Surroundings, cross_validate
-from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.distributed import ALONE
-from mammopipe.training.fitting.head_only import FilmMaps, learner
+from mammopipe.training.fitting.head_only import ImageMaps, learner
 from mammopipe.training.fitting.step import predict
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.classification import auc, balanced_accuracy
@@ -126,19 +126,19 @@ def stored(films: Path, cells: Sequence[Cell], folder: Path, row: Row) -> list[I
     return read_manifest(folder)
 
 
-def maps_of(records: Sequence[ImageRecord], folder: Path, weights: Path, row: Row) -> FilmMaps:
+def maps_of(records: Sequence[ImageRecord], folder: Path, weights: Path, row: Row) -> ImageMaps:
     """Return the feature maps of stored images; computes them once."""
-    films = FilmDataset(records, folder, shape=(row.preprocess.height, row.preprocess.width), classes=THREE)
+    films = ImageDataset(records, folder, shape=(row.preprocess.height, row.preprocess.width), classes=THREE)
     path = folder / f"maps-{films.sha256[:12]}.pt"
     network = build(row.config, weights)
     if path.is_file():
-        return FilmMaps(network, films, torch.load(path, weights_only=True, mmap=True))
-    maps = FilmMaps(network, films)
+        return ImageMaps(network, films, torch.load(path, weights_only=True, mmap=True))
+    maps = ImageMaps(network, films)
     torch.save(maps.maps, path)
     return maps
 
 
-def measure(cell: Cell, maps: FilmMaps, weights: Path, row: Row) -> dict[str, Any]:
+def measure(cell: Cell, maps: ImageMaps, weights: Path, row: Row) -> dict[str, Any]:
     """Train one cell's network and return its figures on the test images."""
     place = {record.image_id: index for index, record in enumerate(maps.records)}
     originals = [record.placed(None, None) for record in maps.records if not record.source_image_id]
@@ -159,16 +159,17 @@ def measure(cell: Cell, maps: FilmMaps, weights: Path, row: Row) -> dict[str, An
         )
     fitted = calibrate(_predictions(ValidationPredictions, progress.records, progress.logits[0])).calibration
     logits = predict(learner(network, config)[0], test, batch_size=8, precision=config.precision)
-    told = _predictions(TestPredictions, test.records, logits)
-    draws = Resamples.draw(told.patients, n=1000, seed=0)
+    predicted = _predictions(TestPredictions, test.records, logits)
+    draws = Resamples.draw(predicted.patients, n=1000, seed=0)
     return {
         "protocol": str(cell.protocol),
         "seed": cell.seed,
         "noise": cell.noise,
-        "test": {name: int((told.labels == index).sum()) for index, name in enumerate(THREE)},
+        "test": {name: int((predicted.labels == index).sum()) for index, name in enumerate(THREE)},
         "patients": draws.patients,
         "figures": {
-            name: figure(metric, told.labels, told.probabilities(fitted), draws) for name, metric in FIGURES.items()
+            name: figure(metric, predicted.labels, predicted.probabilities(fitted), draws)
+            for name, metric in FIGURES.items()
         },
     }
 

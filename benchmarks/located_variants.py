@@ -27,15 +27,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from benchmarks.ablation import LOCATED, Row, build, development_films, spread
+from benchmarks.ablation import LOCATED, Row, build, development_images, spread
 from benchmarks.mirrored_breasts import aligned
 from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol, breast_id
 from mammopipe.processing.files import write_json
 from mammopipe.processing.splits.assignment import assign_folds
 from mammopipe.training.config import TrainConfig
-from mammopipe.training.fitting.dataset import FilmDataset
-from mammopipe.training.fitting.head_only import FilmMaps, learner
+from mammopipe.training.fitting.dataset import ImageDataset
+from mammopipe.training.fitting.head_only import ImageMaps, learner
 from mammopipe.training.fitting.loop import refit
 from mammopipe.training.fitting.step import predict
 from mammopipe.training.metrics.bootstrap import Resamples
@@ -44,7 +44,7 @@ from mammopipe.training.metrics.metric import Metric
 from mammopipe.training.model.exam_scores import beside_other
 from mammopipe.training.model.predictions import Floats, Integers, softmax
 from mammopipe.training.networks.efficientnet_lite import Surroundings
-from mammopipe.training.networks.network import BuildOptions, FilmNetwork, classifier
+from mammopipe.training.networks.network import BuildOptions, ImageNetwork, classifier
 from mammopipe.training.networks.registry import build_model
 
 FOLDS = 5
@@ -100,7 +100,7 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def read_maps(row: Row, films: FilmDataset, weights: Path, kept: Path) -> Maps:
+def read_maps(row: Row, films: ImageDataset, weights: Path, kept: Path) -> Maps:
     """Return the feature maps of all images; they are kept in a file, with the digest of the images in its name."""
     path = kept / f"maps-{films.sha256[:12]}.pt"
     if not path.is_file():
@@ -109,7 +109,7 @@ def read_maps(row: Row, films: FilmDataset, weights: Path, kept: Path) -> Maps:
     return Maps(coarse, fine, tissue.numpy(), others(films.records))
 
 
-def _computed(row: Row, films: FilmDataset, weights: Path) -> tuple[Tensor, Tensor, Tensor]:
+def _computed(row: Row, films: ImageDataset, weights: Path) -> tuple[Tensor, Tensor, Tensor]:
     """Return the maps at both strides, and the tissue."""
     network = build(row.config, weights).eval()
     body = dict(network.body.named_children())
@@ -144,7 +144,7 @@ def others(records: Sequence[ImageRecord]) -> NDArray[np.int64]:
     return found
 
 
-def _network(config: TrainConfig, features: int) -> FilmNetwork:
+def _network(config: TrainConfig, features: int) -> ImageNetwork:
     """Return a network whose classifier takes this number of features; its body is not used."""
     network = build_model(
         config.cnn,
@@ -162,7 +162,7 @@ def _network(config: TrainConfig, features: int) -> FilmNetwork:
     return network
 
 
-def classifiers(films: FilmMaps, config: TrainConfig, folds: Sequence[NDArray[np.int64]]) -> list[dict[str, Tensor]]:
+def classifiers(films: ImageMaps, config: TrainConfig, folds: Sequence[NDArray[np.int64]]) -> list[dict[str, Tensor]]:
     """Return the weights of one classifier for each array of places to learn from."""
     found = []
     for places in folds:
@@ -180,14 +180,14 @@ def classifiers(films: FilmMaps, config: TrainConfig, folds: Sequence[NDArray[np
     return found
 
 
-def _predicted(films: FilmMaps, config: TrainConfig, states: Sequence[dict[str, Tensor]]) -> Floats:
+def _predicted(films: ImageMaps, config: TrainConfig, states: Sequence[dict[str, Tensor]]) -> Floats:
     """Return the logits, (images, classes), of the mean of these classifiers."""
     learns = learner(_network(config, films.maps.shape[1]), config)[0]
     learns.load_state_dict({name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]})
     return np.asarray(predict(learns, films, batch_size=BATCH, precision=config.precision), np.float64)
 
 
-def held_out(films: FilmMaps, config: TrainConfig, deal: int, inner_deals: int) -> Floats:
+def held_out(films: ImageMaps, config: TrainConfig, deal: int, inner_deals: int) -> Floats:
     """Return the logits of the originals, (images, classes), each by a classifier that never saw the patient.
 
     Args:
@@ -298,14 +298,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    records, folder = development_films(options.films, options.work, LOCATED.preprocess)
-    films = FilmDataset(records, folder, shape=(LOCATED.preprocess.height, LOCATED.preprocess.width))
+    records, folder = development_images(options.films, options.work, LOCATED.preprocess)
+    films = ImageDataset(records, folder, shape=(LOCATED.preprocess.height, LOCATED.preprocess.width))
     maps = read_maps(LOCATED, films, options.weights, options.work)
     judged = [record for record in records if not record.source_image_id]
     base: list[Floats] = []
     table: dict[str, Any] = {}
     for name in [name for name in VARIANTS if not options.variants or name in options.variants]:
-        given = FilmMaps(_network(LOCATED.config, 1), films, maps=VARIANTS[name](maps))
+        given = ImageMaps(_network(LOCATED.config, 1), films, maps=VARIANTS[name](maps))
         for inner in options.nested or [0]:
             full = name if not inner else f"{name}, nested, {inner} inner deal{'s' if inner > 1 else ''}"
             of_deal = partial(_kept, options.work, full, partial(held_out, given, LOCATED.config, inner_deals=inner))

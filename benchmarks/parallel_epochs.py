@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.bench_training import make_films
+from benchmarks.bench_training import make_images
 from mammopipe.processing.classes import THREE
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.distributed import joined
@@ -27,7 +27,7 @@ def main(cnn: str, size: int, batch: int, count: int) -> None:
     config = TrainConfig(cnn=Cnn(cnn), batch_size=batch, epochs=EPOCHS, head_epochs=0, learning_rate=1e-5)
     with tempfile.TemporaryDirectory() as folder, joined() as world:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.size))
-        films = make_films(Path(folder), count=count, size=size)
+        films = make_images(Path(folder), count=count, size=size)
         held = films.part(range(len(THREE)))
         history = fit(build_model(config.cnn, classes=3), films, held, config, pretrained=False, world=world).history
         if world.leads:

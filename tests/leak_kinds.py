@@ -49,13 +49,13 @@ class CleanSet:
     records: list[ImageRecord] = field(default_factory=list)
 
     @classmethod
-    def make(cls, folder: Path, films: Iterable[tuple[Pixels, ImageRecord]], config: PreprocessConfig) -> "CleanSet":
+    def make(cls, folder: Path, images: Iterable[tuple[Pixels, ImageRecord]], config: PreprocessConfig) -> "CleanSet":
         """Segment the films, whose records have their splits, and a few augmented copies into the folder."""
-        given = {record.image_id: (pixels, record) for pixels, record in films}
+        given = {record.image_id: (pixels, record) for pixels, record in images}
         made = cls(folder, given, config)
         for pixels, record in given.values():
             made.records.append(made.store(pixels, record))
-        for pixels, record in [film for film in given.values() if film[1].split is Split.TRAIN][:COPIED]:
+        for pixels, record in [image for image in given.values() if image[1].split is Split.TRAIN][:COPIED]:
             made.records.extend(made.store(*Augmenter().copy(pixels, record, index)) for index in range(COPIES))
         made.records.sort(key=lambda record: record.image_id)
         write_json(folder / "stage.json", {"stage": "segment", "config": {"preprocess": config.to_json()}})
@@ -201,7 +201,7 @@ def copies(change: Callable[[Pixels], Pixels]) -> Planted:
     return plant
 
 
-def other_films(clean: CleanSet, scratch: Path) -> Outcome:
+def other_images(clean: CleanSet, scratch: Path) -> Outcome:
     """Move one film of every test patient who has two into training."""
     patients = {clean.films[name][1].patient_id: name for name in clean.tested()}
     first = {clean.films[name][1].patient_id: name for name in reversed(clean.tested())}
@@ -282,7 +282,7 @@ class Mixing(SegmentedData):
 def _lend(data: SegmentedData, split: Split) -> ImageRecord:
     """Copy the first test film to where films of another split lie, and return its row."""
     record = next(record for record in data.records if record.split is Split.TEST)
-    shutil.copyfile(data.folder / record.path, data.films(split) / f"{record.image_id}.png")
+    shutil.copyfile(data.folder / record.path, data.image_folder(split) / f"{record.image_id}.png")
     return record
 
 
@@ -344,7 +344,9 @@ def calibrated_on_test(clean: CleanSet, scratch: Path) -> Outcome:
 def predictions_of_test(clean: CleanSet, scratch: Path) -> TestPredictions:
     data, model = clean.data(), clean.candidate(scratch / "probe")
     shape = (clean.config.height, clean.config.width)
-    return predict_split(TestPredictions, {"": model}, data.judged(Split.TEST), data.films(Split.TEST), shape=shape)[""]
+    return predict_split(
+        TestPredictions, {"": model}, data.judged(Split.TEST), data.image_folder(Split.TEST), shape=shape
+    )[""]
 
 
 def threshold_of_test(clean: CleanSet, scratch: Path) -> Outcome:
@@ -365,7 +367,7 @@ def disguised_threshold(clean: CleanSet, scratch: Path) -> Outcome:
 
 
 KINDS: Mapping[str, Planted] = {
-    "other film of a test patient": other_films,
+    "other film of a test patient": other_images,
     "rotated copy of a test film": copies(rotated),
     "flipped copy": copies(flipped),
     "re-scaled copy": copies(scaled),
@@ -396,18 +398,18 @@ def phantom_set(folder: Path, patients: int, config: PreprocessConfig) -> CleanS
     from mammopipe.processing.phantoms.mias_tree import mias_films
 
     splits = [*[Split.TRAIN] * 3, *[Split.VALIDATION] * 3, *[Split.TEST] * 3]
-    films = []
-    for number, (name, film) in enumerate(mias_films(2 * patients)):
+    images = []
+    for number, (name, image) in enumerate(mias_films(2 * patients)):
         record = ImageRecord(
             name,
             f"p{number // 2}",
             "mias",
             list(Laterality)[number % 2],
             View.MLO,
-            film.label,
+            image.label,
             splits[number // 2 % len(splits)],
-            lesions=film.lesions,
+            lesions=image.lesions,
             synthetic=True,
         )
-        films.append((film.pixels, record))
-    return CleanSet.make(folder, films, config)
+        images.append((image.pixels, record))
+    return CleanSet.make(folder, images, config)

@@ -128,7 +128,7 @@ class Answering:
 @contextmanager
 def container() -> Iterator[Answering]:
     """Run the container on a free port: `/invocations` as SageMaker calls it, `/endpoints/NAME/invocations` as AWS."""
-    told = Answering()
+    answering = Answering()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -139,12 +139,12 @@ def container() -> Iterator[Answering]:
         def do_POST(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
             body = self.rfile.read(int(headers.get("content-length", 0)))
-            told.requests.append((self.path, headers, body))
-            told.gate.wait(30)
-            if told.proxy:
-                self._send(*told.proxy.pop(0))
+            answering.requests.append((self.path, headers, body))
+            answering.gate.wait(30)
+            if answering.proxy:
+                self._send(*answering.proxy.pop(0))
                 return
-            status, said = told.answer(headers)
+            status, said = answering.answer(headers)
             if status == 200 or not self.path.startswith("/endpoints/"):
                 self._send(status, said)
                 return
@@ -155,13 +155,13 @@ def container() -> Iterator[Answering]:
             self.send_response(status)
             if kind:
                 self.send_header("x-amzn-ErrorType", kind)
-            if told.sized and not told.drips:
+            if answering.sized and not answering.drips:
                 self.send_header("Content-Length", str(len(body)))
             else:
                 self.close_connection = True
             self.end_headers()
             try:
-                while told.drips and not told.closed.wait(0.02):
+                while answering.drips and not answering.closed.wait(0.02):
                     self.wfile.write(b" ")
                 self.wfile.write(body)
             except OSError:
@@ -173,12 +173,12 @@ def container() -> Iterator[Answering]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     listener = threading.Thread(target=server.serve_forever)
     listener.start()
-    told.url = f"http://127.0.0.1:{server.server_address[1]}"
+    answering.url = f"http://127.0.0.1:{server.server_address[1]}"
     try:
-        yield told
+        yield answering
     finally:
-        told.gate.set()
-        told.closed.set()
+        answering.gate.set()
+        answering.closed.set()
         server.shutdown()
         listener.join()
         server.server_close()

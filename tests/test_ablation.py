@@ -35,7 +35,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_development_film_is_judged_and_no_test_film_read(
+def test_every_development_image_is_judged_and_no_test_image_read(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ablation, "ROWS", ROWS)
@@ -61,7 +61,7 @@ def test_every_development_film_is_judged_and_no_test_film_read(
     assert capsys.readouterr().out.splitlines()[-1] == written[2]
 
 
-def test_final_networks_are_judged_on_films_that_no_part_of_them_saw(
+def test_final_networks_are_judged_on_images_that_no_part_of_them_saw(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_mias_tree(tmp_path / "films", films=60)

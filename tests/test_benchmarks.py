@@ -17,7 +17,7 @@ from benchmarks.bench_scale import Measured
 from benchmarks.process_memory import MemoryWatch
 from benchmarks.rows import holds, row, write
 from benchmarks.table import BEGIN, END, fill_in, table
-from mammopipe.inference.monitoring.captures import CapturedExam, CapturedFilm
+from mammopipe.inference.monitoring.captures import CapturedExam, CapturedImage
 from mammopipe.inference.monitoring.drift import DriftConfig, gather
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.drift_features import FIGURES
@@ -95,9 +95,9 @@ def test_drawn_weeks_are_those_that_the_monitor_makes_of_requests() -> None:
     for week in range(bench_drift.WEEKS):
         for number, patient in enumerate(again.integers(12, size=bench_drift.EXAMS)):
             machine = bench_drift.MACHINES[number % 3]
-            films = pools[int(machine == "B" and week >= bench_drift.QUIET)][patient]
+            images = pools[int(machine == "B" and week >= bench_drift.QUIET)][patient]
             moment = bench_drift.START + timedelta(weeks=week)
-            requests.append(CapturedExam(moment, tuple(CapturedFilm(film, machine) for film in films)))
+            requests.append(CapturedExam(moment, tuple(CapturedImage(image, machine) for image in images)))
     made = gather(requests, DriftConfig())
     assert drawn.keys() == made.keys()
     for group, weeks in made.items():

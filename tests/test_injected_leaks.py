@@ -56,7 +56,7 @@ def test_a_clean_run_raises_nothing(clean: CleanSet, tmp_path: Path) -> None:
     assert clean_findings(clean, tmp_path) == []
 
 
-def test_the_evaluation_says_of_which_films_everything_was_fitted(clean: CleanSet, tmp_path: Path) -> None:
+def test_the_evaluation_says_of_which_images_everything_was_fitted(clean: CleanSet, tmp_path: Path) -> None:
     found = evaluation(clean, tmp_path)
     assert [(item["what"], item["splits"]) for item in found["fitted"]] == [
         ("calibration and thresholds of modified_cnn", {"validation": 6}),
@@ -88,7 +88,7 @@ def test_nothing_is_fitted_on_predictionspredictions_of_test(clean: CleanSet, tm
             attempt()
 
 
-def test_a_fit_on_films_that_nobody_knows_is_found(clean: CleanSet) -> None:
+def test_a_fit_on_images_that_nobody_knows_is_found(clean: CleanSet) -> None:
     fits = [Fit("threshold", ("mdb001", "elsewhere")), Fit("choice", ("mdb001",))]
     (finding,) = audit_fits(fits, clean.records)
     assert (finding.kind, finding.images) == ("fitted-on-unknown", ("elsewhere",))

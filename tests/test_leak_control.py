@@ -51,21 +51,21 @@ def noise(number: int) -> np.ndarray:
     return np.rint(65535 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint16)
 
 
-def augmented(films: Sequence[Film]) -> list[Film]:
+def augmented(images: Sequence[Film]) -> list[Film]:
     """Return the films and their copies, planned as the Augment job plans them."""
     augmenter = Augmenter(AugmentationConfig(flip_probability=0))
-    plan = plan_copies([record for _, record in films], COPIES)
-    return [*films, *(
+    plan = plan_copies([record for _, record in images], COPIES)
+    return [*images, *(
         augmenter.copy(pixels, replace(record, lesions=()), index)
-        for pixels, record in films
+        for pixels, record in images
         for index in range(plan.get(record.image_id, 0))
     )]  # fmt: skip
 
 
-def predict(films: Sequence[Film]) -> list[tuple[int, int, str]]:
+def predict(images: Sequence[Film]) -> list[tuple[int, int, str]]:
     """Return truth, prediction and patient of each film that is not trained on."""
-    training = [film for film in films if film[1].split is Split.TRAIN]
-    held_out = [film for film in films if film[1].split is not Split.TRAIN]
+    training = [image for image in images if image[1].split is Split.TRAIN]
+    held_out = [image for image in images if image[1].split is not Split.TRAIN]
     model = KNeighborsClassifier(1).fit(*arrays(training))
     pixels, labels = arrays(held_out)
     patients = [record.patient_id for _, record in held_out]
@@ -81,16 +81,16 @@ def score(predictions: Sequence[tuple[int, int, str]]) -> tuple[float, float, fl
     return interval.value, interval.low, interval.high
 
 
-def arrays(films: Sequence[Film]) -> tuple[np.ndarray, np.ndarray]:
-    return np.stack([pixels.ravel() for pixels, _ in films]).astype(np.float32), np.array(
-        [record.label.rank for _, record in films]
+def arrays(images: Sequence[Film]) -> tuple[np.ndarray, np.ndarray]:
+    return np.stack([pixels.ravel() for pixels, _ in images]).astype(np.float32), np.array(
+        [record.label.rank for _, record in images]
     )
 
 
 def test_noise_stays_at_chance_when_split_by_patient_before_augmentation(records: list[ImageRecord]) -> None:
     split = assign_splits(records)
-    films = augmented([(noise(number), record) for number, record in enumerate(split)])
-    value, low, high = score(predict(films))
+    images = augmented([(noise(number), record) for number, record in enumerate(split)])
+    value, low, high = score(predict(images))
     assert low <= 1 / 3 <= high
     assert high - low < 0.25
     assert value < 0.45
@@ -100,11 +100,11 @@ def test_noise_is_recognised_when_augmented_before_a_random_split_and_the_audit_
     records: list[ImageRecord], tmp_path: Path
 ) -> None:
     whole = [(noise(number), replace(record, split=Split.TRAIN)) for number, record in enumerate(records)]
-    films = augmented(whole)
-    chosen = np.random.default_rng(0).random(len(films)) < 0.2
+    images = augmented(whole)
+    chosen = np.random.default_rng(0).random(len(images)) < 0.2
     leaked = [
         (pixels, replace(record, split=Split.TEST if test else Split.TRAIN))
-        for (pixels, record), test in zip(films, chosen, strict=True)
+        for (pixels, record), test in zip(images, chosen, strict=True)
     ]
     assert score(predict(leaked))[0] > 0.9
     manifest = []

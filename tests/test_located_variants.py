@@ -17,7 +17,7 @@ from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 from mammopipe.processing.splits.assignment import assign_splits
 
 
-def test_every_variant_is_compared_with_the_first_and_no_test_film_read(
+def test_every_variant_is_compared_with_the_first_and_no_test_image_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_mias_tree(tmp_path / "films", films=40)

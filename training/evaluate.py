@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
             {name: OutOfFold.read(scratch / name, model.description) for name, model in models.items()}
         )
         data.require_alone(config.other_breast)
-        evaluation, films, outputs = evaluate(data, models, config)
+        evaluation, images, outputs = evaluate(data, models, config)
         model = models[evaluation["selected"]["cnn"]]
         directory = scratch / evaluation["selected"]["cnn"]
         evaluation = {**evaluation, "test_reads": register_read(evaluation, data, directory, paths)}
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> None:
         pack(directory, paths.processing_output("model") / "model.tar.gz")
     write_bytes(paths.processing_output("evaluation") / "report.html", page.encode())
     write_csv(
-        paths.processing_output("evaluation") / predictions.FILE, predictions.columns(evaluation["classes"]), films
+        paths.processing_output("evaluation") / predictions.FILE, predictions.columns(evaluation["classes"]), images
     )
     write_json(paths.processing_output("evaluation") / "evaluation.json", evaluation)
     write_cards(evaluation, paths.processing_output("evaluation"))
@@ -273,7 +273,7 @@ def _predict(
     folder: Path | None = None,
 ) -> dict[str, Kind]:
     """Return each model's predictions of the images, which lie in the folder of the kind's split or in another one."""
-    folder = folder or data.films(kind.split)
+    folder = folder or data.image_folder(kind.split)
     if data.level is Level.BREAST:
         return predict_breasts(kind, models, records, folder)
     return predict_split(kind, models, records, folder, shape=(data.preprocess.height, data.preprocess.width))

@@ -42,14 +42,14 @@ from mammopipe.training.fitting.breasts.cases import cases_of_level, described_l
 from mammopipe.training.fitting.breasts.dataset import Breasts
 from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest, code_digest, data_digest, run_digest
 from mammopipe.training.fitting.cross_validation import Surroundings, cross_validate, train_fold
-from mammopipe.training.fitting.dataset import FilmDataset, learnt, require_every_class
+from mammopipe.training.fitting.dataset import ImageDataset, learnt, require_every_class
 from mammopipe.training.fitting.distributed import ALONE, World, joined, launch, launch_command
 from mammopipe.training.fitting.image_cache import choose_cache
 from mammopipe.training.fitting.loop import fit
 from mammopipe.training.fitting.out_of_fold import CrossValidated
 from mammopipe.training.fitting.run import Progress
 from mammopipe.training.networks import model_directory
-from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.network import ImageNetwork
 from mammopipe.training.networks.pretrained import StagedWeights, find_weights
 from mammopipe.training.networks.registry import build_model
 from mammopipe.training.usage import usage
@@ -63,13 +63,13 @@ class Inputs:
 
     config: TrainConfig
     preprocess: PreprocessConfig
-    train: FilmDataset
-    validation: FilmDataset
+    train: ImageDataset
+    validation: ImageDataset
     weights: StagedWeights | None
     classes: Classes
     protocol: SplitProtocol = SplitProtocol.PATIENT
 
-    def cases(self) -> tuple[FilmDataset | Breasts, FilmDataset | Breasts]:
+    def cases(self) -> tuple[ImageDataset | Breasts, ImageDataset | Breasts]:
         """Return what is judged in training and validation (`cases_of_level`)."""
         return cases_of_level(self.config, self.protocol, self.train, self.validation)
 
@@ -139,8 +139,8 @@ def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
     used = [record for record in records if record.split in (Split.TRAIN, Split.VALIDATION)]
     shape = (preprocess.height, preprocess.width)
     cache = choose_cache(config.cache, len(used), shape)
-    films = {
-        split: FilmDataset(
+    images = {
+        split: ImageDataset(
             [record for record in used if record.split is split],
             paths.channel(split),
             shape=shape,
@@ -152,9 +152,9 @@ def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
         for split in (Split.TRAIN, Split.VALIDATION)
     }
     if not config.folds:
-        for split, dataset in films.items():
+        for split, dataset in images.items():
             require_every_class(dataset, split)
-    inputs = Inputs(config, preprocess, films[Split.TRAIN], films[Split.VALIDATION], weights, classes, protocol)
+    inputs = Inputs(config, preprocess, images[Split.TRAIN], images[Split.VALIDATION], weights, classes, protocol)
     if weights is not None:
         weights.require_declared(inputs.data_digest)
     return inputs
@@ -239,7 +239,7 @@ def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest
         save_model(paths, inputs, network, progress, seconds=time.perf_counter() - start)
 
 
-def build_network(inputs: Inputs) -> FilmNetwork:
+def build_network(inputs: Inputs) -> ImageNetwork:
     """Return the untrained network, with pretrained weights where they are staged."""
     config = inputs.config
     return build_model(
@@ -270,7 +270,7 @@ def _opening_line(inputs: Inputs, world: World) -> str:
 
 
 def save_model(
-    paths: ContainerPaths, inputs: Inputs, network: FilmNetwork, progress: Progress, *, seconds: float
+    paths: ContainerPaths, inputs: Inputs, network: ImageNetwork, progress: Progress, *, seconds: float
 ) -> None:
     """Write the model directory and print the best epoch; for a cross-validation, also write out-of-fold logits."""
     if isinstance(progress, CrossValidated):

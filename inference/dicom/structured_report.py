@@ -222,8 +222,8 @@ def _method(facts: Facts) -> Code | None:
 def _evaluations(facts: Facts) -> Iterable[QualitativeEvaluation]:
     referral, decision = facts.get("referral"), facts.get("decision")
     if referral:
-        told = private("REFER", "Refer to reader") if referral["refer"] else private("NO-REFERRAL", "Not referred")
-        yield QualitativeEvaluation(private("REFERRAL", "Whether a reader must judge this instead"), told)
+        judgement = private("REFER", "Refer to reader") if referral["refer"] else private("NO-REFERRAL", "Not referred")
+        yield QualitativeEvaluation(private("REFERRAL", "Whether a reader must judge this instead"), judgement)
     if decision:
         point, finding = decision["operating_point"], decision["finding"]
         yield QualitativeEvaluation(

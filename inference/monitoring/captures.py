@@ -30,12 +30,12 @@ from mammopipe.processing.errors import ConfigError, ImageError
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.jobs.parallel import SECONDS_BETWEEN_LINES
 from mammopipe.processing.read_config import ReadConfig
-from mammopipe.training.model.drift_features import film_figures
+from mammopipe.training.model.drift_features import image_figures
 from mammopipe.training.model.prevalence import moved
 
 
 @dataclass(frozen=True)
-class CapturedFilm:
+class CapturedImage:
     """One image of a request."""
 
     figures: Mapping[str, float]
@@ -49,7 +49,7 @@ class CapturedExam:
     """One request: the images of one patient."""
 
     time: datetime
-    films: tuple[CapturedFilm, ...]
+    images: tuple[CapturedImage, ...]
 
 
 @dataclass
@@ -89,19 +89,19 @@ class Captures:
             captured = json.loads(line)
             data, said = captured["captureData"], captured["eventMetadata"]["inferenceTime"]
             time = datetime.fromisoformat(said.replace("Z", "+00:00")).astimezone(UTC)
-            films = tuple(_with_origin(*pair) for pair in self._pairs(data))
+            images = tuple(_with_origin(*pair) for pair in self._pairs(data))
         except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
             self.unreadable[f"not a captured request ({type(error).__name__})"] += 1
             return None
         except (RequestError, ImageError) as error:
             self.unreadable[f"an image that cannot be read ({type(error).__name__})"] += 1
             return None
-        if not films:
+        if not images:
             self.unreadable["neither an answer with figures nor an image"] += 1
             return None
-        return CapturedExam(time, films)
+        return CapturedExam(time, images)
 
-    def _pairs(self, data: Mapping[str, Any]) -> Iterator[tuple[CapturedFilm, Source | None]]:
+    def _pairs(self, data: Mapping[str, Any]) -> Iterator[tuple[CapturedImage, Source | None]]:
         answers = _answers(data.get("endpointOutput"))
         sources = _sources(data.get("endpointInput"))
         for index in range(max(len(answers), len(sources))):
@@ -110,20 +110,20 @@ class Captures:
             if "level_low" not in figures and source is not None:
                 figures = {**self._measured(source), **figures}
             if figures:
-                yield CapturedFilm(figures), source
+                yield CapturedImage(figures), source
 
     def _measured(self, source: Source) -> dict[str, float]:
-        film = read_mammogram(source.data, config=ReadConfig(for_processing=self.preprocess.for_processing))
-        film = replace(film, laterality=film.laterality or source.laterality, view=film.view or source.view)
-        return film_figures(preprocess(film, self.preprocess).quality)
+        image = read_mammogram(source.data, config=ReadConfig(for_processing=self.preprocess.for_processing))
+        image = replace(image, laterality=image.laterality or source.laterality, view=image.view or source.view)
+        return image_figures(preprocess(image, self.preprocess).quality)
 
 
 def _told(files: Sequence[str]) -> Iterator[str]:
     """Yield the files, and regularly print to stderr how many have been read."""
-    told = time.monotonic()
+    logged = time.monotonic()
     for number, path in enumerate(files):
-        if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
-            told = time.monotonic()
+        if time.monotonic() - logged >= SECONDS_BETWEEN_LINES:
+            logged = time.monotonic()
             print(f"{PROGRESS}{number} of {len(files)} files read", file=sys.stderr, flush=True)
         yield path
 
@@ -146,7 +146,7 @@ def _answers(captured: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 
 
 def _answered(answer: Mapping[str, Any], prevalence: float | None) -> dict[str, float]:
-    figures = {**film_figures(answer["image"]["quality"]), "entropy": float(answer["entropy"])}
+    figures = {**image_figures(answer["image"]["quality"]), "entropy": float(answer["entropy"])}
     malignancy, shown = answer["malignancy_score"] / 100, answer.get("prevalence") or {}
     if shown.get("of") == PrevalenceSource.DEPLOYMENT:
         if prevalence is None or shown["value"] is None:
@@ -165,8 +165,8 @@ def _sources(captured: Mapping[str, Any] | None) -> tuple[Source, ...]:
         return ()
 
 
-def _with_origin(film: CapturedFilm, source: Source | None) -> CapturedFilm:
+def _with_origin(image: CapturedImage, source: Source | None) -> CapturedImage:
     if source is None:
-        return film
+        return image
     machine, site = origin(source.data, where="<captured>")
-    return replace(film, machine=machine, site=site)
+    return replace(image, machine=machine, site=site)

@@ -82,7 +82,7 @@ class Week:
 
     start: date
     exams: int = 0
-    films: int = 0
+    images: int = 0
     values: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -123,7 +123,7 @@ class GroupDrift:
 
     name: str
     known: str
-    """The reference: `training`, `baseline`, or `training, all films` for a group that is in neither."""
+    """The reference: `training`, `baseline`, or `training, all images` for a group that is in neither."""
     weeks: Sequence[Week]
     judged: Sequence[date]
     figures: Mapping[str, FigureDrift]
@@ -144,7 +144,7 @@ class GroupDrift:
             {
                 "start": week.start.isoformat(),
                 "exams": week.exams,
-                "films": week.films,
+                "films": week.images,
                 "judged": week.start in set(self.judged),
             }
             for week in self.weeks
@@ -165,13 +165,13 @@ def gather(exams: Iterable[CapturedExam], config: DriftConfig) -> dict[str, list
     for exam in exams:
         start = config.span.start_of(exam.time.date())
         seen = set()
-        for film in exam.films:
-            for group in groups_of(film.machine, film.site):
+        for image in exam.images:
+            for group in groups_of(image.machine, image.site):
                 week = found[group].setdefault(start, Week(start))
-                week.films += 1
+                week.images += 1
                 week.exams += group not in seen
                 seen.add(group)
-                for name, value in film.figures.items():
+                for name, value in image.figures.items():
                     week.values[name].append(value)
     return {group: [weeks[start] for start in sorted(weeks)] for group, weeks in sorted(found.items())}
 
@@ -213,7 +213,7 @@ def _known(name: str, training: Distributions, baseline: Distributions) -> tuple
     """Return a group's reference: its accepted baseline, else its training data, else that of all images."""
     if name in baseline:
         return "baseline", baseline[name]
-    return ("training", training[name]) if name in training else ("training, all films", training[EVERYTHING])
+    return ("training", training[name]) if name in training else ("training, all images", training[EVERYTHING])
 
 
 def _judge_figure(

@@ -118,10 +118,10 @@ def _check_size(data: bytes, limits: HandlerLimits) -> None:
         raise TooLargeError("too_large", f"the image is over the limit of {limits.max_bytes} bytes")
 
 
-def _check_kind(data: bytes, told: ImageType) -> None:
+def _check_kind(data: bytes, stated: ImageType) -> None:
     found = sniff(data)
-    if found is not None and found is not told:
-        raise UnsupportedTypeError("content_type_mismatch", f"Content-Type says {told}; the body begins as {found}")
+    if found is not None and found is not stated:
+        raise UnsupportedTypeError("content_type_mismatch", f"Content-Type says {stated}; the body begins as {found}")
 
 
 def _json(body: bytes, limits: HandlerLimits) -> Parcel:

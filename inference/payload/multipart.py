@@ -97,9 +97,9 @@ def _file(part: _Part, index: int, limits: HandlerLimits) -> bytes:
         raise BadBodyError("bad_multipart", "Content-Transfer-Encoding must be binary").at(index)
     if len(part.data) > limits.max_bytes:
         raise TooLargeError("too_large", f"more than {limits.max_bytes} bytes, the limit").at(index)
-    told, found = content_type(part.headers.get("content-type", "")), sniff(bytes(part.data[:132]))
-    if told is not None and found is not None and told is not found:
-        raise UnsupportedTypeError("content_type_mismatch", f"Content-Type says {told}; the part begins as {found}").at(
-            index
-        )
+    stated, found = content_type(part.headers.get("content-type", "")), sniff(bytes(part.data[:132]))
+    if stated is not None and found is not None and stated is not found:
+        raise UnsupportedTypeError(
+            "content_type_mismatch", f"Content-Type says {stated}; the part begins as {found}"
+        ).at(index)
     return bytes(part.data)

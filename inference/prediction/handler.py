@@ -35,7 +35,7 @@ from mammopipe.inference.payload.identity import check_exam
 from mammopipe.inference.payload.limits import HandlerLimits as HandlerLimits
 from mammopipe.inference.prediction.exam import Combined, ViewScore, left_out, of_unseen_breast
 from mammopipe.inference.prediction.heatmap import eight_bits, overlay, png
-from mammopipe.inference.prediction.image_answer import Clock, Film, Reader
+from mammopipe.inference.prediction.image_answer import Clock, JudgedImage, Reader
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.images.mammogram import ReadConfig
 
@@ -122,28 +122,28 @@ class _Work:
         options = self.reader.options
         drawn = self.task.form is AnswerType.OVERLAY and options.overlay is OverlayLayer.HEAT
         drawn = drawn or self.result is DicomResult.OVERLAY
-        film = self.reader.film(source, explain=self.shows_regions or drawn)
-        body = self.reader.clock.time("encode", lambda: self._image_body(film, drawn))
-        predicted = film.prediction
+        mammogram = self.reader.image(source, explain=self.shows_regions or drawn)
+        body = self.reader.clock.time("encode", lambda: self._image_body(mammogram, drawn))
+        predicted = mammogram.prediction
         attributes = self._attributes(predicted.malignancy_score, predicted.decision, predicted.referral)
-        return Reply(body, self.form, attributes, _image_facts(film, self.reader))
+        return Reply(body, self.form, attributes, _image_facts(mammogram, self.reader))
 
-    def _image_body(self, film: Film, drawn: bool) -> bytes:
+    def _image_body(self, image: JudgedImage, drawn: bool) -> bytes:
         if self.task.form is AnswerType.OVERLAY:
-            pixels = film.pixels
-            return png(overlay(pixels, film.seen.heat) if drawn and film.seen is not None else eight_bits(pixels))
-        heatmap = film.heatmap(self.reader.options.target) if self.shows_regions else None
-        said = Answer(**self._envelope(), **film.scores(heatmap))
+            pixels = image.pixels
+            return png(overlay(pixels, image.seen.heat) if drawn and image.seen is not None else eight_bits(pixels))
+        heatmap = image.heatmap(self.reader.options.target) if self.shows_regions else None
+        said = Answer(**self._envelope(), **image.scores(heatmap))
         if self.result is None:
             return said.model_dump_json().encode()
-        return self._dicom([film.source.data], said, lambda: [self._capture(film, said)])
+        return self._dicom([image.source.data], said, lambda: [self._capture(image, said)])
 
-    def _capture(self, film: Film, said: Answer) -> bytes:
+    def _capture(self, image: JudgedImage, said: Answer) -> bytes:
         from mammopipe.inference.dicom.results import overlay_capture
 
-        if film.seen is None:
+        if image.seen is None:
             raise ValueError("an overlay of an image that was not explained")
-        return overlay_capture(film.source.data, overlay(film.pixels, film.seen.heat), said)
+        return overlay_capture(image.source.data, overlay(image.pixels, image.seen.heat), said)
 
     def _dicom(self, files: list[bytes], said: Answer | ExamAnswer, overlays: Callable[[], list[bytes]]) -> bytes:
         """Return the requested DICOM result; `overlays` makes the secondary captures if the result needs them."""
@@ -199,10 +199,10 @@ class _Work:
         seen: set[bytes] = set()
         for source in sources:
             try:
-                film = self.reader.film(source, explain=self.shows_regions, exact=exact)
-                scores = film.scores(film.heatmap(self.reader.options.target))
+                mammogram = self.reader.image(source, explain=self.shows_regions, exact=exact)
+                scores = mammogram.scores(mammogram.heatmap(self.reader.options.target))
                 if self.result is DicomResult.ALL:
-                    judged.overlays.append(self._capture(film, Answer(**self._envelope(), **scores)))
+                    judged.overlays.append(self._capture(mammogram, Answer(**self._envelope(), **scores)))
             except RequestError as error:
                 placed = error.at(source.index, source.place)
                 if not _leaves_exam(error):
@@ -210,7 +210,7 @@ class _Work:
                 refusal = refusal or placed
                 judged.refused.append(_refused(error, source))
                 continue
-            picture = hashlib.sha256(film.prediction.prepared.image.tobytes()).digest()
+            picture = hashlib.sha256(mammogram.prediction.prepared.image.tobytes()).digest()
             if picture in seen:
                 raise DuplicateImageError("duplicate_image", "the same picture as an earlier image").at(
                     source.index, source.place
@@ -218,7 +218,7 @@ class _Work:
             seen.add(picture)
             judged.sources.append(source)
             judged.images.append(ImageAnswer(index=source.index, **scores))
-            views.append(film.prediction.as_view)
+            views.append(mammogram.prediction.as_view)
         if not views:
             raise refusal or BadBodyError("no_images", "an exam needs at least one image")
         indices = [source.index for source in judged.sources]
@@ -290,10 +290,10 @@ def _of_skipped(skipped: tuple[Skipped, ...]) -> list[QualityWarning]:
     return [QualityWarning(code="skipped-files", message=f"files that are no images were not judged: {named}")]
 
 
-def _image_facts(film: Film, reader: Reader) -> dict[str, Any]:
+def _image_facts(image: JudgedImage, reader: Reader) -> dict[str, Any]:
     """Return the facts about one image for the log: sizes, scores and codes."""
-    rows, columns = film.pixels.shape
-    predicted = film.prediction
+    rows, columns = image.pixels.shape
+    predicted = image.prediction
     return {
         "images": 1,
         "rows": rows,

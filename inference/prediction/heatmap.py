@@ -46,10 +46,10 @@ def evidence(heat: Heat, prepared: Preprocessed, shape: tuple[int, ...]) -> Evid
     inside = within_tissue(heat, prepared.pixels)
     total = float(heat.sum())
     outside = 1 - float(inside.sum()) / total if total > 0 else 0.0
-    return Evidence(to_film(inside, prepared.to_original, shape), outside)
+    return Evidence(to_image(inside, prepared.to_original, shape), outside)
 
 
-def to_film(heat: Heat, to_original: Callable[[float, float], tuple[float, float]], shape: tuple[int, ...]) -> Heat:
+def to_image(heat: Heat, to_original: Callable[[float, float], tuple[float, float]], shape: tuple[int, ...]) -> Heat:
     """Return the heat over the original image, float32; 0 outside the area that the network saw.
 
     Args:
@@ -59,8 +59,8 @@ def to_film(heat: Heat, to_original: Callable[[float, float], tuple[float, float
     """
     origin, right, down = (np.array(to_original(*point)) for point in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)))
     matrix = np.stack([right - origin, down - origin, origin], axis=1)
-    film = cv2.warpAffine(heat, matrix, (shape[1], shape[0]), flags=cv2.INTER_LINEAR, borderValue=0.0)
-    return np.asarray(film, np.float32)
+    image = cv2.warpAffine(heat, matrix, (shape[1], shape[0]), flags=cv2.INTER_LINEAR, borderValue=0.0)
+    return np.asarray(image, np.float32)
 
 
 def eight_bits(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:

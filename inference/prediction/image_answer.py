@@ -38,7 +38,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Film:
+class JudgedImage:
     """One image with its prediction."""
 
     source: Source
@@ -113,7 +113,7 @@ class Reader:
     options: RequestOptions
     clock: Clock
 
-    def film(self, source: Source, *, explain: bool, exact: bool = False) -> Film:
+    def image(self, source: Source, *, explain: bool, exact: bool = False) -> JudgedImage:
         """Return an image with its prediction; raises `RequestError` if the image cannot be used."""
         laterality = None
         try:
@@ -137,7 +137,7 @@ class Reader:
             seen = self.clock.time("explain", lambda: self.predictor.explain(judged, mammogram, target))
             prediction = _with_warning(prediction, seen)
             seen = replace(seen, heat=mammogram.turn.undo(seen.heat))
-        return Film(source, mammogram, prediction, seen, self.predictor.shown_for(self.predictor.level))
+        return JudgedImage(source, mammogram, prediction, seen, self.predictor.shown_for(self.predictor.level))
 
 
 def _read(source: Source, reading: ReadConfig) -> Mammogram:
@@ -149,9 +149,9 @@ def _read(source: Source, reading: ReadConfig) -> Mammogram:
     if source.laterality is not None and mammogram.facts.get("laterality_inferred"):
         mammogram = replace(mammogram, laterality=None, facts={**mammogram.facts, "laterality_inferred": False})
     for name in ("laterality", "view"):
-        told, read = getattr(source, name), getattr(mammogram, name)
-        if told is not None and read is not None and told is not read:
-            raise BadOptionError("contradiction", f"option {name}={told} contradicts the image's own {name}")
+        given, read = getattr(source, name), getattr(mammogram, name)
+        if given is not None and read is not None and given is not read:
+            raise BadOptionError("contradiction", f"option {name}={given} contradicts the image's own {name}")
     return replace(mammogram, laterality=mammogram.laterality or source.laterality, view=mammogram.view or source.view)
 
 

@@ -275,8 +275,8 @@ class Predictor:
 
     def warm_up(self) -> None:
         """Answer a synthetic image with its heatmap, so that the first request is not slowed by initialisation."""
-        film = make_film(0, label=Label.MALIGNANT, laterality=Laterality.LEFT, height=512, width=512)
-        mammogram = Mammogram(film.pixels, Laterality.LEFT, View.MLO)
+        image = make_film(0, label=Label.MALIGNANT, laterality=Laterality.LEFT, height=512, width=512)
+        mammogram = Mammogram(image.pixels, Laterality.LEFT, View.MLO)
         self.explain(self.predict(mammogram), mammogram, Label.MALIGNANT)
 
 

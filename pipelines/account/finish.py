@@ -77,6 +77,6 @@ def _ask(
         return
     output = {"OutputName": results.PREPARED, "S3Output": {"S3Uri": prepared}}
     steps = {"Prepare": {"ProcessingOutputConfig": {"Outputs": [output]}}}
-    film = results.choose_film(steps, execution["parameters"]["InputDataUri"].rstrip("/"), storage)
-    if film is not None:
-        results.ask_client(client, name, film, storage, folder / "invocation.json", say)
+    image = results.choose_image(steps, execution["parameters"]["InputDataUri"].rstrip("/"), storage)
+    if image is not None:
+        results.ask_client(client, name, image, storage, folder / "invocation.json", say)

@@ -62,10 +62,10 @@ def aws_errors() -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        told, status = error.response["Error"], error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        kind = TransientError if told["Code"] in BUSY or status >= 500 else ConfigError
-        kind = ExpiredCredentialsError if told["Code"] in EXPIRED else kind
-        raise kind(f"AWS refused {error.operation_name}: {told.get('Message', '')}") from None
+        failure, status = error.response["Error"], error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        kind = TransientError if failure["Code"] in BUSY or status >= 500 else ConfigError
+        kind = ExpiredCredentialsError if failure["Code"] in EXPIRED else kind
+        raise kind(f"AWS refused {error.operation_name}: {failure.get('Message', '')}") from None
     except LOGGED_OUT as error:
         raise ExpiredCredentialsError(f"AWS credentials: {' '.join(str(error).split())}") from None
     except BotoCoreError as error:

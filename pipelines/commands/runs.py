@@ -190,8 +190,8 @@ def _facts(folders: "Sequence[RunFolder]") -> list[dict[str, Any]]:
     return [
         first[1],
         *(
-            {**told, "against": comparison.against(first[1], told, paired_comparison.differences(first[0], folder))}
-            for folder, told in others
+            {**other, "against": comparison.against(first[1], other, paired_comparison.differences(first[0], folder))}
+            for folder, other in others
         ),
     ]
 

@@ -67,12 +67,12 @@ def rows(cells: Sequence[tuple[SplitProtocol, str, bool, Mapping[str, Any]]]) ->
     for split in SPLITS:
         for protocol in dict.fromkeys(protocol for protocol, _, _, _ in cells):
             own = [cell for cell in cells if cell[0] is protocol]
-            films = [cell for cell in own if not cell[2]]
-            for _, cnn, noise, evaluation in films + [cell for cell in own if cell[2]]:
+            images = [cell for cell in own if not cell[2]]
+            for _, cnn, noise, evaluation in images + [cell for cell in own if cell[2]]:
                 scores = evaluation["candidates"][cnn][split]
                 found.append(_row(protocol, f"noise ({cnn})" if noise else str(cnn), split, scores))
-            if films:
-                found.append(_row(protocol, MAJORITY, split, films[0][3]["baseline"][split]))
+            if images:
+                found.append(_row(protocol, MAJORITY, split, images[0][3]["baseline"][split]))
         if split == "test":
             figures = {name: Figure(PUBLISHED.get(name)) for name in MEASURES}
             found.append(Row("as published", PUBLISHED_ROW, split, figures))

@@ -25,7 +25,7 @@ from mammopipe.training.metrics.scorecard import OF_A_CLASS, OVERALL, figure, sc
 from mammopipe.training.metrics.subgroups import subgroups
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.distributions import index_limit, stability_index
-from mammopipe.training.model.drift_features import EVERYTHING, film_figures, from_json
+from mammopipe.training.model.drift_features import EVERYTHING, from_json, image_figures
 from mammopipe.training.model.exam_scores import (
     BreastRule,
     Cases,
@@ -193,7 +193,7 @@ def _drift(description: Mapping[str, Any], images: Sequence[Judged], probabiliti
     known = from_json(reference.get("distributions", {})).get(EVERYTHING, {})
     malignant = list(description["classes"]).index(str(Label.MALIGNANT))
     rows = [
-        {**film_figures(image.quality), "malignancy": float(shares[malignant]), "entropy": image.entropy}
+        {**image_figures(image.quality), "malignancy": float(shares[malignant]), "entropy": image.entropy}
         for image, shares in zip(images, probabilities, strict=True)
     ]
     found: dict[str, Any] = {}

@@ -86,7 +86,7 @@ def sweep(
     trials: int,
     out: Path,
     source: str = "",
-    films: int | None = None,
+    images: int | None = None,
     weights: str = "",
     config: Path | None = None,
 ) -> "pandas.DataFrame":
@@ -98,7 +98,7 @@ def sweep(
         trials: Number of trials in all; those in `out` count.
         out: Folder of the study, its runs, `trials.csv` and `trials.png`.
         source: Folder, tarball or table of the images; empty for phantoms.
-        films: Number of phantoms.
+        images: Number of phantoms.
         weights: Pretrained weights to start from.
         config: TOML file that the settings override.
 
@@ -119,7 +119,7 @@ def sweep(
     def configure(assignments: Sequence[str]) -> PipelineConfig:
         return PipelineConfig.load(config, assignments=[*settings, *assignments])
 
-    search = tune.Search(configure, spaces, trials, out, source, films, weights)
+    search = tune.Search(configure, spaces, trials, out, source, images, weights)
     return pandas.DataFrame(tune.rows(tune.run(search)))
 
 

@@ -51,12 +51,12 @@ def draw(runs: Sequence[tuple[str, Mapping[str, Any]]], split: str = "test") -> 
 
 def _title(evaluations: Sequence[Mapping[str, Any]], split: str) -> str:
     """Return the title, with the number of images if it is the same in all runs."""
-    films = {
+    mammograms = {
         (counts["malignant"], counts["images"])
         for counts in (evaluation.get("counts", {}).get(split) for evaluation in evaluations)
         if counts
     }
-    behind = [f": {malignant} of {images} images" for malignant, images in films] if len(films) == 1 else [""]
+    behind = [f": {malignant} of {images} images" for malignant, images in mammograms] if len(mammograms) == 1 else [""]
     return f"Malignant against the rest, {split} split{behind[0]}"
 
 

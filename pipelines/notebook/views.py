@@ -145,16 +145,16 @@ def pictures(run: Run, width: int = 900) -> Any:
     return HTML("".join(shown))
 
 
-def answer(film: Path, said: Answer, overlay: bytes, height: int = 320) -> Any:
+def answer(mammogram: Path, said: Answer, overlay: bytes, height: int = 320) -> Any:
     """Return the endpoint's answer for an image, beside the image and its overlay (PNG)."""
     from PIL import Image
 
     with Image.open(io.BytesIO(overlay)) as image:
         heat = image.convert("RGB")
     heat.thumbnail((4 * height, height))
-    shown = ((film.name, grey_picture(film, height)), ("evidence for malignant", heat))
+    shown = ((mammogram.name, grey_picture(mammogram, height)), ("evidence for malignant", heat))
     pictures = [figure_of(png_of(picture), name) for name, picture in shown]
-    table = _html_table([film.name], [(title, [str(value)]) for title, value in image_rows(said)])
+    table = _html_table([mammogram.name], [(title, [str(value)]) for title, value in image_rows(said)])
     return HTML(
         f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(pictures)}{table}</div><p>{escape(NOTICE)}</p>'
     )
@@ -170,14 +170,14 @@ def estimate(config: PipelineConfig) -> Any:
     return costs(lines_of(config, prices, Throughput.load()))
 
 
-def images_of(config: PipelineConfig, folder: Path, source: str = "", films: int = 30) -> Path:
+def images_of(config: PipelineConfig, folder: Path, source: str = "", images: int = 30) -> Path:
     """Return the folder of a run's images: the source or, without one, synthetic images written into `folder`."""
     from mammopipe.processing.phantoms.trees import write_phantoms
 
     if source:
         return Path(source)
     if not folder.exists():
-        write_phantoms(config.dataset, folder, films)
+        write_phantoms(config.dataset, folder, images)
     return folder
 
 

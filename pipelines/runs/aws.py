@@ -52,23 +52,23 @@ LOG_LINES = 15
 def read_execution(sagemaker: Any, arn: str) -> dict[str, Any]:
     """Return an execution in the form of `execution.json`; raises `ConfigError` if AWS refuses or is unreachable."""
     with aws_errors():
-        told = sagemaker.describe_pipeline_execution(PipelineExecutionArn=arn)
+        described = sagemaker.describe_pipeline_execution(PipelineExecutionArn=arn)
         pages = sagemaker.get_paginator("list_pipeline_execution_steps").paginate(
             PipelineExecutionArn=arn, SortOrder="Ascending"
         )
         steps = [_step(item) for page in pages for item in page["PipelineExecutionSteps"]]
         parameters = sagemaker.list_pipeline_parameters_for_execution(PipelineExecutionArn=arn)["PipelineParameters"]
-    status = STATUSES[told["PipelineExecutionStatus"]]
-    ended = datetime.now(UTC) if status is Status.EXECUTING else told["LastModifiedTime"]
+    status = STATUSES[described["PipelineExecutionStatus"]]
+    ended = datetime.now(UTC) if status is Status.EXECUTING else described["LastModifiedTime"]
     return {
         "id": arn.rpartition("/")[2],
         "status": str(status),
-        "reason": _reason(told, steps),
+        "reason": _reason(described, steps),
         "pipeline": arn.split("pipeline/", 1)[-1].partition("/")[0],
         "backend": BACKEND,
         "arn": arn,
-        "started": told["CreationTime"].astimezone(UTC).isoformat(timespec="seconds"),
-        "seconds": round((ended - told["CreationTime"]).total_seconds(), 1),
+        "started": described["CreationTime"].astimezone(UTC).isoformat(timespec="seconds"),
+        "seconds": round((ended - described["CreationTime"]).total_seconds(), 1),
         "parameters": {item["Name"]: item["Value"] for item in parameters},
         "steps": steps,
     }
@@ -91,9 +91,9 @@ def _step(item: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _reason(told: Mapping[str, Any], steps: list[dict[str, Any]]) -> str:
+def _reason(described: Mapping[str, Any], steps: list[dict[str, Any]]) -> str:
     failed = [f"{step['name']}: {step['reason']}" for step in steps if step["reason"]]
-    return failed[0] if failed else " ".join(told.get("FailureReason", "").split())
+    return failed[0] if failed else " ".join(described.get("FailureReason", "").split())
 
 
 def refresh(folder: RunFolder, sagemaker: Any, known: Mapping[str, Any]) -> dict[str, Any]:

@@ -119,11 +119,11 @@ def _hyperparameters(networks: Mapping[str, Mapping[str, Any]]) -> dict[str, str
     """Return hyperparameters by name if all networks share the value, else by the network's name and their own."""
     found: dict[str, str] = {}
     for name in dict.fromkeys(name for given in networks.values() for name in given if name != "cnn"):
-        told = {cnn: given[name] for cnn, given in networks.items() if isinstance(given.get(name), str)}
-        if len(told) == len(networks) and len(set(told.values())) == 1:
-            found[f"training.{name}"] = next(iter(told.values()))
+        recorded = {cnn: given[name] for cnn, given in networks.items() if isinstance(given.get(name), str)}
+        if len(recorded) == len(networks) and len(set(recorded.values())) == 1:
+            found[f"training.{name}"] = next(iter(recorded.values()))
         else:
-            found |= {f"training.{cnn}.{name}": value for cnn, value in told.items()}
+            found |= {f"training.{cnn}.{name}": value for cnn, value in recorded.items()}
     return found
 
 

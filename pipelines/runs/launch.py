@@ -257,9 +257,9 @@ def _ask_endpoint(
 ) -> None:
     """Send a test image to the endpoint, and keep the endpoint running if the caller asked for that."""
     steps, raw = execution.scope.steps, execution.scope.parameters["InputDataUri"]
-    film = results.choose_film(steps, raw, services.storage)
-    if film is not None:
-        results.ask(endpoint, film, services.storage, account.run.path, options.say)
+    image = results.choose_image(steps, raw, services.storage)
+    if image is not None:
+        results.ask(endpoint, image, services.storage, account.run.path, options.say)
     if options.keep_endpoint and endpoint.asynchronous and not services.durable:
         options.say(f"Endpoint {endpoint.name} ends with the run, as its S3 does; set AWS_ENDPOINT_URL_S3 to keep both")
     elif options.keep_endpoint:

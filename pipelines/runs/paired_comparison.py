@@ -38,7 +38,7 @@ class Answers:
     probabilities: Floats
     """(images, classes) calibrated probabilities."""
 
-    def same_films(self, other: "Answers") -> bool:
+    def same_images(self, other: "Answers") -> bool:
         """Return whether both have the same images with the same truth; of different classes, with the same cancers."""
         if self.image_ids != other.image_ids:
             return False
@@ -73,7 +73,7 @@ def differences(first: RunFolder, other: RunFolder) -> dict[str, dict[str, dict[
     return {
         split: dict(_differences(ours[split], theirs[split]))
         for split in ours.keys() & theirs.keys()
-        if ours[split].same_films(theirs[split])
+        if ours[split].same_images(theirs[split])
     }
 
 

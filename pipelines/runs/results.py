@@ -117,7 +117,7 @@ def _place_of(output: str, name: str) -> Path | None:
 
 
 @dataclass(frozen=True)
-class TestFilm:
+class TestImage:
     """An image that no model has seen."""
 
     record: ImageRecord
@@ -126,7 +126,7 @@ class TestFilm:
     item: S3Object
 
 
-def choose_film(steps: Mapping[str, Mapping[str, Any]], raw: str, storage: Storage) -> TestFilm | None:
+def choose_image(steps: Mapping[str, Mapping[str, Any]], raw: str, storage: Storage) -> TestImage | None:
     """Return the first test image of the most serious label; None if the run prepared no images."""
     prepared = [output for output in outputs(steps) if output.name == PREPARED]
     if not prepared:
@@ -139,10 +139,10 @@ def choose_film(steps: Mapping[str, Mapping[str, Any]], raw: str, storage: Stora
         key=lambda record: (-record.label.rank, record.image_id),
     )
     place = S3Uri.parse(raw + "/")
-    films = _by_id(raw, storage)
+    images = _by_id(raw, storage)
     for record in tests:
-        if record.image_id in films:
-            return TestFilm(record, place, films[record.image_id])
+        if record.image_id in images:
+            return TestImage(record, place, images[record.image_id])
     raise ManifestError(f"{prepared[0].uri}: none of its {len(tests)} test images lies in {raw}")
 
 
@@ -162,38 +162,38 @@ def _by_id(raw: str, storage: Storage) -> dict[str, S3Object]:
     return {image_id: files[path] for image_id, path in paths.items() if path in files}
 
 
-def ask(endpoint: LocalEndpoint, film: TestFilm, storage: Storage, folder: Path, say: Callable[[str], None]) -> None:
+def ask(endpoint: LocalEndpoint, image: TestImage, storage: Storage, folder: Path, say: Callable[[str], None]) -> None:
     """Send an image to a local endpoint, show the answer beside the truth, and write it to a file.
 
     Args:
         endpoint: The running endpoint.
-        film: The image.
+        image: The image.
         storage: The S3 of the run.
         folder: Folder for `invocation.json`; for async inference, the file is `invocation-async.json`.
         say: Called with one line for the user.
     """
     target = folder / ("invocation-async.json" if endpoint.asynchronous else "invocation.json")
-    ask_client(_client(endpoint, storage), endpoint.name, film, storage, target, say)
+    ask_client(_client(endpoint, storage), endpoint.name, image, storage, target, say)
 
 
 def ask_client(
-    client: MammographyClient, name: str, film: TestFilm, storage: Storage, target: Path, say: Callable[[str], None]
+    client: MammographyClient, name: str, image: TestImage, storage: Storage, target: Path, say: Callable[[str], None]
 ) -> None:
     """Send an image through a client; the table's side and view are sent along, in case the file lacks them.
 
     Args:
         client: The endpoint's client.
         name: Name of the endpoint.
-        film: The image.
+        image: The image.
         storage: The S3 of the run.
         target: File for the answer.
         say: Called with one line for the user.
     """
-    laterality = str(film.record.laterality) if film.record.laterality else None
-    view = str(film.record.view) if film.record.view else None
+    laterality = str(image.record.laterality) if image.record.laterality else None
+    view = str(image.record.view) if image.record.view else None
     with TemporaryDirectory() as scratch:
-        path = Path(scratch, PurePosixPath(film.item.key).name)
-        storage.fetch(film.place, film.item, path)
+        path = Path(scratch, PurePosixPath(image.item.key).name)
+        storage.fetch(image.place, image.item, path)
         clock = time.perf_counter()
         answer = client.predict(path, laterality=laterality, view=view)
         seconds = time.perf_counter() - clock
@@ -202,14 +202,14 @@ def ask_client(
         {
             "endpoint": name,
             "film": path.name,
-            "image_id": film.record.image_id,
-            "split": str(film.record.split),
-            "truth": str(film.record.label),
+            "image_id": image.record.image_id,
+            "split": str(image.record.split),
+            "truth": str(image.record.label),
             "seconds": round(seconds, 3),
             "answer": dict(answer.raw),
         },
     )
-    say(f"Endpoint {name} on the test image {path.name}: {describe(answer)}; truth: {film.record.label}")
+    say(f"Endpoint {name} on the test image {path.name}: {describe(answer)}; truth: {image.record.label}")
 
 
 def _client(endpoint: LocalEndpoint, storage: Storage) -> MammographyClient:

@@ -10,6 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+
+# np.unique and np.percentile import numpy.ma at their first call. Between the images of a process that keeps its heap,
+# the module would split the memory that the decoder has just freed, and the next large image would need more.
+import numpy.ma  # noqa: F401
 from numpy.typing import NDArray
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Laterality, View

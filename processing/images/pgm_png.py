@@ -6,6 +6,7 @@ Sources: the Netpbm `pgm` manual page (binary form, P5); W3C "Portable Network G
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from mammopipe.processing.errors import ConfigError, CorruptImageError, NotAMammogramError, UnsupportedImageError
-from mammopipe.processing.files import write_bytes
+from mammopipe.processing.files import written_whole
 from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.images.exif import check_upright
 from mammopipe.processing.read_config import Limits
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_FILTER_UP = 2
+PNG_BLOCK = 2**22
+"""Bytes of pixels that are compressed into one IDAT chunk of a PNG file."""
 FULL_SCALE = 65535
 # A token of a PGM header: whitespace and comments (from # to the end of the line), then decimal digits. The number of
 # digits is bounded, so that a hostile header costs nothing. The caller matches the whitespace that ends the header.
@@ -206,26 +209,38 @@ def write_png(path: Path, pixels: NDArray[np.uint16]) -> None:
     """
     if pixels.dtype != np.uint16 or pixels.ndim != 2 or pixels.size == 0:
         raise ConfigError(f"{path}: pixels of {pixels.dtype} {pixels.shape} cannot be written: 2-D uint16 is needed")
-    write_bytes(path, _encode_png(pixels))
+    with written_whole(path) as stream:
+        stream.writelines(_encoded_png(pixels))
 
 
-def _encode_png(pixels: NDArray[np.uint16]) -> bytes:
+def _encoded_png(pixels: NDArray[np.uint16]) -> Iterator[bytes]:
+    """Yield the pieces of a PNG file; no piece needs a copy of the whole image."""
     # ISA-L takes a sixth of libdeflate's time, and files grow by 1 to 2 %. Its levels 0 to 2 give the same bytes on
     # every x86-64 processor with SSE4.2, which NumPy needs as well; ARM processors write other bytes, the same pixels.
     rows, columns = pixels.shape
-    header = struct.pack(">IIBBBBB", columns, rows, 16, 0, 0, 0, 0)
-    body = isal_zlib.compress(_filtered_up(pixels), level=1)
-    chunks = (_chunk(b"IHDR", header), _chunk(b"IDAT", body), _chunk(b"IEND", b""))
-    return b"".join((PNG_SIGNATURE, *chunks))
+    yield PNG_SIGNATURE
+    yield _chunk(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 16, 0, 0, 0, 0))
+    deflate, step = isal_zlib.compressobj(level=1), max(1, PNG_BLOCK // (2 * columns))
+    for start in range(0, rows, step):
+        body = deflate.compress(_filtered_up(pixels, start, min(start + step, rows)))
+        if start + step >= rows:
+            body += deflate.flush()
+        if body:
+            yield _chunk(b"IDAT", body)
+    yield _chunk(b"IEND", b"")
 
 
-def _filtered_up(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """Return the scan lines, uint8, (rows, 1 + 2 x columns), each preceded by its filter type, Up."""
-    cells = pixels.astype(">u2", order="C").view(np.uint8)
-    lines = np.empty((cells.shape[0], cells.shape[1] + 1), np.uint8)
+def _filtered_up(pixels: NDArray[np.uint16], start: int, stop: int) -> NDArray[np.uint8]:
+    """Return the scan lines of rows `start` to `stop`, uint8, each preceded by its filter type, Up."""
+    above = max(start - 1, 0)
+    cells = pixels[above:stop].astype(">u2", order="C").view(np.uint8)
+    lines = np.empty((stop - start, cells.shape[1] + 1), np.uint8)
     lines[:, 0] = PNG_FILTER_UP
-    lines[0, 1:] = cells[0]
-    np.subtract(cells[1:], cells[:-1], out=lines[1:, 1:])
+    if start:
+        np.subtract(cells[1:], cells[:-1], out=lines[:, 1:])
+    else:
+        lines[0, 1:] = cells[0]
+        np.subtract(cells[1:], cells[:-1], out=lines[1:, 1:])
     return lines
 
 

@@ -30,7 +30,7 @@ from mammopipe.processing.jobs.split_settings import Division, image_place
 from mammopipe.processing.jobs.stage import Stage
 from mammopipe.processing.stored_copies import StoredCopies
 
-SHEET_FILMS = 3
+SHEET_IMAGES = 3
 """Number of training images of each class on the contact sheet."""
 
 
@@ -160,7 +160,7 @@ def _augmenter(seed: int) -> Augmenter:
 def _shown(tasks: Sequence[AugmentTask]) -> list[ImageRecord]:
     """Return the originals for the contact sheet: equally many of each class, those with lesions first."""
     records = sorted((task.record for task in tasks), key=lambda record: (not record.lesions, record.image_id))
-    return [record for label in Label for record in [item for item in records if item.label is label][:SHEET_FILMS]]
+    return [record for label in Label for record in [item for item in records if item.label is label][:SHEET_IMAGES]]
 
 
 def _parser() -> argparse.ArgumentParser:

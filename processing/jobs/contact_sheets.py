@@ -86,14 +86,14 @@ def contact_sheet(
     }
     shown = [original for original in originals if of[original.image_id]]
     if not shown:
-        cells = [_cell(_film(images / image_place(original), original), original) for original in originals]
+        cells = [_cell(_picture(images / image_place(original), original), original) for original in originals]
         write_picture(target, _row(cells, len(cells)))
         return
     count = min(COPIES_SHOWN, *(len(of[original.image_id]) for original in shown))
     rows = []
     for original in shown:
-        cells = [_cell(_film(images / image_place(original), original), original)]
-        cells += [_cell(_film(folder / copy.path, copy), copy) for copy in of[original.image_id][:count]]
+        cells = [_cell(_picture(images / image_place(original), original), original)]
+        cells += [_cell(_picture(folder / copy.path, copy), copy) for copy in of[original.image_id][:count]]
         rows.append(_row(cells, count + 1))
     write_picture(target, np.vstack(rows))
 
@@ -137,7 +137,7 @@ def overview(
     cells = []
     for record in sorted(records, key=lambda item: (frequency[item.label], item.image_id)):
         try:
-            cells.append(_cell(_film(files.source(record.path), record, reading), record))
+            cells.append(_cell(_picture(files.source(record.path), record, reading), record))
         except ImageError:
             continue
         if len(cells) == shown:
@@ -164,7 +164,7 @@ def _read_picture(path: Path) -> Picture:
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _film(source: Path | bytes, record: ImageRecord, reading: ReadConfig = DEFAULT_CONFIG) -> Picture:
+def _picture(source: Path | bytes, record: ImageRecord, reading: ReadConfig = DEFAULT_CONFIG) -> Picture:
     pixels = read_mammogram(source, config=reading).pixels
     scale = CELL / max(pixels.shape)
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))

@@ -49,15 +49,15 @@ def read_reduced(source: Source) -> tuple[Mammogram, float]:
     """
     rows_needed = source.max_height if source.half else None
     config = ReadConfig(enough_rows=rows_needed, jpeg_files=True, for_processing=source.for_processing)
-    film = read_mammogram(source.path, record=source.record, config=config)
-    reduction = int(film.facts.get("reduction", 1))
-    rows, columns = film.pixels.shape
+    image = read_mammogram(source.path, record=source.record, config=config)
+    reduction = int(image.facts.get("reduction", 1))
+    rows, columns = image.pixels.shape
     if reduction > 1:
-        rows, columns = int(film.facts["rows"]), int(film.facts["columns"])
-    pixels = reduce_height(film.pixels, source.max_height, full_size=(rows, columns))
+        rows, columns = int(image.facts["rows"]), int(image.facts["columns"])
+    pixels = reduce_height(image.pixels, source.max_height, full_size=(rows, columns))
     scale = pixels.shape[0] / rows
-    spacing = film.pixel_spacing_mm / reduction / scale if film.pixel_spacing_mm else None
-    return replace(film, pixels=pixels, pixel_spacing_mm=spacing), scale
+    spacing = image.pixel_spacing_mm / reduction / scale if image.pixel_spacing_mm else None
+    return replace(image, pixels=pixels, pixel_spacing_mm=spacing), scale
 
 
 def measure(sources: Sequence[Source]) -> dict[str, Any]:

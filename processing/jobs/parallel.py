@@ -43,7 +43,7 @@ class Progress:
         """Start counting; `clock` gives seconds."""
         self.title, self.total, self.stream, self.clock = title, total, stream, clock
         self.done = self.refused = 0
-        self.started = self.told = clock()
+        self.started = self.reported = clock()
         self._bar = tqdm(total=total, desc=title, unit="image", file=stream, disable=not stream.isatty())
 
     def add(self, *, refused: bool) -> None:
@@ -53,8 +53,8 @@ class Progress:
         self._bar.set_postfix(refused=self.refused, refresh=False)
         self._bar.update()
         now = self.clock()
-        if self._bar.disable and (self.done == self.total or now - self.told >= SECONDS_BETWEEN_LINES):
-            self.told = now
+        if self._bar.disable and (self.done == self.total or now - self.reported >= SECONDS_BETWEEN_LINES):
+            self.reported = now
             print(self.line(now - self.started), file=self.stream, flush=True)
 
     def line(self, seconds: float) -> str:

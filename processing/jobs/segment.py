@@ -39,7 +39,7 @@ class SegmentSettings(Settings):
     shard_megabytes: float = Field(
         default=0.0, ge=0, description="size of a shard in MB; 0 writes a file for each image"
     )
-    montage_films: int = Field(default=400, ge=0, description="originals shown on the montage")
+    montage_images: int = Field(default=400, ge=0, description="originals shown on the montage")
     max_quarantine: float = Field(default=0.05, ge=0, le=1, description="share of images that may be refused")
 
 
@@ -62,17 +62,17 @@ def main(arguments: Sequence[str]) -> None:
     division = Division.read(paths.processing_input("prepared-stage"))
     job = settings_in(options, SegmentSettings)
     preprocess_config = settings_in(options, PreprocessConfig, for_processing=division.for_processing)
-    films = _films(paths, division)
+    images = _images(paths, division)
     made = {"preprocess": preprocess_config.to_json(), "digest": preprocess_config.digest}
     config = {"protocol": str(division.protocol), "split": asdict(division.config), **made}
-    stage = Stage.open("segment", paths, "data_segmentation", config, [record for record, _ in films])
-    segment(films, stage, preprocess_config, montage_films=job.montage_films)
+    stage = Stage.open("segment", paths, "data_segmentation", config, [record for record, _ in images])
+    segment(images, stage, preprocess_config, montage_images=job.montage_images)
     if job.shard_megabytes:
         pack_images(stage, job.shard_megabytes)
     stage.close(max_quarantine=job.max_quarantine)
 
 
-def _films(paths: ContainerPaths, division: Division) -> list[tuple[ImageRecord, Path]]:
+def _images(paths: ContainerPaths, division: Division) -> list[tuple[ImageRecord, Path]]:
     """Return originals and copies with their splits, and the file of each before segmentation."""
     sources: list[Path] = []
     records: list[ImageRecord] = []
@@ -89,23 +89,23 @@ def _films(paths: ContainerPaths, division: Division) -> list[tuple[ImageRecord,
 
 
 def segment(
-    films: Sequence[tuple[ImageRecord, Path]], stage: Stage, config: PreprocessConfig, *, montage_films: int
+    images: Sequence[tuple[ImageRecord, Path]], stage: Stage, config: PreprocessConfig, *, montage_images: int
 ) -> None:
     """Segment this host's share of the images into the stage's folder.
 
     Args:
-        films: The records, each with the file of its image.
+        images: The records, each with the file of its image.
         stage: The output.
         config: The settings of the network's input.
-        montage_films: The number of images on the montage.
+        montage_images: The number of images on the montage.
     """
     tasks = []
     originals = 0
-    for record, source in films:
+    for record, source in images:
         if not source.is_file():
             stage.unseen.append(record.image_id)
         else:
-            wanted = not record.source_image_id and originals < montage_films
+            wanted = not record.source_image_id and originals < montage_images
             originals += wanted
             tasks.append(SegmentTask(record, source, stage.folder, config, thumbnail=wanted))
     stage.work(segment_image, tasks)
@@ -130,8 +130,8 @@ def segment_image(task: SegmentTask) -> list[ImageRecord]:
     path = "images" / image_place(task.record)
     write_png(task.folder / path, result.pixels)
     if task.thumbnail:
-        film = reduce_height(mammogram.pixels, task.config.max_height)
-        picture = draw_contours(film, result.region, task.record.lesions, height=CELL)
+        image = reduce_height(mammogram.pixels, task.config.max_height)
+        picture = draw_contours(image, result.region, task.record.lesions, height=CELL)
         write_picture(task.folder / THUMBNAILS / path.name, picture)
     spacing = mammogram.pixel_spacing_mm / result.geometry.scale if mammogram.pixel_spacing_mm else None
     segmented = replace(

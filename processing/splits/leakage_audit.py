@@ -12,7 +12,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Split, split_dig
 from mammopipe.processing.images.image_files import ImageFiles
 from mammopipe.processing.splits.duplicate_index import FeatureStore, candidate_pairs
 from mammopipe.processing.splits.near_duplicates import (
-    SAME_FILM,
+    SAME_IMAGE,
     Features,
     Match,
     Variant,
@@ -99,7 +99,7 @@ def audit_leakage(
     findings += [*_equal_files(whole, group_of), *_changed_labels(records)]
     with FeatureStore() as seen:
         unmatched = _look_at(whole, files, seen, group_of)
-        same, confirmation = _same_films(whole, files, seen, group_of)
+        same, confirmation = _same_images(whole, files, seen, group_of)
     findings += same
     checked = {
         "images": len(records),
@@ -109,7 +109,7 @@ def audit_leakage(
         "copies_unlike_their_source": len(unmatched),
         "folds": len(set((folds or {}).values())),
         "labels_of_the_split": sum(bool(record.label_digest) for record in records),
-        "features_of_one_film": SAME_FILM,
+        "features_of_one_film": SAME_IMAGE,
         "pairs_compared_by_pixels": confirmation.pairs,
         "correlation_limit": round(confirmation.limit, 3),
         "expected_false_alarms": float(f"{confirmation.expected_false_alarms:.2g}"),
@@ -231,7 +231,7 @@ def _look_at(
         pixels, source = files.pixels(record.path), record.source_image_id
         # Our augmentation mirrors images: a copy resembles its source if any of its variants does.
         for variant in Variant:
-            if source in stored and agreement(features(variant.of(pixels)), seen[source]) >= SAME_FILM:
+            if source in stored and agreement(features(variant.of(pixels)), seen[source]) >= SAME_IMAGE:
                 return None
         return look(record)
 
@@ -247,7 +247,7 @@ def _look_at(
     return [name for name in seen if name not in stored and _named(name)[1] is Variant.AS_IT_IS]
 
 
-def _same_films(
+def _same_images(
     records: Sequence[ImageRecord], files: ImageFiles, seen: Mapping[str, Features], group_of: Mapping[str, str]
 ) -> tuple[list[Finding], Confirmation]:
     """Compare the originals, and the copies that do not resemble their source, between groups: splits or folds.
@@ -274,8 +274,8 @@ def _same_films(
 
     with ThreadPoolExecutor(cores()) as pool:
         matches = list(pool.map(lambda pair: match(seen[pair[0]], seen[pair[1]]), pairs))
-        alike = [place for place, found in enumerate(matches) if found.agreeing >= SAME_FILM]
-        other = [place for place, found in enumerate(matches) if _DIFFERENT_FEATURES <= found.agreeing < SAME_FILM]
+        alike = [place for place, found in enumerate(matches) if found.agreeing >= SAME_IMAGE]
+        other = [place for place, found in enumerate(matches) if _DIFFERENT_FEATURES <= found.agreeing < SAME_IMAGE]
         other = other[:: -(-len(other) // _DIFFERENT_PAIRS) or 1]
         measured = list(pool.map(lambda place: correlated(pairs[place], matches[place]), [*alike, *other]))
     different = [value for value in measured[len(alike) :] if value is not None]
@@ -284,14 +284,14 @@ def _same_films(
     for place, value in zip(alike, measured, strict=False):
         # Without a common block, the pixels cannot be compared, and the features alone decide.
         if value is None or value >= confirmation.limit:
-            finding = _same_film([named[name] for name in pairs[place]], by_id, group_of, matches[place], value)
+            finding = _same_image([named[name] for name in pairs[place]], by_id, group_of, matches[place], value)
             # A pair may agree under several variants, if an image is symmetric for example: report it once.
             if all(before.images != finding.images for before in findings):
                 findings.append(finding)
     return findings, confirmation
 
 
-def _same_film(
+def _same_image(
     pair: Sequence[tuple[str, Variant]],
     by_id: Mapping[str, ImageRecord],
     group_of: Mapping[str, str],
@@ -307,5 +307,5 @@ def _same_film(
         (first.image_id, second.image_id),
         f"images {first.image_id} ({group_of[first.image_id]}) and {second.image_id} ({group_of[second.image_id]}) "
         f"show the same image{f', one {altered}' if altered else ''}: "
-        f"{found.agreeing} features agree, different images have fewer than {SAME_FILM}, and {pixels}",
+        f"{found.agreeing} features agree, different images have fewer than {SAME_IMAGE}, and {pixels}",
     )

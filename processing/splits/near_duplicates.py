@@ -17,7 +17,7 @@ FEATURES = 300
 """Number of features kept per image."""
 HEIGHT = 320
 """Images are first scaled to this number of rows, so that the limits below hold for every size of network input."""
-SAME_FILM = 24
+SAME_IMAGE = 24
 """Least number of features that agree on one transform if two images show the same original.
 
 Measured on mini-MIAS, segmented at 160 x 112 and at 384 x 256: at least 32 between a film and its augmented copies, at

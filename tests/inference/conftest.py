@@ -183,8 +183,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def films() -> Films:
-    film = make_film(4, label=Label.MALIGNANT, laterality=Laterality.RIGHT, height=400, width=320)
-    return Films(film.pixels)
+    image = make_film(4, label=Label.MALIGNANT, laterality=Laterality.RIGHT, height=400, width=320)
+    return Films(image.pixels)
 
 
 @pytest.fixture(scope="session")

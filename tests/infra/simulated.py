@@ -40,8 +40,8 @@ class SageMaker:
 
     def add(self, package: str, status: str = "Approved", modified: str = "") -> str:
         """Register a package and return its ARN."""
-        told = {"ModelApprovalStatus": status, **({"LastModifiedTime": modified} if modified else {})}
-        self.packages[package] = told
+        fields = {"ModelApprovalStatus": status, **({"LastModifiedTime": modified} if modified else {})}
+        self.packages[package] = fields
         return package
 
     def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ CANDIDATES = {"first": 1, "second": 2}
 """Names of the candidates and the seeds of their weights."""
 
 
-def draw_film(image_id: str) -> np.ndarray:
+def draw_image(image_id: str) -> np.ndarray:
     """Return smooth noise, (H, W) uint16, unlike that of any other image."""
     coarse = np.random.default_rng(list(image_id.encode())).random((12, 8), np.float32)
     return (cv2.resize(coarse, SHAPE[::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1) * 65535).astype(np.uint16)
@@ -184,7 +184,7 @@ def _rsna_row(split: Split, patient: int, number: int, side: Laterality, view: V
 def build(base: Path, rows: Sequence[ImageRecord]) -> EvaluationBase:
     made = EvaluationBase(base)
     records = [
-        _store(made.data, replace(row, height=SHAPE[0], width=SHAPE[1]), draw_film(row.image_id)) for row in rows
+        _store(made.data, replace(row, height=SHAPE[0], width=SHAPE[1]), draw_image(row.image_id)) for row in rows
     ]
     for record in [record for record in records if record.split is Split.TRAIN][:4]:
         copy = replace(record, image_id=f"{record.image_id}-1", source_image_id=record.image_id)
@@ -268,10 +268,10 @@ def make_job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Containe
     def make(**hyperparameters: str) -> ContainerPaths:
         paths = ContainerPaths(tmp_path_factory.mktemp("job"))
         records = [
-            _job_film(paths, split, label, index)
-            for split, films in ((Split.TRAIN, 8), (Split.VALIDATION, 4))
+            _job_image(paths, split, label, index)
+            for split, images in ((Split.TRAIN, 8), (Split.VALIDATION, 4))
             for label in THREE
-            for index in range(films)
+            for index in range(images)
         ]
         write_manifest(records, paths.channel("manifest") / "manifest.csv")
         config = PreprocessConfig(height=64, width=64).to_json()
@@ -282,7 +282,7 @@ def make_job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Containe
     return make
 
 
-def _job_film(paths: ContainerPaths, split: Split, label: Label, index: int) -> ImageRecord:
+def _job_image(paths: ContainerPaths, split: Split, label: Label, index: int) -> ImageRecord:
     """Write a film whose class is the number of its bright spots; the right quarter is black."""
     random = np.random.default_rng([label.rank, index, split is Split.TRAIN])
     pixels = random.integers(5000, 20000, (64, 64)).astype(np.uint16)

@@ -22,7 +22,7 @@ from mammopipe.processing.errors import ConfigError, ManifestError
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.checkpoint import StopRequest
 from mammopipe.training.fitting.distributed import ALONE, launch_command
-from mammopipe.training.fitting.head_only import FilmMaps, HeadAlone
+from mammopipe.training.fitting.head_only import HeadAlone, ImageMaps
 from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.fitting.step import predict
 from mammopipe.training.metrics.classification import macro_auc
@@ -72,11 +72,11 @@ def run(paths, command=()):
 
 def without_times(description):
     """Return model.json without what differs between any two runs."""
-    told = json.loads(json.dumps(description))
-    del told["training"]["seconds"]
-    for epoch in told["training"]["history"]:
+    written = json.loads(json.dumps(description))
+    del written["training"]["seconds"]
+    for epoch in written["training"]["history"]:
         del epoch["seconds"]
-    return told
+    return written
 
 
 def wait_for(path, process):
@@ -99,7 +99,7 @@ def test_a_job_leaves_a_model_and_a_line_an_epoch(make_job):
     assert not (paths.output / "failure").exists()
 
 
-def test_rows_of_the_test_split_need_no_film(make_job):
+def test_rows_of_the_test_split_need_no_image(make_job):
     paths = make_job(**SETTINGS)
     manifest = paths.channel("manifest") / "manifest.csv"
     records = read_manifest(manifest)
@@ -114,8 +114,8 @@ def test_the_digest_is_that_of_settings_and_data(make_job):
     assert first.digest == same.digest
     assert read_inputs(make_job(**SETTINGS | {"seed": "1"})).digest != first.digest
     paths = make_job(**SETTINGS)
-    film = paths.channel("train") / f"{first.train.records[0].image_id}.png"
-    film.write_bytes((paths.channel("train") / f"{first.train.records[1].image_id}.png").read_bytes())
+    image = paths.channel("train") / f"{first.train.records[0].image_id}.png"
+    image.write_bytes((paths.channel("train") / f"{first.train.records[1].image_id}.png").read_bytes())
     assert read_inputs(paths).digest != first.digest
 
 
@@ -201,10 +201,10 @@ def test_a_job_that_learns_where_lesions_are(make_job):
     run(paths)
     model = model_directory.load(paths.model)
     assert model.description["pooling"] == "peaks" and model.network.pooling is Pooling.PEAKS
-    films = read_inputs(paths).validation
-    logits = model.predict_logits(torch.stack([films[index][0] for index in range(len(films))]))
+    images = read_inputs(paths).validation
+    logits = model.predict_logits(torch.stack([images[index][0] for index in range(len(images))]))
     best = model.description["training"]["history"][model.description["training"]["best_epoch"] - 1]
-    auc = macro_auc(films.labels, torch.softmax(logits, dim=1).double().numpy())
+    auc = macro_auc(images.labels, torch.softmax(logits, dim=1).double().numpy())
     assert auc == pytest.approx(best["validation_macro_auc"], abs=1e-6)
 
 
@@ -244,9 +244,9 @@ def test_pretrained_weights_are_used_and_named(make_job):
     weights.parent.mkdir(parents=True)
     torch.save(build_model("modified_cnn", classes=7, seed=9).body.state_dict(), weights)
     out = run(paths)
-    told = model_directory.read_description(paths.model)
-    assert told["initialisation"] == "pretrained" and "initialisation=pretrained (modified_cnn-own.pth)" in out
-    assert told["pretrained_weights"]["file"] == "modified_cnn-own.pth"
+    written = model_directory.read_description(paths.model)
+    assert written["initialisation"] == "pretrained" and "initialisation=pretrained (modified_cnn-own.pth)" in out
+    assert written["pretrained_weights"]["file"] == "modified_cnn-own.pth"
 
 
 HEAD = {
@@ -274,22 +274,22 @@ def test_a_classifier_that_learns_alone_leaves_the_body_and_predicts_as_it_was_m
     staged = stage_lite0(paths)
     train(paths, read_inputs(paths), ALONE, StopRequest())
     model = model_directory.load(paths.model)
-    told, learnt = model.description, model.network.body.state_dict()
+    written, learnt = model.description, model.network.body.state_dict()
     body = [name for name in learnt if not name.startswith("_fc.")]
     assert body and all(torch.equal(learnt[name], staged[name]) for name in body)
-    assert (told["stride"], told["top_places"], told["pooling"]) == (16, 2, "top")
-    losses = [epoch["train_loss"] for epoch in told["training"]["history"]]
+    assert (written["stride"], written["top_places"], written["pooling"]) == (16, 2, "top")
+    losses = [epoch["train_loss"] for epoch in written["training"]["history"]]
     assert losses[-1] < losses[0]
     if folds == "0":
-        films = read_inputs(paths).validation
-        logits = model.predict_logits(torch.stack([films[index][0] for index in range(len(films))]))
+        images = read_inputs(paths).validation
+        logits = model.predict_logits(torch.stack([images[index][0] for index in range(len(images))]))
         # Of a body that learnt nothing: films hardly differ, and an AUC would hang on the last digit.
         measured = predict(
-            HeadAlone(model.network), FilmMaps(model.network, films), batch_size=8, precision=Precision.FLOAT32
+            HeadAlone(model.network), ImageMaps(model.network, images), batch_size=8, precision=Precision.FLOAT32
         )
         torch.testing.assert_close(logits, torch.from_numpy(measured), rtol=1e-4, atol=1e-5)
-        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(films.labels)).item()
-        assert loss == pytest.approx(told["metrics"]["validation_loss"], abs=1e-4)
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(images.labels)).item()
+        assert loss == pytest.approx(written["metrics"]["validation_loss"], abs=1e-4)
 
 
 MEAN = {"folds": "3", "final": "mean", "patience": "1"}
@@ -319,9 +319,9 @@ def test_the_mean_of_the_folds_is_the_classifier_between_theirs(make_job, deals)
     paths = make_job(**SETTINGS | HEAD | MEAN | {"deals": str(deals)})
     stage_lite0(paths)
     train(paths, read_inputs(paths), ALONE, StopRequest())
-    told = model_directory.read_description(paths.model)["training"]
-    assert (told["epochs_run"], told["best_epoch"]) == (3, 3), "no patience, no choice"
-    stated = told["cross_validation"]
+    written = model_directory.read_description(paths.model)["training"]
+    assert (written["epochs_run"], written["best_epoch"]) == (3, 3), "no patience, no choice"
+    stated = written["cross_validation"]
     assert (stated["folds"], stated["deals"], stated["refit_losses"]) == (3, deals, [])
     assert stated["final"] == ("mean of the folds' weights", "mean of the weights of the folds of 2 deals")[deals - 1]
     assert stated["fold_best_epochs"] == [3, 3, 3] * deals
@@ -356,7 +356,7 @@ def test_a_classifier_cannot_learn_alone_before_a_body_that_learnt_nothing(make_
         read_inputs(make_job(**SETTINGS | HEAD))
 
 
-def spoil_film(paths):
+def spoil_image(paths):
     (paths.channel("train") / "train-benign-0.png").write_bytes(b"text")
 
 
@@ -388,7 +388,7 @@ def spread_patient(paths):
             lambda paths: (paths.channel("train") / "train-benign-0.png").unlink(),
             "image_id=train-benign-0 of split",
         ),
-        ({}, spoil_film, "train-benign-0.png"),
+        ({}, spoil_image, "train-benign-0.png"),
         ({}, keep_only(Split.TRAIN, "normal"), "split=train has no benign and no malignant image"),
         ({}, keep_only(Split.TRAIN, "none"), "split=train has no normal"),
         ({}, keep_only(Split.VALIDATION, "none"), "split=validation has no normal"),
@@ -450,13 +450,13 @@ def test_arguments_are_refused(make_job):
 def test_parts_of_a_stage_must_agree(make_job):
     paths = make_job(**SETTINGS)
     whole = paths.channel("stage") / "stage.json"
-    told = json.loads(whole.read_text())
+    written = json.loads(whole.read_text())
     for host in ("algo-1", "algo-2"):
-        (paths.channel("stage") / f"stage-{host}.json").write_text(json.dumps(told))
+        (paths.channel("stage") / f"stage-{host}.json").write_text(json.dumps(written))
     whole.unlink()
     assert read_stage(paths).height == 64
-    told["config"]["preprocess"]["height"] = 96
-    (paths.channel("stage") / "stage-algo-2.json").write_text(json.dumps(told))
+    written["config"]["preprocess"]["height"] = 96
+    (paths.channel("stage") / "stage-algo-2.json").write_text(json.dumps(written))
     with pytest.raises(Exception, match="stage-algo-1.json, stage-algo-2.json state different config.preprocess"):
         read_stage(paths)
 

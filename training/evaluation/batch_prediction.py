@@ -18,19 +18,19 @@ from tqdm import tqdm
 from mammopipe.processing.classes import class_indices
 from mammopipe.processing.datasets.manifest import ImageRecord, breast_id
 from mammopipe.processing.variation import may_be_mirrored
-from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.model.predictions import Floats, Kind
 from mammopipe.training.model.views.breasts import Breast, breasts_of
 from mammopipe.training.networks.grad_cam import WithMaps
 from mammopipe.training.networks.model_directory import LoadedModel
-from mammopipe.training.networks.network import FilmNetwork, mean_over_flips
+from mammopipe.training.networks.network import ImageNetwork, mean_over_flips
 
 BATCH = 16
 """Images per forward pass, at most."""
 _PIXELS_AT_ONCE = 800_000
 """Most pixels of a forward pass, so that the maps of a batch of large images stay near the processor's cache."""
 
-_FILMS_AT_ONCE = 512
+_IMAGES_AT_ONCE = 512
 """Images held in memory at once. Each part is read once for all candidates."""
 LARGEST_DIFFERENCE = 1e-4
 """Largest accepted difference of an output by folding, relative to the largest output; float32 rounds at 1e-7."""
@@ -63,9 +63,9 @@ def predict_split(
         ImageError: An image is damaged.
     """
     parts: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in models}
-    for films in _in_parts(records, folder, shape):
+    for images in _in_parts(records, folder, shape):
         for name, model in models.items():
-            parts[name].append(_logits(model, films, f"{name} on {folder.name}"))
+            parts[name].append(_logits(model, images, f"{name} on {folder.name}"))
     names = (
         tuple(item.image_id for item in records),
         tuple(item.patient_id for item in records),
@@ -121,12 +121,12 @@ def combined_views(model: LoadedModel, breasts: Sequence[Breast], logits: Floats
     return np.array(rows, np.float64)
 
 
-def read_films(
+def read_images(
     records: Sequence[ImageRecord], folder: Path, *, shape: tuple[int, int]
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Yield the images, float32 of `shape` (H, W) in [0, 1]; at most a few hundred are in memory at a time."""
-    for films in _in_parts(records, folder, shape):
-        yield from (films[index][0][0].numpy() for index in range(len(films)))
+    for images in _in_parts(records, folder, shape):
+        yield from (images[index][0][0].numpy() for index in range(len(images)))
 
 
 def forward(
@@ -143,9 +143,9 @@ def forward(
     wrapped = WithMaps(model.network)
     first = 0
     try:
-        for films in _in_parts(records, folder, model.input_shape):
-            batches = _batches(films, f"features of {folder.name}")
-            for batch, both in zip(batches, _mirrored(model, films), strict=True):
+        for mammograms in _in_parts(records, folder, model.input_shape):
+            batches = _batches(mammograms, f"features of {folder.name}")
+            for batch, both in zip(batches, _mirrored(model, mammograms), strict=True):
                 with torch.inference_mode():
                     given, maps = wrapped(batch)
                     logits = mean_over_flips(lambda images: wrapped(images)[0], batch, both, given)
@@ -164,16 +164,16 @@ def logits_and_features(model: LoadedModel, records: Sequence[ImageRecord], fold
     return np.concatenate(logits).astype(np.float64), np.concatenate(means).astype(np.float64)
 
 
-def _in_parts(records: Sequence[ImageRecord], folder: Path, shape: tuple[int, int]) -> Iterator[FilmDataset]:
-    for start in range(0, len(records), _FILMS_AT_ONCE):
-        yield FilmDataset(records[start : start + _FILMS_AT_ONCE], folder, shape=shape, description=folder.name)
+def _in_parts(records: Sequence[ImageRecord], folder: Path, shape: tuple[int, int]) -> Iterator[ImageDataset]:
+    for start in range(0, len(records), _IMAGES_AT_ONCE):
+        yield ImageDataset(records[start : start + _IMAGES_AT_ONCE], folder, shape=shape, description=folder.name)
 
 
-def _logits(model: LoadedModel, films: FilmDataset, title: str) -> npt.NDArray[np.float32]:
+def _logits(model: LoadedModel, images: ImageDataset, title: str) -> npt.NDArray[np.float32]:
     return np.concatenate(
         [
             mean_over_flips(model.predict_logits, batch, both).numpy()
-            for batch, both in zip(_batches(films, title), _mirrored(model, films), strict=True)
+            for batch, both in zip(_batches(images, title), _mirrored(model, images), strict=True)
         ]
     )
 
@@ -184,23 +184,23 @@ def mirrored(model: LoadedModel, records: Sequence[ImageRecord]) -> npt.NDArray[
     return np.array([flips and may_be_mirrored(record.view) for record in records], bool)
 
 
-def _mirrored(model: LoadedModel, films: FilmDataset) -> Sequence[Tensor]:
-    whole, size = torch.from_numpy(mirrored(model, films.records)), _batch_size(films)
+def _mirrored(model: LoadedModel, images: ImageDataset) -> Sequence[Tensor]:
+    whole, size = torch.from_numpy(mirrored(model, images.records)), _batch_size(images)
     return [whole[start : start + size] for start in range(0, len(whole), size)]
 
 
-def _batch_size(films: FilmDataset) -> int:
+def _batch_size(images: ImageDataset) -> int:
     """Return the images of a forward pass."""
-    return max(1, min(BATCH, _PIXELS_AT_ONCE // (films.shape[0] * films.shape[1])))
+    return max(1, min(BATCH, _PIXELS_AT_ONCE // (images.shape[0] * images.shape[1])))
 
 
-def _batches(films: FilmDataset, title: str) -> Iterator[Tensor]:
-    size = _batch_size(films)
-    for start in tqdm(range(0, len(films), size), desc=title, unit="batch", disable=None, leave=False):
-        yield torch.stack([films[index][0] for index in range(start, min(start + size, len(films)))])
+def _batches(images: ImageDataset, title: str) -> Iterator[Tensor]:
+    size = _batch_size(images)
+    for start in tqdm(range(0, len(images), size), desc=title, unit="batch", disable=None, leave=False):
+        yield torch.stack([images[index][0] for index in range(start, min(start + size, len(images)))])
 
 
-def folded(network: FilmNetwork, images: Tensor) -> FilmNetwork:
+def folded(network: ImageNetwork, images: Tensor) -> ImageNetwork:
     """Return a copy of a network, in evaluation mode, without the batch normalisations that follow a convolution.
 
     In evaluation mode, batch normalisation multiplies each channel by a constant and adds another. Both can be part of
@@ -225,7 +225,7 @@ def folded(network: FilmNetwork, images: Tensor) -> FilmNetwork:
         return copied if pairs and _same(network, copied, images) else network
 
 
-def _same(network: FilmNetwork, other: FilmNetwork, images: Tensor) -> bool:
+def _same(network: ImageNetwork, other: ImageNetwork, images: Tensor) -> bool:
     found = []
     for each in (network, other):
         wrapped = WithMaps(each)

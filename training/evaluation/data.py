@@ -153,7 +153,7 @@ class SegmentedData:
         """Whether any image is synthetic; the metrics then say nothing about mammograms."""
         return any(record.synthetic for record in self.records)
 
-    def films(self, split: Split) -> Path:
+    def image_folder(self, split: Split) -> Path:
         """Return the folder with the images of a split."""
         return self.folder / "images" / str(split)
 
@@ -205,7 +205,7 @@ class SegmentedData:
     def in_folders(self, rows: Sequence[ImageRecord]) -> list[tuple[list[ImageRecord], Path]]:
         """Return consecutive rows of the same folder together with that folder; the order of the rows stays."""
         parts = [(split, list(part)) for split, part in groupby(rows, key=lambda record: record.split)]
-        return [(part, self.films(split)) for split, part in parts if split is not None]
+        return [(part, self.image_folder(split)) for split, part in parts if split is not None]
 
     def labels(self) -> dict[str, int]:
         """Return the number of originals by the label of their table, over all splits."""

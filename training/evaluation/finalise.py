@@ -14,7 +14,7 @@ from mammopipe.training.evaluation.batch_prediction import (
     combined_views,
     logits_and_features,
     mirrored,
-    read_films,
+    read_images,
 )
 from mammopipe.training.evaluation.data import SegmentedData
 from mammopipe.training.evaluation.fit_audit import Fit, audited
@@ -125,7 +125,7 @@ def _read(
     rows: Sequence[ImageRecord], data: SegmentedData, shape: tuple[int, int], places: Sequence[int]
 ) -> Iterator[npt.NDArray[np.float32]]:
     for part, folder in data.in_folders([rows[place] for place in places]):
-        yield from read_films(part, folder, shape=shape)
+        yield from read_images(part, folder, shape=shape)
 
 
 def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,11 +34,11 @@ class Fit:
     image_ids: tuple[str, ...]
 
     @classmethod
-    def on(cls, what: str, films: Predictions | Sequence[ImageRecord]) -> "Fit":
+    def on(cls, what: str, images: Predictions | Sequence[ImageRecord]) -> "Fit":
         """Return the fit of `what` on the images of predictions or manifest rows."""
-        if isinstance(films, Predictions):
-            return cls(what, films.all_images)
-        return cls(what, tuple(record.image_id for record in films))
+        if isinstance(images, Predictions):
+            return cls(what, images.all_images)
+        return cls(what, tuple(record.image_id for record in images))
 
     def as_dict(self, records: Sequence[ImageRecord]) -> dict[str, Any]:
         """Return {"what", "images", "splits": {split: images}, "digest": SHA-256 of the images' ids and content}."""
@@ -167,12 +167,12 @@ def audit_folds(name: str, held: OutOfFold, records: Sequence[ImageRecord], prot
     return [
         Finding(
             "held-out-film-known",
-            tuple(image for _, image in films),
-            f"{name}: the images {films[0][1]} and {films[-1][1]}, which protocol {protocol} keeps together, "
-            f"were held out in folds {films[0][0]} and {films[-1][0]}",
+            tuple(image for _, image in images),
+            f"{name}: the images {images[0][1]} and {images[-1][1]}, which protocol {protocol} keeps together, "
+            f"were held out in folds {images[0][0]} and {images[-1][0]}",
         )
-        for films in map(sorted, members.values())
-        if films[0][0] != films[-1][0]
+        for images in map(sorted, members.values())
+        if images[0][0] != images[-1][0]
     ]
 
 
@@ -189,7 +189,7 @@ def training_digest(records: Sequence[ImageRecord], folder: Path) -> str:
 
 
 def _files(records: Sequence[ImageRecord], folder: Path) -> str:
-    """Return the value of `FilmDataset.sha256` for these images."""
+    """Return the value of `ImageDataset.sha256` for these images."""
     digest, files = hashlib.sha256(), ImageFiles(folder)
     for record in records:
         digest.update(bytes.fromhex(record.sha256 or files.sha256(record.path)))

@@ -81,7 +81,7 @@ def _held_out(
     return columns, rows
 
 
-def _described(found: Sequence[Mapping[str, Any]], films: int, digest: str) -> dict[str, Any]:
+def _described(found: Sequence[Mapping[str, Any]], images: int, digest: str) -> dict[str, Any]:
     first, training = found[0], [description["training"] for description in found]
     epochs = zip(*(part["history"] for part in training), strict=True)
     return {
@@ -94,7 +94,7 @@ def _described(found: Sequence[Mapping[str, Any]], films: int, digest: str) -> d
             "seconds": round(sum(part["seconds"] for part in training), 3),
             "cross_validation": {
                 "folds": len(found),
-                "films": films,
+                "films": images,
                 "fold_best_epochs": [part["best_epoch"] for part in training],
                 "epoch_rule": LAST_EPOCH,
                 "final": FINAL,

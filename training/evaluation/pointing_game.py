@@ -60,16 +60,16 @@ class Outputs:
     """The result of each image that takes part in the pointing game, by its position."""
 
 
-def outputs_of(model: LoadedModel, films: Sequence[tuple[Sequence[ImageRecord], Path]]) -> Outputs:
+def outputs_of(model: LoadedModel, mammograms: Sequence[tuple[Sequence[ImageRecord], Path]]) -> Outputs:
     """Return what a network makes of images; the heatmaps come from the feature maps of the same forward pass.
 
     Args:
         model: The model.
-        films: Manifest rows of the images, in parts with the folder of each part.
+        mammograms: Manifest rows of the images, in parts with the folder of each part.
     """
     heatmaps, pointed, offset = Heatmaps(model), dict[int, Pointed](), 0
     logits, features = [], []
-    for records, folder in films:
+    for records, folder in mammograms:
         for first, images, given, maps in forward(model, records, folder):
             logits.append(given.numpy())
             features.append(maps.mean(dim=(2, 3)).numpy())

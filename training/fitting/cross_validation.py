@@ -36,9 +36,9 @@ from mammopipe.training.fitting.run import Progress
 from mammopipe.training.fitting.step import EpochResult, State, measure
 from mammopipe.training.metrics.choice import ChoiceFigure
 from mammopipe.training.model.architecture import Precision
-from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.network import ImageNetwork
 
-Build = Callable[[], FilmNetwork]
+Build = Callable[[], ImageNetwork]
 """Returns the untrained network that every fold starts from."""
 
 
@@ -60,8 +60,8 @@ class Surroundings:
 
 
 def train_fold(
-    films: Images, config: TrainConfig, protocol: SplitProtocol, build: Build, *, pretrained: bool, where: Surroundings
-) -> tuple[FilmNetwork, OneFold]:
+    images: Images, config: TrainConfig, protocol: SplitProtocol, build: Build, *, pretrained: bool, where: Surroundings
+) -> tuple[ImageNetwork, OneFold]:
     """Train the network of the fold `config.fold` alone, for all epochs; the arguments are those of `cross_validate`.
 
     No epoch is chosen: the other folds are trained by other jobs, and a choice on the images that a fold is measured on
@@ -70,17 +70,17 @@ def train_fold(
     Returns:
         The network, and its predictions of the images that the fold holds out.
     """
-    folds = np.array(assign_folds(films.records, config.folds, seed=config.seed, protocol=protocol))
+    folds = np.array(assign_folds(images.records, config.folds, seed=config.seed, protocol=protocol))
     network = build()
-    given = learner(network.to(where.world.device), config, films)[1][0]
+    given = learner(network.to(where.world.device), config, images)[1][0]
     learnt = given.part(np.flatnonzero(folds != config.fold).tolist())
-    told = given.part(np.flatnonzero((folds == config.fold) & _judged(films, protocol)).tolist())
+    fold_images = given.part(np.flatnonzero((folds == config.fold) & _judged(images, protocol)).tolist())
     _require_every_class(learnt, f"without fold {config.fold}")
-    _require_every_class(told, f"fold {config.fold}")
+    _require_every_class(fold_images, f"fold {config.fold}")
     progress = fit(
         network,
         learnt,
-        told,
+        fold_images,
         config,
         pretrained=pretrained,
         world=where.world,
@@ -92,27 +92,27 @@ def train_fold(
         progress.precision,
         progress.history,
         logits=[progress.logits[-1]],
-        records=told.records,
-        folds=[config.fold] * len(told),
+        records=fold_images.records,
+        folds=[config.fold] * len(fold_images),
         epoch=epochs,
         fold_epochs=[epochs],
         of=config.folds,
     )
 
 
-def _judged(films: Images, protocol: SplitProtocol) -> NDArray[np.bool_]:
+def _judged(images: Images, protocol: SplitProtocol) -> NDArray[np.bool_]:
     """Return which images are predicted when they are held out: originals, or all with the protocol `published`."""
-    return np.array([protocol is SplitProtocol.PUBLISHED or not record.source_image_id for record in films.records])
+    return np.array([protocol is SplitProtocol.PUBLISHED or not record.source_image_id for record in images.records])
 
 
 def cross_validate(
-    films: Images, config: TrainConfig, protocol: SplitProtocol, build: Build, *, pretrained: bool, where: Surroundings
-) -> tuple[FilmNetwork, CrossValidated]:
+    images: Images, config: TrainConfig, protocol: SplitProtocol, build: Build, *, pretrained: bool, where: Surroundings
+) -> tuple[ImageNetwork, CrossValidated]:
     """Train the network of each fold and the final network.
 
     Args:
-        films: Development images with their copies. Where only the classifier learns, precomputed feature maps
-            (`FilmMaps`) may replace them.
+        images: Development images with their copies. Where only the classifier learns, precomputed feature maps
+            (`ImageMaps`) may replace them.
         config: Hyperparameters.
         protocol: What the folds keep together.
         build: Returns the untrained network.
@@ -126,7 +126,7 @@ def cross_validate(
         ManifestError: A fold, or the images without it, lacks a class.
     """
     # A body that does not learn is the same for every fold, so its feature maps are computed only once.
-    given = learner(build().to(where.world.device), config, films)[1][0]
+    given = learner(build().to(where.world.device), config, images)[1][0]
     states: list[State] = []
     deals: list[CrossValidated] = []
     for number in range(config.deals):
@@ -171,13 +171,13 @@ def _one_deal(
     done: list[Progress] = []
     for fold, places in enumerate(held_out):
         learnt = given.part(np.flatnonzero(folds != fold).tolist())
-        told = given.part(places.tolist())
+        fold_images = given.part(places.tolist())
         _require_every_class(learnt, f"without fold {fold}")
-        _require_every_class(told, f"fold {fold}")
+        _require_every_class(fold_images, f"fold {fold}")
         # The precision is measured once, so that all folds use the same number format.
         settings = config.replace(precision=done[0].precision) if done else config
         store = where.store(f"{prefix}fold-{fold}")
-        done.append(_fold(fold, learnt, told, settings, build, store, pretrained=pretrained, where=where))
+        done.append(_fold(fold, learnt, fold_images, settings, build, store, pretrained=pretrained, where=where))
     return done, _together(given, held_out, done, config)
 
 
@@ -185,11 +185,11 @@ def _mean(states: Sequence[State]) -> State:
     return {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
 
 
-def _require_every_class(films: Images, what: str) -> None:
-    missing = [str(label) for label, count in films.counts().items() if count == 0]
+def _require_every_class(images: Images, what: str) -> None:
+    missing = [str(label) for label, count in images.counts().items() if count == 0]
     if missing:
         raise ManifestError(
-            f"cross-validation: {what} has no {' and no '.join(missing)} image among its {len(films)}; "
+            f"cross-validation: {what} has no {' and no '.join(missing)} image among its {len(images)}; "
             f"each class needs at least one, so fewer folds or more patients"
         )
 
@@ -197,7 +197,7 @@ def _require_every_class(films: Images, what: str) -> None:
 def _fold(
     fold: int,
     learnt: Images,
-    told: Images,
+    fold_images: Images,
     config: TrainConfig,
     build: Build,
     store: CheckpointStore,
@@ -217,11 +217,11 @@ def _fold(
             takes_last=config.takes_last,
         )
     if world.leads:
-        print(f"fold={fold} train_images={len(learnt)} held_out_images={len(told)}", flush=True)
+        print(f"fold={fold} train_images={len(learnt)} held_out_images={len(fold_images)}", flush=True)
     progress = fit(
         build(),
         learnt,
-        told,
+        fold_images,
         config,
         pretrained=pretrained,
         world=world,
@@ -244,11 +244,11 @@ def _fold(
 
 
 def _together(
-    films: Images, held_out: Sequence[NDArray[np.int64]], done: Sequence[Progress], config: TrainConfig
+    images: Images, held_out: Sequence[NDArray[np.int64]], done: Sequence[Progress], config: TrainConfig
 ) -> CrossValidated:
     """Combine the folds into one progress over all held-out images, in the order of the images."""
     order = np.argsort(np.concatenate(held_out))
-    part = films.part(np.concatenate(held_out)[order].tolist())
+    part = images.part(np.concatenate(held_out)[order].tolist())
     folds = np.repeat(np.arange(len(held_out)), [len(places) for places in held_out])[order]
 
     def said(epoch: int) -> NDArray[np.float32]:
@@ -272,9 +272,9 @@ def _together(
 
 
 def _epoch(
-    epoch: int, logits: NDArray[np.float32], films: Images, done: Sequence[Progress], choice: ChoiceFigure
+    epoch: int, logits: NDArray[np.float32], images: Images, done: Sequence[Progress], choice: ChoiceFigure
 ) -> EpochResult:
-    found = measure(logits, films, choice)
+    found = measure(logits, images, choice)
     at = [fold.history[min(epoch, len(fold.history)) - 1] for fold in done]
     seconds = sum(fold.history[epoch - 1].seconds for fold in done if epoch <= len(fold.history))
     return EpochResult(

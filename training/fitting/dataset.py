@@ -29,7 +29,7 @@ Item = tuple[Tensor, int, str]
 """Image (1, H, W) float32 in [0, 1], class index, image id."""
 
 
-class FilmDataset(Dataset[Item]):
+class ImageDataset(Dataset[Item]):
     """The images of manifest rows, unchanged; `dataset[i]` is an `Item`."""
 
     def __init__(
@@ -89,14 +89,14 @@ class FilmDataset(Dataset[Item]):
             row -= len(cache)
         raise IndexError(index)
 
-    def part(self, places: Sequence[int]) -> "FilmDataset":
+    def part(self, places: Sequence[int]) -> "ImageDataset":
         """Return a subset, given by positions, that shares the pixels."""
         part = copy(self)
         part.records = tuple(self.records[place] for place in places)
         part.labels, part.rows = self.labels[list(places)], self.rows[list(places)]
         return part
 
-    def joined(self, other: "FilmDataset") -> "FilmDataset":
+    def joined(self, other: "ImageDataset") -> "ImageDataset":
         """Return these images followed by those of another dataset; the result shares their pixels."""
         whole = copy(self)
         whole.records = self.records + other.records
@@ -134,19 +134,19 @@ def require_every_class(dataset: Counted, split: Split) -> None:
     """Raise `ManifestError` if the split lacks a class: such a class could be neither learnt nor measured."""
     missing = [str(label) for label, count in dataset.counts().items() if count == 0]
     if missing:
-        case = "image" if isinstance(dataset, FilmDataset) else "breast"
+        case = "image" if isinstance(dataset, ImageDataset) else "breast"
         raise ManifestError(
             f"manifest: split={split} has no {' and no '.join(missing)} {case} "
             f"among its {len(dataset)}; each class needs at least one"
         )
 
 
-class TrainingFilms(Dataset[Item]):
+class TrainingImages(Dataset[Item]):
     """Training images that are varied at random each time they are used; `films[draw]` is an `Item`."""
 
-    def __init__(self, films: FilmDataset, config: TrainConfig) -> None:
+    def __init__(self, images: ImageDataset, config: TrainConfig) -> None:
         """Create the dataset; the config gives the seed and the strength of the variations."""
-        self.films, self.config = films, config
+        self.images, self.config = images, config
         self.variation = Variation(
             config.augment,
             config.augment_crop,
@@ -164,8 +164,8 @@ class TrainingFilms(Dataset[Item]):
 
     def with_lesions(self, draw: Draw) -> tuple[Item, tuple[Lesion, ...]]:
         """Return the image of the draw and its lesions; geometric variations also move the lesions."""
-        image, label, image_id = self.films[draw.index]
-        record = self.films.records[draw.index]
+        image, label, image_id = self.images[draw.index]
+        record = self.images.records[draw.index]
         lesions = record.lesions
         key = (self.config.seed, draw.epoch, draw.position)
         if self.config.augment:

@@ -12,9 +12,9 @@ from tqdm import tqdm
 from mammopipe.processing.datasets.manifest import Label
 from mammopipe.training.config import Learns, TrainConfig
 from mammopipe.training.fitting.breasts.dataset import Breasts
-from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.sampling import Draw
-from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.network import ImageNetwork
 
 MapItem = tuple[Tensor, int, str]
 """Feature maps (channels, h, w) float32, class index, image id."""
@@ -26,7 +26,7 @@ _BATCH = 8
 class HeadAlone(nn.Module):
     """The classifier of a network as a separate module, from feature maps to logits; parameters are shared."""
 
-    def __init__(self, network: FilmNetwork) -> None:
+    def __init__(self, network: ImageNetwork) -> None:
         """Wrap the network's classifier and pooling."""
         super().__init__()
         self.head = network.head
@@ -41,24 +41,24 @@ class HeadAlone(nn.Module):
         return maps
 
 
-class FilmMaps(Dataset[MapItem]):
+class ImageMaps(Dataset[MapItem]):
     """A dataset of the images' feature maps, as computed in serving; all are kept in memory."""
 
-    def __init__(self, network: FilmNetwork, films: FilmDataset, maps: Tensor | None = None) -> None:
+    def __init__(self, network: ImageNetwork, images: ImageDataset, maps: Tensor | None = None) -> None:
         """Compute the feature maps on the network's device; the network stays unchanged.
 
         Args:
             network: The network.
-            films: The images.
+            images: The images.
             maps: The images' feature maps, (images, channels, h, w), where they were computed before.
         """
-        self.records, self.labels, self.classes = films.records, films.labels, films.classes
-        self.rows: Sequence[int] = range(len(films))
+        self.records, self.labels, self.classes = images.records, images.labels, images.classes
+        self.rows: Sequence[int] = range(len(images))
         """Row of each image in `maps`; subsets share `maps` (`part`)."""
-        self.shape: tuple[int, int] = films.shape
+        self.shape: tuple[int, int] = images.shape
         """(H, W) of the images, in pixels."""
-        self.sha256 = films.sha256
-        self.maps = _maps(network, films) if maps is None else maps
+        self.sha256 = images.sha256
+        self.maps = _maps(network, images) if maps is None else maps
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -69,7 +69,7 @@ class FilmMaps(Dataset[MapItem]):
         place = index.index if isinstance(index, Draw) else index
         return self.maps[self.rows[place]], int(self.labels[place]), self.records[place].image_id
 
-    def part(self, places: Sequence[int]) -> "FilmMaps":
+    def part(self, places: Sequence[int]) -> "ImageMaps":
         """Return a subset, given by positions, that shares the feature maps."""
         part = copy(self)
         part.records = tuple(self.records[place] for place in places)
@@ -86,12 +86,12 @@ class FilmMaps(Dataset[MapItem]):
         return self.maps.shape[2], self.maps.shape[3]
 
 
-def _maps(network: FilmNetwork, films: FilmDataset) -> Tensor:
+def _maps(network: ImageNetwork, mammograms: ImageDataset) -> Tensor:
     trains, made = network.training, []
     network.eval()
     with torch.inference_mode():
-        for start in tqdm(range(0, len(films), _BATCH), desc="maps", unit="batch", disable=None, leave=False):
-            images = torch.stack([films[index][0] for index in range(start, min(start + _BATCH, len(films)))])
+        for start in tqdm(range(0, len(mammograms), _BATCH), desc="maps", unit="batch", disable=None, leave=False):
+            images = torch.stack([mammograms[index][0] for index in range(start, min(start + _BATCH, len(mammograms)))])
             images = images.to(network.normalise.mean.device, memory_format=torch.channels_last)
             made.append(network.maps(images).cpu())
     network.train(trains)
@@ -99,31 +99,31 @@ def _maps(network: FilmNetwork, films: FilmDataset) -> Tensor:
     return torch.cat(made).clone(memory_format=torch.contiguous_format)
 
 
-Images = FilmDataset | FilmMaps
+Images = ImageDataset | ImageMaps
 Films = Images | Breasts
 """The cases that a network learns from: images, their feature maps, or breasts."""
-Learner = FilmNetwork | HeadAlone
+Learner = ImageNetwork | HeadAlone
 
 
 @overload
-def learner(network: FilmNetwork, config: TrainConfig, *films: Images) -> tuple[Learner, list[Images]]: ...
+def learner(network: ImageNetwork, config: TrainConfig, *images: Images) -> tuple[Learner, list[Images]]: ...
 
 
 @overload
-def learner(network: FilmNetwork, config: TrainConfig, *films: Films) -> tuple[Learner, list[Films]]: ...
+def learner(network: ImageNetwork, config: TrainConfig, *images: Films) -> tuple[Learner, list[Films]]: ...
 
 
-def learner(network: FilmNetwork, config: TrainConfig, *films: Any) -> tuple[Learner, list[Any]]:
+def learner(network: ImageNetwork, config: TrainConfig, *images: Any) -> tuple[Learner, list[Any]]:
     """Return the module that learns and its training data.
 
     Args:
         network: The network.
         config: Hyperparameters; `learns` decides what learns.
-        *films: Datasets of images, or precomputed feature maps.
+        *images: Datasets of images, or precomputed feature maps.
 
     Returns:
         The network with the images, or its classifier (`HeadAlone`) with the feature maps.
     """
     if config.learns is Learns.ALL:
-        return network, list(films)
-    return HeadAlone(network), [FilmMaps(network, part) if isinstance(part, FilmDataset) else part for part in films]
+        return network, list(images)
+    return HeadAlone(network), [ImageMaps(network, part) if isinstance(part, ImageDataset) else part for part in images]

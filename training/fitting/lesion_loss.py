@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 from mammopipe.processing.classes import THREE, class_index
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.fitting.dataset import TrainingFilms
+from mammopipe.training.fitting.dataset import TrainingImages
 from mammopipe.training.fitting.head_only import Films, Learner
 from mammopipe.training.fitting.sampling import Draw
-from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.network import ImageNetwork
 
 UNKNOWN = -1
 """Target of a place whose content the annotations do not determine; the loss ignores it."""
@@ -69,13 +69,13 @@ def targets(
     return torch.from_numpy(found)
 
 
-def require_circles(films: Films, option: str) -> None:
+def require_circles(images: Films, option: str) -> None:
     """Raise `ConfigError`, naming the hyperparameter, if no image has a circle around a lesion of a later class."""
-    marked = (lesion for record in films.records for lesion in record.lesions)
-    if not any(class_index(lesion.label, films.classes) for lesion in marked):
+    marked = (lesion for record in images.records for lesion in record.lesions)
+    if not any(class_index(lesion.label, images.classes) for lesion in marked):
         raise ConfigError(
-            f"hyperparameter {option} needs images with circles around {' or '.join(films.classes[1:])} lesions; "
-            f"none of the {len(films)} has any"
+            f"hyperparameter {option} needs images with circles around {' or '.join(images.classes[1:])} lesions; "
+            f"none of the {len(images)} has any"
         )
 
 
@@ -95,12 +95,12 @@ def location_losses(places: Tensor, wanted: Tensor) -> Tensor:
     return total
 
 
-class LocatedFilms(Dataset[LocatedItem]):
+class LocatedImages(Dataset[LocatedItem]):
     """Training images with the targets of their places; `films[draw]` is a `LocatedItem`."""
 
     def __init__(
         self,
-        films: Dataset[Any],
+        images: Dataset[Any],
         records: Sequence[ImageRecord],
         *,
         shape: tuple[int, int],
@@ -110,22 +110,22 @@ class LocatedFilms(Dataset[LocatedItem]):
         """Create the dataset.
 
         Args:
-            films: The images, or their feature maps.
+            images: The images, or their feature maps.
             records: Manifest rows of the images.
             shape: (H, W) of the images, in pixels.
             grid: (h, w), number of places of the network's feature maps.
             classes: The classes.
         """
         self.classes = classes
-        self.films, self.records, self.shape, self.grid = films, records, shape, grid
+        self.images, self.records, self.shape, self.grid = images, records, shape, grid
 
     def __getitem__(self, draw: Draw) -> LocatedItem:
         """Return the draw's item of `films` with its targets; lesions move with the image's variation."""
         record = self.records[draw.index]
-        if isinstance(self.films, TrainingFilms):
-            (image, label, image_id), lesions = self.films.with_lesions(draw)
+        if isinstance(self.images, TrainingImages):
+            (image, label, image_id), lesions = self.images.with_lesions(draw)
         else:
-            (image, label, image_id), lesions = self.films[draw], record.lesions
+            (image, label, image_id), lesions = self.images[draw], record.lesions
         return (
             image,
             label,
@@ -147,7 +147,7 @@ class WithPlaces(nn.Module):
         return self.network.classify_with_places(self.network.maps(images))
 
 
-def grid_of(network: FilmNetwork, shape: tuple[int, int]) -> tuple[int, int]:
+def grid_of(network: ImageNetwork, shape: tuple[int, int]) -> tuple[int, int]:
     """Return the number of places (h, w) of the network's feature maps for an image of `shape` (H, W)."""
     trains = network.training
     network.eval()

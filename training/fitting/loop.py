@@ -11,11 +11,11 @@ from mammopipe.training.fitting.distributed import ALONE, World, agree
 from mammopipe.training.fitting.head_only import Films, learner
 from mammopipe.training.fitting.run import Progress, TrainingRun
 from mammopipe.training.model.architecture import Precision
-from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.network import ImageNetwork
 
 
 def fit(
-    network: FilmNetwork,
+    network: ImageNetwork,
     train: Films,
     validation: Films,
     config: TrainConfig,
@@ -77,8 +77,8 @@ def fit(
 
 
 def refit(
-    network: FilmNetwork,
-    films: Films,
+    network: ImageNetwork,
+    images: Films,
     config: TrainConfig,
     *,
     epochs: int,
@@ -94,7 +94,7 @@ def refit(
 
     Args:
         network: The network.
-        films: All development images.
+        images: All development images.
         config: Hyperparameters.
         epochs: Number of epochs to train.
         precision: Number format of the forward pass.
@@ -107,8 +107,8 @@ def refit(
         The training loss of each epoch.
     """
     network.to(world.device).to(memory_format=torch.channels_last)
-    learns, (films,) = learner(network, config, films)
-    run = TrainingRun(learns, films, films, config, pretrained, world, check_stop)
+    learns, (images,) = learner(network, config, images)
+    run = TrainingRun(learns, images, images, config, pretrained, world, check_stop)
     saved = agree(checkpoints.load() if checkpoints is not None and world.leads else None, world)
     losses: list[float] = run.load(saved)["losses"] if saved is not None else []
 

@@ -11,7 +11,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from mammopipe.training.config import Learns, TrainConfig
 from mammopipe.training.fitting.head_only import Learner
-from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.network import ImageNetwork
 from mammopipe.training.optimisation import OptimiserKind
 
 MOMENTUM = 0.1
@@ -55,7 +55,7 @@ def make_optimiser(network: Learner, config: TrainConfig) -> Optimizer:
 
 def _new_layers(network: Learner) -> list[nn.Module]:
     """Return the layers that are new beside a pretrained body: the classifier, and what pools the views of breasts."""
-    return network.new_layers if isinstance(network, FilmNetwork) else [network.head]
+    return network.new_layers if isinstance(network, ImageNetwork) else [network.head]
 
 
 def _layers(network: Learner, head: Collection[int]) -> dict[int, int]:

@@ -23,18 +23,18 @@ from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.auxiliary.heads import WithAuxiliary, auxiliary_heads
 from mammopipe.training.fitting.breasts.dataset import Breasts, TrainingBreasts, collate
 from mammopipe.training.fitting.checkpoint import CheckpointStore
-from mammopipe.training.fitting.dataset import TrainingFilms
+from mammopipe.training.fitting.dataset import TrainingImages
 from mammopipe.training.fitting.distributed import World, agree
-from mammopipe.training.fitting.head_only import FilmMaps, Films, Learner
-from mammopipe.training.fitting.lesion_loss import LocatedFilms, WithPlaces, grid_of, require_circles
+from mammopipe.training.fitting.head_only import Films, ImageMaps, Learner
+from mammopipe.training.fitting.lesion_loss import LocatedImages, WithPlaces, grid_of, require_circles
 from mammopipe.training.fitting.optimiser import Schedule, hasten_statistics, make_optimiser, set_phase
 from mammopipe.training.fitting.sampling import EpochBatches, derived_seed, epoch_order, loss_weights
 from mammopipe.training.fitting.step import EpochResult, State, StepLoss, WeightAverage, measure, predict, train_step
 from mammopipe.training.fitting.variation.mixup import draw_shares
-from mammopipe.training.fitting.variation.on_device import UnvariedFilms, varied_here
+from mammopipe.training.fitting.variation.on_device import UnvariedImages, varied_here
 from mammopipe.training.model.architecture import Precision
 from mammopipe.training.networks.layers import share_batch_statistics
-from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.network import ImageNetwork
 from mammopipe.training.networks.precision import choose_precision
 from mammopipe.training.variation import AugmentOn
 
@@ -80,15 +80,15 @@ class TrainingRun:
         world: World,
         check_stop: Callable[[], None],
     ) -> None:
-        self.network, self.films, self.validation, self.config, self.world = network, train, validation, config, world
+        self.network, self.images, self.validation, self.config, self.world = network, train, validation, config, world
         self.check_stop = check_stop
         share_batch_statistics(network, world.device)
         self.grid: tuple[int, int] | None = None
         if config.location_weight:
             require_circles(train, f"location_weight={config.location_weight}")
-            if isinstance(train, FilmMaps):
+            if isinstance(train, ImageMaps):
                 self.grid = train.grid
-            elif isinstance(network, FilmNetwork):
+            elif isinstance(network, ImageNetwork):
                 self.grid = grid_of(network, train.shape)
         self.optimiser = make_optimiser(network, config)
         self.heads = auxiliary_heads(network, train, config, self.optimiser)
@@ -112,9 +112,9 @@ class TrainingRun:
         saved = agree(checkpoints.load() if checkpoints is not None and self.world.leads else None, self.world)
         if saved is None:
             chosen = Precision.FLOAT32
-            if isinstance(self.network, FilmNetwork):
+            if isinstance(self.network, ImageNetwork):
                 chosen = choose_precision(
-                    self.config.precision, self.network, shape=self.films.shape, device=self.world.device
+                    self.config.precision, self.network, shape=self.images.shape, device=self.world.device
                 )
             return Progress(agree(chosen, self.world), takes_last=self.config.takes_last)
         if self.world.leads:
@@ -318,7 +318,7 @@ class TrainingRun:
     def _start_loader(self, epoch: int, first: int) -> int:
         """Set the loader to an epoch, starting at step `first`, and return the epoch's number of steps."""
         order = epoch_order(
-            self.films.labels,
+            self.images.labels,
             self.config.sampling,
             seed=self.config.seed,
             epoch=epoch,
@@ -331,17 +331,17 @@ class TrainingRun:
     def _loader(self) -> DataLoader[Any]:
         """Return the loader for all epochs; its workers live as long as the run."""
         config = self.config
-        images = TrainingFilms if config.augment_on is AugmentOn.CPU else UnvariedFilms
-        kind: Any = TrainingBreasts if isinstance(self.films, Breasts) else images
-        films: Dataset[Any] = self.films if isinstance(self.films, FilmMaps) else kind(self.films, config)
+        images = TrainingImages if config.augment_on is AugmentOn.CPU else UnvariedImages
+        kind: Any = TrainingBreasts if isinstance(self.images, Breasts) else images
+        mammograms: Dataset[Any] = self.images if isinstance(self.images, ImageMaps) else kind(self.images, config)
         if self.grid is not None:
-            films = LocatedFilms(
-                films, self.films.records, shape=self.films.shape, grid=self.grid, classes=self.films.classes
+            mammograms = LocatedImages(
+                mammograms, self.images.records, shape=self.images.shape, grid=self.grid, classes=self.images.classes
             )
         return DataLoader(
-            films,
+            mammograms,
             batch_sampler=self.batches,
-            collate_fn=collate if isinstance(self.films, Breasts) else None,
+            collate_fn=collate if isinstance(self.images, Breasts) else None,
             num_workers=config.workers,
             persistent_workers=config.workers > 0,
             pin_memory=self.world.device.type == "cuda",

@@ -222,7 +222,7 @@ class EpochResult:
 
 def predict(
     network: Learner,
-    films: Films,
+    mammograms: Films,
     *,
     batch_size: int,
     precision: Precision = Precision.FLOAT32,
@@ -235,7 +235,7 @@ def predict(
 
     Args:
         network: The network, or a `HeadAlone`.
-        films: The images, or `FilmMaps` for a `HeadAlone`; no variation is applied.
+        mammograms: The images, or `ImageMaps` for a `HeadAlone`; no variation is applied.
         batch_size: Images per forward pass.
         precision: Number format of the forward pass.
         flips: Whether the mirror images of craniocaudal views count as well (`test_flips`).
@@ -244,15 +244,15 @@ def predict(
         check_stop: Called after each batch; it may raise to end the run.
     """
     network.eval()
-    members = list(range(world.rank, len(films), world.size))
+    members = list(range(world.rank, len(mammograms), world.size))
     # A batch of breasts names its mirrored views itself.
-    flips = flips and not isinstance(films, Breasts)
-    both = torch.tensor([flips and may_be_mirrored(films.records[place].view) for place in members])
+    flips = flips and not isinstance(mammograms, Breasts)
+    both = torch.tensor([flips and may_be_mirrored(mammograms.records[place].view) for place in members])
     starts = range(0, len(members), batch_size)
-    rows = [np.empty((0, len(films.counts())), np.float32)]
+    rows = [np.empty((0, len(mammograms.counts())), np.float32)]
     with torch.inference_mode(), autocast(precision, world.device):
-        collated = collate if isinstance(films, Breasts) else None
-        loader = DataLoader(Subset(films, members), batch_size, num_workers=workers, collate_fn=collated)
+        collated = collate if isinstance(mammograms, Breasts) else None
+        loader = DataLoader(Subset(mammograms, members), batch_size, num_workers=workers, collate_fn=collated)
         for start, (images, _, _) in zip(starts, loader, strict=True):
             images = images.to(world.device, memory_format=torch.channels_last)
             mirrored = both[start : start + batch_size].to(world.device)
@@ -271,16 +271,16 @@ class Measured:
     choice: float
 
 
-def measure(logits: NDArray[np.float32], films: Films, choice: ChoiceFigure) -> Measured:
+def measure(logits: NDArray[np.float32], images: Films, choice: ChoiceFigure) -> Measured:
     """Return the cross-entropy, the macro AUC, the balanced accuracy and the figure that chooses.
 
     Args:
         logits: (N, classes).
-        films: The images.
+        images: The images.
         choice: The figure that chooses; here it is computed from probabilities that are not calibrated.
     """
-    exact, labels = torch.from_numpy(logits).double(), films.labels
+    exact, labels = torch.from_numpy(logits).double(), images.labels
     loss = float(functional.cross_entropy(exact, torch.from_numpy(labels)))
     probabilities = torch.softmax(exact, dim=1).numpy()
-    chosen = choice.value(ValidationPredictions.of(films.records, labels, logits), Calibration())
+    chosen = choice.value(ValidationPredictions.of(images.records, labels, logits), Calibration())
     return Measured(loss, macro_auc(labels, probabilities), balanced_accuracy(labels, probabilities), chosen)

@@ -50,7 +50,7 @@ def _age_band(age: float | None) -> str:
     return UNKNOWN if age is None else next(name for name, end in AGE_BANDS if age < end)
 
 
-def _film_flags(quality: Mapping[str, Any]) -> tuple[str, ...]:
+def _image_flags(quality: Mapping[str, Any]) -> tuple[str, ...]:
     if "flags" not in quality:
         return (UNKNOWN,)
     return tuple(sorted(set(quality["flags"]))) or ("none",)
@@ -67,7 +67,7 @@ ATTRIBUTES: Mapping[str, Callable[[ImageRecord], tuple[str, ...]]] = {
     "implant": lambda record: (UNKNOWN if record.implant is None else "yes" if record.implant else "no",),
     "finding": lambda record: (record.finding or "none",),
     "lesion size": lambda record: (_lesion_size(record),),
-    "film flags": lambda record: _film_flags(record.quality),
+    "film flags": lambda record: _image_flags(record.quality),
     "image flags": lambda record: record.image_flags or ("none",),
 }
 """The attributes that divide images into subgroups. An image has one value of each attribute, but may have several

@@ -56,15 +56,15 @@ def spread(evidence: Heat, shape: tuple[int, int]) -> Heat:
     return np.clip(full / np.float32(strongest), 0, 1) if strongest > 0 else np.zeros(shape, np.float32)
 
 
-def tissue(film: NDArray[Any]) -> NDArray[np.bool_]:
+def tissue(image: NDArray[Any]) -> NDArray[np.bool_]:
     """Return the tissue mask of a prepared image (H, W), where air is 0; small specks of 0 count as tissue."""
-    seen = cv2.morphologyEx((film > 0).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    seen = cv2.morphologyEx((image > 0).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
     return np.asarray(seen > 0)
 
 
-def within_tissue(heat: Heat, film: NDArray[Any]) -> Heat:
+def within_tissue(heat: Heat, image: NDArray[Any]) -> Heat:
     """Return the heatmap (H, W), set to 0 outside of the tissue of the prepared image (H, W), for display."""
-    return np.where(tissue(film), heat, np.float32(0))
+    return np.where(tissue(image), heat, np.float32(0))
 
 
 class ClassifierGradients:

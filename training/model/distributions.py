@@ -169,9 +169,9 @@ def fit_distributions(figures: Sequence[Mapping[str, float]], exams: Sequence[st
         figures: Features of each image by name; an image may lack some of them.
         exams: Patient of each image.
     """
-    names = sorted({name for film in figures for name in film})
+    names = sorted({name for image in figures for name in image})
     found = {}
     for name in names:
-        rows = [(film[name], exam) for film, exam in zip(figures, exams, strict=True) if name in film]
+        rows = [(image[name], exam) for image, exam in zip(figures, exams, strict=True) if name in image]
         found[name] = Distribution.of([value for value, _ in rows], len({exam for _, exam in rows}))
     return found

@@ -38,7 +38,7 @@ Distributions = Mapping[str, Mapping[str, Distribution]]
 """Distributions by group (`all`, `machine 21`, `site 1`), then by feature."""
 
 
-def film_figures(quality: Mapping[str, Any]) -> dict[str, float]:
+def image_figures(quality: Mapping[str, Any]) -> dict[str, float]:
     """Return the image and segmentation features that an image's `quality` contains."""
     found = {name: float(quality[name]) for name in (*IMAGE, *SEGMENTATION) if name in quality}
     if "chest_side_evidence" in found:
@@ -73,9 +73,9 @@ def fit_usual(
         for row, nats in zip(probabilities, entropy(probabilities), strict=True)
     ]
     judged = {record.image_id for record in validation}
-    rows = [(record, film_figures(record.quality)) for record in trained_on if record.image_id not in judged]
+    rows = [(record, image_figures(record.quality)) for record in trained_on if record.image_id not in judged]
     rows += [
-        (record, {**film_figures(record.quality), **score}) for record, score in zip(validation, scores, strict=True)
+        (record, {**image_figures(record.quality), **score}) for record, score in zip(validation, scores, strict=True)
     ]
     members: dict[str, list[tuple[str, Mapping[str, float]]]] = defaultdict(list)
     for record, figures in rows:
@@ -83,9 +83,9 @@ def fit_usual(
             members[group].append((f"{record.dataset} {record.patient_id}", figures))
     return to_json(
         {
-            group: fit_distributions([figures for _, figures in films], [exam for exam, _ in films])
-            for group, films in members.items()
-            if group == EVERYTHING or len({exam for exam, _ in films}) >= LEAST_EXAMS
+            group: fit_distributions([figures for _, figures in images], [exam for exam, _ in images])
+            for group, images in members.items()
+            if group == EVERYTHING or len({exam for exam, _ in images}) >= LEAST_EXAMS
         }
     )
 

@@ -29,10 +29,10 @@ ENTROPY_QUANTILE = 0.95
 STRANGENESS_QUANTILE, STRANGENESS_MARGIN = 0.99, 1.15
 """The limit is this quantile of the distances on validation, times the margin. Validation is small, and its own images
 must pass."""
-MOST_FILMS = 2000
+MOST_IMAGES = 2000
 """Maximum number of images for fitting the distribution; more would hardly change it."""
 
-_AXES, _FILMS_AN_AXIS = 16, 8
+_AXES, _IMAGES_AN_AXIS = 16, 8
 """Maximum number of principal axes, and minimum number of images for each axis."""
 _LEAST_SPREAD = 0.1
 """Minimum standard deviation of a feature, relative to the features' median. It applies to features that hardly vary in
@@ -104,7 +104,7 @@ class Reference:
 
 def some(items: Sequence[T]) -> Sequence[T]:
     """Return at most `MOST_FILMS` of the items, evenly spaced."""
-    return items[:: -(-len(items) // MOST_FILMS)] if len(items) > MOST_FILMS else items
+    return items[:: -(-len(items) // MOST_IMAGES)] if len(items) > MOST_IMAGES else items
 
 
 def entropy(probabilities: Floats) -> Floats:
@@ -157,7 +157,7 @@ def fit_distribution(features: Floats) -> dict[str, Floats]:
     usual = float(np.median(deviation[deviation > 0])) if (deviation > 0).any() else 1.0
     scale = np.maximum(deviation, _LEAST_SPREAD * usual)
     scaled = (features - mean) / scale
-    count = min(_AXES, max(1, len(features) // _FILMS_AN_AXIS), scaled.shape[1])
+    count = min(_AXES, max(1, len(features) // _IMAGES_AN_AXIS), scaled.shape[1])
     axes = np.linalg.svd(scaled, full_matrices=False)[2][:count]
     inside = scaled @ axes.T
     left = scaled - inside @ axes

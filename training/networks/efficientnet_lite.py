@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mammopipe.training.networks.layers import Normalise
-from mammopipe.training.networks.network import BuildOptions, FilmNetwork, State, classifier
+from mammopipe.training.networks.network import BuildOptions, ImageNetwork, State, classifier
 
 MEAN, DEVIATION = 127 / 255, 128 / 255
 """Mean and standard deviation of every channel, for images in [0, 1]. The Lite networks were trained on
@@ -57,7 +57,7 @@ _STAGES = (
 )
 
 
-def build(name: str, options: BuildOptions) -> FilmNetwork:
+def build(name: str, options: BuildOptions) -> ImageNetwork:
     """Return the network as a `FilmNetwork`, with its layers in the order of computation.
 
     `_last` gives the feature maps: (N, 1280, H / 32, W / 32), or (N, 224, H / 16, W / 16) at a stride of 16, which
@@ -78,7 +78,7 @@ def build(name: str, options: BuildOptions) -> FilmNetwork:
         layers["_last"] = nn.ReLU6(inplace=True)
     layers["_pool"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     layers["_fc"] = classifier(NARROW if narrow else FEATURES, options)
-    return FilmNetwork(
+    return ImageNetwork(
         name,
         nn.Sequential(layers),
         head="_fc",

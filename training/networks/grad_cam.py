@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mammopipe.training.model.class_activation import head_map, spread, within_tissue
 from mammopipe.training.networks.model_directory import LoadedModel
-from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.network import ImageNetwork
 
 _AGREE = 1e-3
 """Maximum difference, at any pixel, of two maps in 0..1 that count as the same."""
@@ -27,7 +27,7 @@ def heatmap(model: LoadedModel, image: Tensor, class_index: int) -> NDArray[np.f
     return within_tissue(grad_cam(model.network, image[None], class_index), image[0].numpy())
 
 
-def grad_cam(network: FilmNetwork, images: Tensor, class_index: int) -> NDArray[np.float32]:
+def grad_cam(network: ImageNetwork, images: Tensor, class_index: int) -> NDArray[np.float32]:
     """Return the Grad-CAM of one image.
 
     The channels of `network.cam_layer` are weighted by the mean gradient of the class's logit. Evidence against the
@@ -85,9 +85,9 @@ class Heatmaps:
         weights = self._head(image)
         if weights is None:
             return heatmap(self._model, image, class_index)
-        film = image[0].numpy()
-        shape, pooling = (film.shape[0], film.shape[1]), self._model.network.pooling
-        return within_tissue(head_map(maps.float().cpu().numpy(), weights[class_index], shape, pooling), film)
+        mammogram = image[0].numpy()
+        shape, pooling = (mammogram.shape[0], mammogram.shape[1]), self._model.network.pooling
+        return within_tissue(head_map(maps.float().cpu().numpy(), weights[class_index], shape, pooling), mammogram)
 
     def _head(self, image: Tensor) -> NDArray[np.float32] | None:
         """Return the classifier's weights if they give the Grad-CAM of the first image."""
@@ -99,7 +99,7 @@ class Heatmaps:
 class WithMaps(nn.Module):
     """Wraps a network to return its logits and the feature maps of its `cam_layer`."""
 
-    def __init__(self, network: FilmNetwork) -> None:
+    def __init__(self, network: ImageNetwork) -> None:
         """Wrap the network; it has a forward hook until `close`."""
         super().__init__()
         self.network = network
@@ -121,7 +121,7 @@ class WithMaps(nn.Module):
         self._hook.remove()
 
 
-def head_weights(network: FilmNetwork, image: Tensor) -> NDArray[np.float32] | None:
+def head_weights(network: ImageNetwork, image: Tensor) -> NDArray[np.float32] | None:
     """Return the classifier's weights if the map that `head_map` makes of them equals the Grad-CAM.
 
     They are equal after global pooling: the gradient of a logit with respect to a channel's mean is the classifier's

@@ -29,7 +29,7 @@ from mammopipe.training.model.description import (
     write_description,
 )
 from mammopipe.training.model.views.attention import ViewAttention
-from mammopipe.training.networks.network import Ensemble, FilmNetwork
+from mammopipe.training.networks.network import Ensemble, ImageNetwork
 from mammopipe.training.networks.registry import build_model
 
 __all__ = [
@@ -53,7 +53,7 @@ __all__ = [
 class LoadedModel:
     """A trained model, ready for prediction."""
 
-    network: FilmNetwork
+    network: ImageNetwork
     """The network in evaluation mode, float32, without gradients."""
     description: Mapping[str, Any]
     """The content of `model.json`."""
@@ -163,7 +163,7 @@ def load(directory: Path) -> LoadedModel:
     return LoadedModel(network, description)
 
 
-def _build(description: Mapping[str, Any]) -> FilmNetwork:
+def _build(description: Mapping[str, Any]) -> ImageNetwork:
     members = description.get("ensemble", 1)
     if members > 1:
         return Ensemble([_build({**description, "ensemble": 1}) for _ in range(members)])

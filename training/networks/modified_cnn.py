@@ -3,12 +3,12 @@
 from torch import nn
 
 from mammopipe.training.networks.layers import Normalise
-from mammopipe.training.networks.network import BuildOptions, FilmNetwork, classifier
+from mammopipe.training.networks.network import BuildOptions, ImageNetwork, classifier
 
 _WIDTHS = (32, 64, 128, 256)
 
 
-def build(name: str, options: BuildOptions) -> FilmNetwork:
+def build(name: str, options: BuildOptions) -> ImageNetwork:
     """Return the network: four blocks of two convolutions with batch normalisation, then global average pooling.
 
     It has 1.2 million weights.
@@ -20,7 +20,7 @@ def build(name: str, options: BuildOptions) -> FilmNetwork:
     body.add_module("features", nn.Sequential(*blocks))
     body.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     body.add_module("head", classifier(_WIDTHS[-1], options))
-    return FilmNetwork(
+    return ImageNetwork(
         name, body, head="head", cam_layer="features.4.1", normalise=Normalise((0.3,), (0.3,)), pool="pool"
     )
 

@@ -32,7 +32,7 @@ class BuildOptions:
 State = dict[str, Tensor]
 
 
-class FilmNetwork(nn.Module):
+class ImageNetwork(nn.Module):
     """A classifier of images: normalisation, then `body`, which contains the classifier, `head`."""
 
     def __init__(
@@ -193,13 +193,13 @@ class _Join(nn.Module):
         return maps
 
 
-class Ensemble(FilmNetwork):
+class Ensemble(ImageNetwork):
     """Networks of one architecture, such as those of the folds of a cross-validation, as one network.
 
     The logits are the mean of the members' logits. The feature maps are those of all members, one after the other.
     """
 
-    def __init__(self, members: Sequence[FilmNetwork]) -> None:
+    def __init__(self, members: Sequence[ImageNetwork]) -> None:
         """Join the members, which must have the same architecture and pooling.
 
         Raises:
@@ -215,9 +215,9 @@ class Ensemble(FilmNetwork):
         self.pooling, self.top_places = first.pooling, first.top_places
 
     @property
-    def members(self) -> list[FilmNetwork]:
+    def members(self) -> list[ImageNetwork]:
         """The networks."""
-        return [member for member in self.body.get_submodule("members").children() if isinstance(member, FilmNetwork)]
+        return [member for member in self.body.get_submodule("members").children() if isinstance(member, ImageNetwork)]
 
     @property
     def head(self) -> nn.Module:

@@ -25,8 +25,8 @@ from mammopipe.training.model.predictions import Floats
 from mammopipe.training.networks.grad_cam import WithMaps, head_weights
 from mammopipe.training.networks.model_directory import LoadedModel
 
-Film = NDArray[np.float32]
-ReadFilms = Callable[[Sequence[int]], Iterable[Film]]
+ImageArray = NDArray[np.float32]
+ReadImages = Callable[[Sequence[int]], Iterable[ImageArray]]
 """Yields the validation images at these positions, (H, W) in [0, 1], one at a time to save memory."""
 
 
@@ -90,7 +90,7 @@ def export_network(
     model: LoadedModel,
     directory: Path,
     description: Mapping[str, Any],
-    read: ReadFilms,
+    read: ReadImages,
     logits: Floats,
     mirrored: NDArray[np.bool_] | None = None,
     breasts: BreastParity | None = None,
@@ -130,7 +130,7 @@ def export_network(
 def _fastest_that_holds(
     network: Path,
     description: Mapping[str, Any],
-    read: ReadFilms,
+    read: ReadImages,
     logits: Floats,
     mirrored: NDArray[np.bool_],
     *,
@@ -179,7 +179,7 @@ def write_network(model: LoadedModel, target: Path) -> None:
 def compare(
     network: Path,
     description: Mapping[str, Any],
-    read: ReadFilms,
+    read: ReadImages,
     logits: Floats,
     mirrored: NDArray[np.bool_],
     *,
@@ -236,20 +236,20 @@ def _difference(calibration: Calibration, ours: Floats, torchs: Floats) -> float
     return float(np.abs(calibration.probabilities(ours) - calibration.probabilities(torchs)).max())
 
 
-def _run(network: CompiledNetwork, films: Iterable[Film], mirrored: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+def _run(network: CompiledNetwork, images: Iterable[ImageArray], mirrored: NDArray[np.bool_]) -> tuple[Floats, Floats]:
     """Return the logits, (images, classes), and the means of the feature maps, (images, channels)."""
     rows, means = [], []
-    for film, both in zip(films, mirrored, strict=True):
-        logits, maps = network.run(film)
-        rows.append((logits + network.run(film[::-1])[0]) / 2 if both else logits)
+    for image, both in zip(images, mirrored, strict=True):
+        logits, maps = network.run(image)
+        rows.append((logits + network.run(image[::-1])[0]) / 2 if both else logits)
         means.append(maps.mean(axis=(1, 2), dtype=np.float64))
     return np.array(rows), np.array(means)
 
 
-def _reason(difference: float, others: int, films: int) -> str:
-    measured = f"probabilities differ from torch in float32 by {difference:.2g} at most on {films} validation images"
+def _reason(difference: float, others: int, images: int) -> str:
+    measured = f"probabilities differ from torch in float32 by {difference:.2g} at most on {images} validation images"
     if difference > TOLERANCE:
         return f"Not shipped: {measured}, more than the {TOLERANCE:g} allowed."
     if others:
-        return f"Not shipped: {others} of {films} validation images are decided otherwise than by torch in float32."
+        return f"Not shipped: {others} of {images} validation images are decided otherwise than by torch in float32."
     return f"Shipped: {measured}, and every decision is the same."

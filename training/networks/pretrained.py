@@ -22,7 +22,7 @@ from mammopipe.training.model.architecture import ARCHITECTURES, SUFFIXES, fits_
 from mammopipe.training.model.archive import PACKED, unpacked
 from mammopipe.training.model.description import WEIGHTS_FILE
 from mammopipe.training.model.views.attention import PREFIX
-from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.network import ImageNetwork
 
 _OPTIONAL = ".num_batches_tracked"
 """A counter that older files of torchvision lack; it does not affect what a network computes."""
@@ -143,7 +143,7 @@ def _fits_any(file_name: str) -> bool:
     return any(fits_weights(file_name, network) for network in (*ARCHITECTURES, *timm_names()))
 
 
-def load_packed(network: FilmNetwork, path: Path, classes: Sequence[str]) -> None:
+def load_packed(network: ImageNetwork, path: Path, classes: Sequence[str]) -> None:
     """Load a packed model into a network: the body, and the classifier if it has the same classes.
 
     A network that judges breasts takes the attention over views, too, from a model that has the same.
@@ -204,7 +204,7 @@ def unwrapped(state: State, wanted: Collection[str]) -> State:
             return state
 
 
-def load_body(network: FilmNetwork, state: State, *, where: Path) -> None:
+def load_body(network: ImageNetwork, state: State, *, where: Path) -> None:
     """Load a published state dict into a network's body, except its classifier.
 
     Args:

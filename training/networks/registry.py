@@ -11,7 +11,7 @@ from torch import nn
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import ARCHITECTURES, Architecture, Level, Pooling, find_architecture
 from mammopipe.training.model.archive import PACKED
-from mammopipe.training.networks.network import BuildOptions, FilmNetwork
+from mammopipe.training.networks.network import BuildOptions, ImageNetwork
 from mammopipe.training.networks.pooling import ViewPooling
 from mammopipe.training.networks.pretrained import load_body, load_packed, read_weights
 
@@ -33,7 +33,7 @@ def build_model(
     level: Level = Level.IMAGE,
     other_side: bool = False,
     initialise: bool = True,
-) -> FilmNetwork:
+) -> ImageNetwork:
     """Build a network, initialise it from `seed`, and load pretrained weights into all layers but the classifier.
 
     Args:
@@ -81,12 +81,12 @@ def build_model(
     return network
 
 
-def _build(architecture: Architecture, options: BuildOptions) -> FilmNetwork:
+def _build(architecture: Architecture, options: BuildOptions) -> ImageNetwork:
     module = import_module(f"mammopipe.training.networks.{architecture.module}")
-    return cast(FilmNetwork, module.build(architecture.name, options))
+    return cast(ImageNetwork, module.build(architecture.name, options))
 
 
-def _view_pooling(network: FilmNetwork, architecture: Architecture, classes: int, other_side: bool) -> ViewPooling:
+def _view_pooling(network: ImageNetwork, architecture: Architecture, classes: int, other_side: bool) -> ViewPooling:
     """Return the layer that pools the views of breasts; it reads as many channels as the linear classifier."""
     if not architecture.has_places:
         raise ConfigError(

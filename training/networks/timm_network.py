@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.networks.layers import Dropout, Normalise, SharedDropPath
-from mammopipe.training.networks.network import BuildOptions, FilmNetwork, State, classifier
+from mammopipe.training.networks.network import BuildOptions, ImageNetwork, State, classifier
 from mammopipe.training.networks.pretrained import unwrapped
 
 _VARIANTS: tuple[Mapping[str, Any], ...] = ({}, {"strict_img_size": False}, {"dynamic_img_size": True})
@@ -65,7 +65,7 @@ class Trunk(nn.Module):
         return taken
 
 
-def build(name: str, options: BuildOptions) -> FilmNetwork:
+def build(name: str, options: BuildOptions) -> ImageNetwork:
     """Return a network of timm as a `FilmNetwork`; raises `ConfigError` for a network without feature maps."""
     trunk = _trunk(name, options)
     own: Any = trunk.network.pretrained_cfg
@@ -77,7 +77,7 @@ def build(name: str, options: BuildOptions) -> FilmNetwork:
         )
     )
     normalise = Normalise(own["mean"], own["std"])
-    return FilmNetwork(
+    return ImageNetwork(
         name,
         body,
         head="head",

@@ -13,7 +13,7 @@ import torch
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Split
 from mammopipe.training.evaluation.data import SegmentedData
-from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.predictions import Floats, Integers, Predictions
 from mammopipe.training.networks.grad_cam import Heatmaps
@@ -41,7 +41,7 @@ class Picture:
 
     width: int
     height: int
-    film: str
+    image: str
     overlay: str
     circles: tuple[Circle, ...]
 
@@ -146,25 +146,27 @@ def draw_examples(examples: Sequence[Mapping[str, Any]], data: SegmentedData, mo
 
 def _draw(record: ImageRecord, data: SegmentedData, model: LoadedModel, heatmap: Heatmaps, index: int) -> Picture:
     folder = data.folder / Path(record.path).parent
-    films = FilmDataset([record], folder, shape=model.input_shape, description="example")
-    image: torch.Tensor = films[0][0]
-    film = (image[0].numpy() * 255).round().astype(np.uint8)
+    images = ImageDataset([record], folder, shape=model.input_shape, description="example")
+    image: torch.Tensor = images[0][0]
+    mammogram = (image[0].numpy() * 255).round().astype(np.uint8)
     heat = np.asarray(heatmap(image, index))
-    scale = min(1.0, PICTURE_HEIGHT / film.shape[0])
-    size = (round(film.shape[1] * scale), round(film.shape[0] * scale))
+    scale = min(1.0, PICTURE_HEIGHT / mammogram.shape[0])
+    size = (round(mammogram.shape[1] * scale), round(mammogram.shape[0] * scale))
     circles = tuple(
         Circle(lesion.x * scale, lesion.y * scale, lesion.radius * scale, str(lesion.label))
         for lesion in record.lesions
     )
-    pictures = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in (film, overlay(film, heat))]
+    pictures = [
+        cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in (mammogram, overlay(mammogram, heat))
+    ]
     return Picture(size[0], size[1], _jpeg(pictures[0]), _jpeg(pictures[1]), circles)
 
 
-def overlay(film: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+def overlay(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """Blend a heatmap over an image.
 
     Args:
-        film: The image, (H, W).
+        image: The image, (H, W).
         heat: The heatmap, (H, W), in 0..1. Higher values cover more of the image.
 
     Returns:
@@ -172,7 +174,7 @@ def overlay(film: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.N
     """
     colours = cv2.applyColorMap((heat * 255).round().astype(np.uint8), cv2.COLORMAP_INFERNO).astype(np.float32)
     cover = (0.65 * heat)[..., np.newaxis]
-    mixed: npt.NDArray[np.uint8] = (film[..., np.newaxis] * (1 - cover) + colours * cover).round().astype(np.uint8)
+    mixed: npt.NDArray[np.uint8] = (image[..., np.newaxis] * (1 - cover) + colours * cover).round().astype(np.uint8)
     return mixed
 
 

@@ -33,7 +33,7 @@ TOKEN_VARIABLE = "MAMMOPIPE_DICOMWEB_TOKEN"
 
 
 @dataclass(frozen=True)
-class Film:
+class SentImage:
     """One file, with the properties that the caller gives."""
 
     path: Path
@@ -91,25 +91,27 @@ def invoke(options: argparse.Namespace) -> int:
     _check_source(options)
     if options.dicomweb is not None:
         return _ask_study(_client(options), options)
-    films, client = _films(options), _client(options)
-    if len(films) == 1:
-        _ask_image(films[0], client, options)
+    images, client = _sent_images(options), _client(options)
+    if len(images) == 1:
+        _ask_image(images[0], client, options)
     else:
-        _ask_exam(films, client, options)
-    _save(films, client, options)
+        _ask_exam(images, client, options)
+    _save(images, client, options)
     return 0
 
 
-def _ask_image(film: Film, client: "MammographyClient", options: argparse.Namespace) -> None:
+def _ask_image(image: SentImage, client: "MammographyClient", options: argparse.Namespace) -> None:
     answer = client.predict(
-        film.path, laterality=film.laterality, view=film.view, heatmap=True, operating_point=options.operating_point
+        image.path, laterality=image.laterality, view=image.view, heatmap=True, operating_point=options.operating_point
     )
-    _show(answer, [film.path.name], as_json=options.json)
+    _show(answer, [image.path.name], as_json=options.json)
 
 
-def _ask_exam(films: Sequence[Film], client: "MammographyClient", options: argparse.Namespace) -> None:
-    answer = client.predict_exam([film.image for film in films], heatmap=True, operating_point=options.operating_point)
-    _show(answer, [film.path.name for film in films], as_json=options.json)
+def _ask_exam(images: Sequence[SentImage], client: "MammographyClient", options: argparse.Namespace) -> None:
+    answer = client.predict_exam(
+        [mammogram.image for mammogram in images], heatmap=True, operating_point=options.operating_point
+    )
+    _show(answer, [mammogram.path.name for mammogram in images], as_json=options.json)
 
 
 def _check_source(options: argparse.Namespace) -> None:
@@ -170,18 +172,18 @@ def _show(answer: "Answer | ExamAnswer", names: Sequence[str], *, as_json: bool)
     print(json.dumps(answer.raw, indent=2))
 
 
-def _save(films: Sequence[Film], client: "MammographyClient", options: argparse.Namespace) -> None:
+def _save(images: Sequence[SentImage], client: "MammographyClient", options: argparse.Namespace) -> None:
     """Write each image's overlay and, if requested, the DICOM results; prints nothing beside JSON on stdout."""
-    for index, film in enumerate(films):
-        stem = film.path.stem if len(films) == 1 else f"{index}-{film.path.stem}"
-        said = {"laterality": film.laterality, "view": film.view}
-        _write(options, f"{stem}-overlay.png", client.overlay(film.path, **said))
+    for index, mammogram in enumerate(images):
+        stem = mammogram.path.stem if len(images) == 1 else f"{index}-{mammogram.path.stem}"
+        said = {"laterality": mammogram.laterality, "view": mammogram.view}
+        _write(options, f"{stem}-overlay.png", client.overlay(mammogram.path, **said))
         if options.dicom:
-            _write(options, f"{stem}-overlay.dcm", client.dicom_overlay(film.path, **said))
+            _write(options, f"{stem}-overlay.dcm", client.dicom_overlay(mammogram.path, **said))
     if options.dicom:
-        sources = films[0].path if len(films) == 1 else [film.image for film in films]
+        sources = images[0].path if len(images) == 1 else [mammogram.image for mammogram in images]
         report = client.dicom_report(sources, operating_point=options.operating_point)
-        _write(options, f"{films[0].path.stem}-report.dcm", report)
+        _write(options, f"{images[0].path.stem}-report.dcm", report)
 
 
 def _write(options: argparse.Namespace, name: str, data: bytes) -> None:
@@ -193,10 +195,10 @@ def _write(options: argparse.Namespace, name: str, data: bytes) -> None:
         print(f"saved {options.output / name}")
 
 
-def _films(options: argparse.Namespace) -> list[Film]:
+def _sent_images(options: argparse.Namespace) -> list[SentImage]:
     count = len(options.files)
     sides, views = (_per_file(getattr(options, name), name, count) for name in ("laterality", "view"))
-    return [Film(*film) for film in zip(options.files, sides, views, strict=True)]
+    return [SentImage(*image) for image in zip(options.files, sides, views, strict=True)]
 
 
 def _per_file(given: str | None, name: str, count: int) -> list[str | None]:

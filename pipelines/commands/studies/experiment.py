@@ -101,8 +101,8 @@ def experiment(options: argparse.Namespace) -> int:
     config = PipelineConfig.load(options.config, recipe=options.recipe, assignments=options.assignments, **given)
     protocols = tuple(one_of(SplitProtocol, word, "--protocols") for word in options.protocols)
     noise = find_architecture(options.noise or config.cnns[0]).name if options.noise != "none" else None
-    films = phantoms_of(options, made=options.source == PHANTOMS)
-    plan = matrix.Experiment(config, protocols, noise, options.source, films, options.weights)
+    images = phantoms_of(options, made=options.source == PHANTOMS)
+    plan = matrix.Experiment(config, protocols, noise, options.source, images, options.weights)
     failures = matrix.run(plan, options.out)
     print(f"\nTables and figures in {options.out}/: results.md, results.csv, *.svg; each cell's report in cells/")
     for failure in failures:

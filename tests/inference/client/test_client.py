@@ -78,12 +78,12 @@ def test_options_reach_the_model(client: MammographyClient, films: Any) -> None:
 
 def test_side_is_named_as_a_guess_until_it_is_told(client: MammographyClient, films: Any) -> None:
     assert "laterality-inferred" in {warning.code for warning in client.predict(films.pgm).warnings}
-    told = client.predict(films.pgm, laterality="L")
-    assert told.raw["image"]["laterality"] == "L"
-    assert "laterality-inferred" not in {warning.code for warning in told.warnings}
+    answered = client.predict(films.pgm, laterality="L")
+    assert answered.raw["image"]["laterality"] == "L"
+    assert "laterality-inferred" not in {warning.code for warning in answered.warnings}
 
 
-def test_overlay_has_the_film_s_size(client: MammographyClient, films: Any) -> None:
+def test_overlay_has_the_image_s_size(client: MammographyClient, films: Any) -> None:
     overlay = cv2.imdecode(np.frombuffer(client.overlay(films.png), np.uint8), cv2.IMREAD_UNCHANGED)
     assert overlay.shape == (*films.pixels.shape, 3)
 
@@ -105,16 +105,16 @@ def test_refusals_carry_code_and_message(client: MammographyClient, source: Any,
     assert caught.value.message and "\n" not in str(caught.value) and isinstance(caught.value, MammopipeError)
 
 
-def other_view(films: Any) -> bytes:
+def other_view(images: Any) -> bytes:
     """Return another picture of the same breast: the same one twice is refused."""
-    pixels = (films.pixels[: films.pixels.shape[0] * 9 // 10] >> 8).astype("uint8")
+    pixels = (images.pixels[: images.pixels.shape[0] * 9 // 10] >> 8).astype("uint8")
     return b"P5\n%d %d\n255\n" % pixels.shape[::-1] + pixels.tobytes()
 
 
 def test_an_exam_is_judged_by_image_by_breast_and_as_a_whole(client: MammographyClient, films: Any) -> None:
     other = other_view(films)
     answer = client.predict_exam([films.pgm, other], heatmap=True)
-    alone = [client.predict(film) for film in (films.pgm, other)]
+    alone = [client.predict(mammogram) for mammogram in (films.pgm, other)]
     assert [image.index for image in answer.images] == [0, 1]
     assert [image.probabilities for image in answer.images] == [image.probabilities for image in alone]
     assert all(image.heatmap_png is not None for image in answer.images)
@@ -137,7 +137,7 @@ def test_the_image_of_an_exam_that_is_refused_is_named(client: MammographyClient
         assert (caught.value.code, caught.value.status, caught.value.detail) == ("corrupt_image", 422, {"image": 1})
 
 
-def test_a_film_without_identity_gives_no_dicom_result(client: MammographyClient, films: Any) -> None:
+def test_an_image_without_identity_gives_no_dicom_result(client: MammographyClient, films: Any) -> None:
     for ask in (client.dicom_report, client.dicom_overlay):
         with pytest.raises(RequestRefusedError, match="no_source_identity"):
             ask(films.pgm)

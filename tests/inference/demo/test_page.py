@@ -51,14 +51,14 @@ def exam(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """The DICOMs of a phantom's exam, with a name in them: LCC, LMLO, RCC, RMLO."""
     folder = tmp_path_factory.mktemp("exam")
     write_rsna_tree(folder, patients=1, height=400)
-    films = []
+    images = []
     for path in sorted(folder.rglob("*.dcm")):
         dataset, stream = pydicom.dcmread(path), BytesIO()
         dataset.PatientName = PERSON
-        dataset.ViewPosition = ("CC", "MLO")[len(films) % 2]
+        dataset.ViewPosition = ("CC", "MLO")[len(images) % 2]
         dataset.save_as(stream)
-        films.append(stream.getvalue())
-    return films
+        images.append(stream.getvalue())
+    return images
 
 
 @pytest.fixture(scope="module")
@@ -163,15 +163,15 @@ def test_the_page_is_refused_beyond_the_loopback_interface(base: Path) -> None:
     assert ended.stderr.startswith("error: MAMMOPIPE_DEMO=true needs") and ended.stderr.count("\n") == 1
 
 
-def test_the_film_alone_is_a_picture_and_nothing_else(local: Server, films: Any) -> None:
+def test_the_image_alone_is_a_picture_and_nothing_else(local: Server, films: Any) -> None:
     reply = local.invoke(films.pgm, path="/invocations?overlay=none", Accept="image/png")
-    film = cv2.imdecode(np.frombuffer(reply.body, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert np.array_equal(film, (films.pixels >> 8).astype(np.uint8))
+    image = cv2.imdecode(np.frombuffer(reply.body, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(image, (films.pixels >> 8).astype(np.uint8))
     refused = local.invoke(films.pgm, path="/invocations?overlay=none")
     assert (refused.status, refused.code) == (400, "bad_option")
 
 
-def test_a_dropped_film_shows_its_scores_and_its_heat(visit: Callable[..., Visit], films: Any) -> None:
+def test_a_dropped_image_shows_its_scores_and_its_heat(visit: Callable[..., Visit], films: Any) -> None:
     page = visit()
     answer = page.drop(films.pgm, name="film.pgm")
     assert float(page.text("#film-score")) == pytest.approx(answer["malignancy_score"], abs=0.051)
@@ -189,7 +189,7 @@ def test_a_dropped_film_shows_its_scores_and_its_heat(visit: Callable[..., Visit
     assert page.said == []
 
 
-def test_the_film_without_heat_is_the_film(visit: Callable[..., Visit], films: Any) -> None:
+def test_the_image_without_heat_is_the_image(visit: Callable[..., Visit], films: Any) -> None:
     page = visit()
     page.drop(films.png, name="film.png")
     for control in ("#overlay", "#regions"):
@@ -212,7 +212,7 @@ def test_a_dicom_is_shown_without_its_patient(visit: Callable[..., Visit], exam:
     assert page.said == []
 
 
-def test_an_exam_shows_breasts_films_and_the_chosen_point(visit: Callable[..., Visit], exam: list[bytes]) -> None:
+def test_an_exam_shows_breasts_images_and_the_chosen_point(visit: Callable[..., Visit], exam: list[bytes]) -> None:
     page = visit()
     answer = page.drop(*exam)
     assert float(page.text("#exam-score")) == pytest.approx(answer["exam"]["malignancy_score"], abs=0.051)
@@ -237,10 +237,10 @@ def test_views_hang_right_beside_left_and_cc_above_mlo_with_their_backs_together
     labels = page.page.locator(".pane .label").all_inner_texts()
     assert [label.split(" · ")[1] for label in labels] == ["R CC", "L CC", "R MLO", "L MLO"]
     panes = [box(page.page.locator(".pane").nth(index)) for index in range(4)]
-    films = [box(page.page.locator(".pane .film").nth(index)) for index in range(4)]
+    images = [box(page.page.locator(".pane .film").nth(index)) for index in range(4)]
     assert panes[0]["x"] < panes[1]["x"] and panes[0]["y"] == panes[1]["y"] < panes[2]["y"]
     for right, left in ((0, 1), (2, 3)):
-        gap = films[left]["x"] - (films[right]["x"] + films[right]["width"])
+        gap = images[left]["x"] - (images[right]["x"] + images[right]["width"])
         assert abs(gap) <= 2, "chest wall to chest wall"
 
 

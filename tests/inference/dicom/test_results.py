@@ -54,8 +54,8 @@ def test_the_report_refers_to_every_source_and_is_of_its_study(exams: list[list[
     [evidence] = report.CurrentRequestedProcedureEvidenceSequence
     [series] = evidence.ReferencedSeriesSequence
     assert (evidence.StudyInstanceUID, series.SeriesInstanceUID) == (source.StudyInstanceUID, source.SeriesInstanceUID)
-    told = [(item.ReferencedSOPInstanceUID, item.ReferencedSOPClassUID) for item in series.ReferencedSOPSequence]
-    assert told == [(uid, source.file_meta.MediaStorageSOPClassUID) for uid in instances(files)]
+    references = [(item.ReferencedSOPInstanceUID, item.ReferencedSOPClassUID) for item in series.ReferencedSOPSequence]
+    assert references == [(uid, source.file_meta.MediaStorageSOPClassUID) for uid in instances(files)]
     assert report.StudyInstanceUID == source.StudyInstanceUID
     assert report.PatientID == source.PatientID
     assert report.SeriesInstanceUID != source.SeriesInstanceUID

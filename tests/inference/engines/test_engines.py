@@ -83,23 +83,23 @@ def test_the_exported_network_is_taken_where_there_is_one(small: Path, base: Pat
 @pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.AUTO])
 def test_answers_are_those_of_the_network(small: Path, kind: EngineKind, precision: Precision) -> None:
     engine, model = opened(small, kind, precision), model_directory.load(small)
-    for film in FILMS:
-        expected = model.predict_logits(torch.from_numpy(film)[None, None])[0].double().numpy()
-        forward = engine.run(film)
+    for image in FILMS:
+        expected = model.predict_logits(torch.from_numpy(image)[None, None])[0].double().numpy()
+        forward = engine.run(image)
         assert forward.logits.dtype == np.float64 and forward.maps.dtype == np.float32
         assert forward.maps.shape == (256, 6, 4) and forward.features.shape == (256,)
-        np.testing.assert_allclose(engine.run(film, exact=True).logits, expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(engine.run(image, exact=True).logits, expected, rtol=1e-4, atol=1e-4)
         assert abs(score(small, forward.logits) - score(small, expected)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("kind", [EngineKind.OPENVINO, EngineKind.TORCH])
 def test_maps_are_grad_cam(small: Path, kind: EngineKind) -> None:
     engine, network = opened(small, kind), model_directory.load(small).network
-    for film in FILMS[:2]:
-        forward = engine.run(film, exact=True)
+    for image in FILMS[:2]:
+        forward = engine.run(image, exact=True)
         for index in range(3):
-            expected = grad_cam(network, torch.from_numpy(film)[None, None], index)
-            np.testing.assert_allclose(engine.activation_map(film, forward, index), expected, atol=1e-3)
+            expected = grad_cam(network, torch.from_numpy(image)[None, None], index)
+            np.testing.assert_allclose(engine.activation_map(image, forward, index), expected, atol=1e-3)
 
 
 def test_a_close_call_is_computed_in_float32(altered: Callable[..., Path], small: Path) -> None:

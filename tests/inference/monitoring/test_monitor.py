@@ -56,7 +56,7 @@ SHIFTS: dict[str, Shift] = {
 
 @cache
 def drawn(patient: int, digital: bool = False) -> Pixels:
-    film = make_film(
+    image = make_film(
         patient,
         label=list(Label)[patient % 3],
         laterality=Laterality.LEFT,
@@ -65,7 +65,7 @@ def drawn(patient: int, digital: bool = False) -> Pixels:
         padded=not digital,
         bits=12 if digital else 8,
     )
-    return film.pixels
+    return image.pixels
 
 
 @cache
@@ -214,7 +214,7 @@ def test_too_few_requests_are_not_called_quiet(job: Job, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("shift", [*SHIFTS, "other machine"])
-def test_shifted_films_raise_the_alarm(job: Job, capsys: pytest.CaptureFixture[str], shift: str) -> None:
+def test_shifted_images_raise_the_alarm(job: Job, capsys: pytest.CaptureFixture[str], shift: str) -> None:
     digital = shift == "other machine"
     job.keep(weeks(lambda week, patient: answer(patient, shift, digital) if week >= 4 else answer(patient)))
     report = job.run()
@@ -280,8 +280,8 @@ def test_a_machine_has_one_name_in_training_and_in_requests(job: Job, tmp_path: 
     (learnt,) = prepare_image(task)
     job.keep([line(answer(1), START, source.read_bytes(), "application/dicom")])
     (exam,) = Captures(job.inputs / "captures", CONFIG).exams()
-    (film,) = exam.films
-    assert groups_of(learnt.machine_id, learnt.site_id) == groups_of(film.machine, film.site)
+    (image,) = exam.images
+    assert groups_of(learnt.machine_id, learnt.site_id) == groups_of(image.machine, image.site)
     assert learnt.machine_id == "ACME Ltd. Mammo Model" and learnt.site_id != of_table.site_id
 
 
@@ -301,14 +301,14 @@ def test_a_score_at_a_deployments_prevalence_is_moved_back(
     }
     job.keep([line(said, START)])
     (exam,) = Captures(job.inputs / "captures", CONFIG, prevalence=validation).exams()
-    assert exam.films[0].figures.get("malignancy") == (expected and pytest.approx(expected))
+    assert exam.images[0].figures.get("malignancy") == (expected and pytest.approx(expected))
 
 
 def test_an_image_whose_answer_is_a_picture_is_measured_again(job: Job, films: Any) -> None:
     said = capture.captured(films.pgm, {"content-type": PGM}, b"\x89PNG", {"content-type": "image/png"}, START)
     job.keep([said])
     (exam,) = Captures(job.inputs / "captures", CONFIG).exams()
-    assert exam.films[0].figures["coverage"] > 0.1 and "malignancy" not in exam.films[0].figures
+    assert exam.images[0].figures["coverage"] > 0.1 and "malignancy" not in exam.images[0].figures
 
 
 def test_broken_lines_are_counted_and_many_end_the_job(job: Job) -> None:

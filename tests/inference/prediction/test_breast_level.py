@@ -71,7 +71,7 @@ def test_the_order_of_the_views_changes_nothing_and_a_view_less_does(folder: Pat
     assert [breast.malignancy_score for breast in _predict(folder, exam[::-1]).combined.breasts] == pytest.approx(
         scores
     )
-    left = [film for film in exam if film.laterality is L]
+    left = [image for image in exam if image.laterality is L]
     alone = _predict(folder, left).combined.breasts[0]
     assert not alone.compared and abs(alone.malignancy_score - scores[0]) > 0.01, "the other side counted"
 
@@ -92,14 +92,16 @@ def test_images_of_unknown_side_are_no_views_of_the_other_breast(folder: Path, e
     first, second = _predict(folder, unknown).combined.breasts
 
     assert first.laterality is None and not first.compared
-    alone = [_predict(folder, [film]).combined.breasts[0].malignancy_score for film in unknown]
+    alone = [_predict(folder, [image]).combined.breasts[0].malignancy_score for image in unknown]
     np.testing.assert_allclose([first.malignancy_score, second.malignancy_score], alone, atol=1e-6)
 
 
 def test_each_view_has_its_own_heatmap(folder: Path, exam: list[Mammogram]) -> None:
     predictor = Predictor(folder, engine=EngineSettings(EngineKind.OPENVINO, 1))
     images = predictor.predict(exam).images
-    maps = [predictor.explain(image, film, Label.MALIGNANT).heat for image, film in zip(images, exam, strict=True)]
+    maps = [
+        predictor.explain(image, mammogram, Label.MALIGNANT).heat for image, mammogram in zip(images, exam, strict=True)
+    ]
 
-    assert all(heat.shape == film.pixels.shape for heat, film in zip(maps, exam, strict=True))
+    assert all(heat.shape == mammogram.pixels.shape for heat, mammogram in zip(maps, exam, strict=True))
     assert not np.array_equal(maps[0], maps[2])

@@ -42,15 +42,15 @@ def folder(tmp_path_factory):
         network.head.get_submodule("1").weight.mul_(300)
     # Rows that brighten and fall off again: upside down, they are another pattern.
     saw = ((np.arange(SHAPE[0]) % 16) / 16).astype(np.float32)[:, None]
-    films = saw * np.random.default_rng(5).random((3, 1, SHAPE[1]), np.float32)
-    tensors = torch.from_numpy(films)[:, None]
+    mammograms = saw * np.random.default_rng(5).random((3, 1, SHAPE[1]), np.float32)
+    tensors = torch.from_numpy(mammograms)[:, None]
     for name, flips in (("plain", False), ("flips", True)):
         at = tmp_path_factory.getbasetemp() / "flipped" / name
         model_directory.save(at, network, describe("first") | {"test_flips": flips})
         model = model_directory.load(at)
         plain, mirror = (model.predict_logits(images).double().numpy() for images in (tensors, tensors.flip(2)))
         mean = (plain + mirror) / 2
-        read = lambda places: (films[place] for place in places)  # noqa: E731
+        read = lambda places: (mammograms[place] for place in places)  # noqa: E731
         wrong = export_network(model, at, model.description, read, mean)
         done = export_network(model, at, model.description, read, mean, np.ones(3, bool))
         assert done.shipped, done.reason

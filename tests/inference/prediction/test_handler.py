@@ -56,11 +56,11 @@ def predictor(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Predictor
 @pytest.fixture(scope="module")
 def pgms() -> list[bytes]:
     """Two left breasts and a right one."""
-    films = []
+    images = []
     for seed, side in ((4, Laterality.LEFT), (5, Laterality.RIGHT), (6, Laterality.LEFT)):
-        film = make_film(seed, label=Label.MALIGNANT, laterality=side, height=300 + seed, width=260)
-        films.append(b"P5 %d %d 255\n" % (260, 300 + seed) + (film.pixels >> 8).astype(np.uint8).tobytes())
-    return films
+        image = make_film(seed, label=Label.MALIGNANT, laterality=side, height=300 + seed, width=260)
+        images.append(b"P5 %d %d 255\n" % (260, 300 + seed) + (image.pixels >> 8).astype(np.uint8).tobytes())
+    return images
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +245,7 @@ def test_what_only_some_files_state_is_answered_in_every_form(
 
 
 def test_one_picture_in_two_files_is_a_duplicate(predictor: Predictor, pgms: list[bytes], dicoms: list[bytes]) -> None:
-    pixels = cv2.imdecode(np.frombuffer(cv2.imencode(".png", film_of(pgms[0]))[1], np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels = cv2.imdecode(np.frombuffer(cv2.imencode(".png", image_of(pgms[0]))[1], np.uint8), cv2.IMREAD_UNCHANGED)
     as_png = cv2.imencode(".png", pixels)[1].tobytes()
     other_instance = changed(dicoms[0], SOPInstanceUID="1.2.3")
     for pair in ([pgms[0], as_png], [dicoms[0], other_instance]):
@@ -253,7 +253,7 @@ def test_one_picture_in_two_files_is_a_duplicate(predictor: Predictor, pgms: lis
         assert (error.code, error.detail) == ("duplicate_image", {"image": 1})
 
 
-def film_of(pgm: bytes) -> Any:
+def image_of(pgm: bytes) -> Any:
     return cv2.imdecode(np.frombuffer(pgm, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
@@ -389,7 +389,7 @@ def test_options_without_meaning_for_an_exam_are_refused(
     assert (error.status, error.code) == (status, code)
 
 
-def test_overlay_has_the_film_s_geometry(predictor: Predictor, pgms: list[bytes]) -> None:
+def test_overlay_has_the_image_s_geometry(predictor: Predictor, pgms: list[bytes]) -> None:
     reply = run(predictor, PGM, pgms[0], form=AnswerType.OVERLAY)
     assert cv2.imdecode(np.frombuffer(reply.body, np.uint8), cv2.IMREAD_UNCHANGED).shape == (304, 260, 3)
     assert reply.form is AnswerType.OVERLAY and "malignancy_score=" in reply.attributes

@@ -16,19 +16,19 @@ from mammopipe.processing.phantoms.mias_tree import make_film
 
 @pytest.mark.parametrize("laterality", list(Laterality))
 @pytest.mark.parametrize(("height", "width"), [(96, 64), (640, 512)])
-def test_heat_at_a_lesion_lands_on_the_lesion_of_the_film(laterality: Laterality, height: int, width: int) -> None:
-    film = make_film(3, label=Label.MALIGNANT, laterality=laterality, height=512, width=400)
-    mammogram = Mammogram(film.pixels, laterality, View.MLO)
-    lesion = film.lesions[0]
-    prepared = preprocess(mammogram, PreprocessConfig(height=height, width=width), film.lesions)
+def test_heat_at_a_lesion_lands_on_the_lesion_of_the_image(laterality: Laterality, height: int, width: int) -> None:
+    image = make_film(3, label=Label.MALIGNANT, laterality=laterality, height=512, width=400)
+    mammogram = Mammogram(image.pixels, laterality, View.MLO)
+    lesion = image.lesions[0]
+    prepared = preprocess(mammogram, PreprocessConfig(height=height, width=width), image.lesions)
     x, y = round(prepared.lesions[0].x), round(prepared.lesions[0].y)
     heat = np.zeros((height, width), np.float32)
     heat[y, x] = 1
     heat = np.asarray(cv2.GaussianBlur(heat, (0, 0), 2), np.float32)
-    seen = heatmap.evidence(heat / heat.max(), prepared, film.pixels.shape)
+    seen = heatmap.evidence(heat / heat.max(), prepared, image.pixels.shape)
     region = heatmap.regions(seen.heat)[0]
     scale = prepared.geometry.scale
-    assert seen.heat.shape == film.pixels.shape
+    assert seen.heat.shape == image.pixels.shape
     assert abs(region.peak_x - lesion.x) <= 1 + 1 / scale and abs(region.peak_y - lesion.y) <= 1 + 1 / scale
     assert region.left <= lesion.x < region.right and region.top <= lesion.y < region.bottom
 
@@ -52,14 +52,16 @@ def test_a_blob_survives_orientation_crop_flip_and_reduction(
     centre, up = place[0] * 0.7 * columns, rows / 2 + (place[1] - 0.5) * 0.5 * rows
     radius = 0.05 * min(rows, columns)
     blob = np.exp(-((x - centre) ** 2 + (y - up) ** 2) / (2 * (radius / 2) ** 2))
-    film = np.where(depth > 0, 6000 + 10000 * np.sqrt(np.clip(depth, 0, 1)) + 40000 * blob, 200).astype(np.uint16)
+    mammogram = np.where(depth > 0, 6000 + 10000 * np.sqrt(np.clip(depth, 0, 1)) + 40000 * blob, 200).astype(np.uint16)
     at_right = (laterality is Laterality.RIGHT) is not mirrored
-    film, centre = (np.ascontiguousarray(film[:, ::-1]), columns - 1 - centre) if at_right else (film, centre)
+    mammogram, centre = (
+        (np.ascontiguousarray(mammogram[:, ::-1]), columns - 1 - centre) if at_right else (mammogram, centre)
+    )
     config = PreprocessConfig(height=size[0], width=size[1], remove_pectoral=False)
-    prepared = preprocess(Mammogram(film, laterality, View.CC), config)
+    prepared = preprocess(Mammogram(mammogram, laterality, View.CC), config)
     lit = prepared.image**8 / (prepared.image**8).max()
     heat = np.asarray(cv2.GaussianBlur(lit, (0, 0), 2), np.float32)
-    peak = heatmap.regions(heatmap.evidence(heat / heat.max(), prepared, film.shape).heat)[0]
+    peak = heatmap.regions(heatmap.evidence(heat / heat.max(), prepared, mammogram.shape).heat)[0]
     tolerance = radius + 2 / prepared.geometry.scale
     assert abs(peak.peak_x - centre) <= tolerance and abs(peak.peak_y - up) <= tolerance
     assert peak.left <= peak.peak_x < peak.right <= columns and peak.top <= peak.peak_y < peak.bottom <= rows
@@ -88,7 +90,7 @@ def test_regions_are_the_warm_areas_strongest_first() -> None:
     assert heatmap.regions(np.zeros((5, 5), np.float32)) == []
 
 
-def test_overlay_leaves_a_film_without_heat_grey_and_colours_the_rest(films: Any) -> None:
+def test_overlay_leaves_an_image_without_heat_grey_and_colours_the_rest(films: Any) -> None:
     pixels = read_mammogram(films.pgm).pixels
     heat = np.zeros(pixels.shape, np.float32)
     plain = heatmap.overlay(pixels, heat)

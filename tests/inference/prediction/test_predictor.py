@@ -21,7 +21,7 @@ from mammopipe.processing.errors import ConfigError, DuplicatePictureError
 from mammopipe.processing.files import sha256, write_bytes, write_json
 from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.images.mammogram import read_mammogram, write_png
-from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.networks import model_directory
 from tests.points import image_point, level_figures
 
@@ -33,14 +33,14 @@ def predictor(base: Path) -> Predictor:
     return Predictor(base / "model", engine=EngineSettings(EngineKind.TORCH, threads=1))
 
 
-def another(films: Any, **changes: Any) -> Any:
+def another(images: Any, **changes: Any) -> Any:
     """Return a mammogram with another picture than the film's."""
-    found = film(films)
+    found = film(images)
     return dataclasses.replace(found, pixels=found.pixels[:-40].copy(), **changes)
 
 
-def film(films: Any) -> Any:
-    found = read_mammogram(films.pgm)
+def film(images: Any) -> Any:
+    found = read_mammogram(images.pgm)
     facts = {**found.facts, "laterality_inferred": False}
     return dataclasses.replace(found, laterality=Laterality.RIGHT, view=View.MLO, facts=facts)
 
@@ -53,7 +53,7 @@ def test_input_is_bit_for_bit_what_training_reads(films: Any, tmp_path: Path, pr
     write_png(tmp_path / "prepared" / "p1.png", read_mammogram(source, record=record).pixels)
     prepared = read_mammogram(tmp_path / "prepared" / "p1.png", record=record)
     write_png(tmp_path / "segmented" / "p1.png", preprocess(prepared, CONFIG).pixels)
-    trained_on, _, _ = FilmDataset([record], tmp_path / "segmented", shape=(CONFIG.height, CONFIG.width))[0]
+    trained_on, _, _ = ImageDataset([record], tmp_path / "segmented", shape=(CONFIG.height, CONFIG.width))[0]
     served = predictor.prepare(film(films)).image
     assert served.shape == (96, 64) and served.dtype == np.float32
     assert np.array_equal(trained_on[0].numpy(), served)
@@ -109,7 +109,7 @@ def test_flags_of_the_segmentation_become_warnings(predictor: Predictor, films: 
     assert "chest-side-against-laterality" in codes
 
 
-def test_evidence_covers_the_film(predictor: Predictor, films: Any) -> None:
+def test_evidence_covers_the_image(predictor: Predictor, films: Any) -> None:
     mammogram = film(films)
     seen = predictor.explain(predictor.predict(mammogram), mammogram, Label.NORMAL)
     assert seen.heat.shape == mammogram.pixels.shape and seen.heat.dtype == np.float32
@@ -160,7 +160,7 @@ def test_reference_gives_decile_and_referral(base: Path, films: Any, tmp_path: P
     ]
 
 
-def test_an_exam_is_a_sequence_of_films(predictor: Predictor, films: Any) -> None:
+def test_an_exam_is_a_sequence_of_images(predictor: Predictor, films: Any) -> None:
     right, left = film(films), another(films, laterality=Laterality.LEFT)
     exam = predictor.predict([right, left])
     assert [image.probabilities for image in exam.images] == [
@@ -173,8 +173,8 @@ def test_an_exam_is_a_sequence_of_films(predictor: Predictor, films: Any) -> Non
         predictor.predict([])
 
 
-def flagged(films: Any, flag: ImageFlag) -> Any:
-    found = film(films)
+def flagged(images: Any, flag: ImageFlag) -> Any:
+    found = film(images)
     return dataclasses.replace(found, pixels=found.pixels[:-60].copy(), flags=(flag,))
 
 

@@ -56,7 +56,7 @@ def test_json_answer(server: Any, films: Any) -> None:
     assert answer["request_id"] == reply.headers["x-amzn-requestid"]
 
 
-def test_the_format_of_the_same_film_does_not_matter(server: Any, films: Any) -> None:
+def test_the_format_of_the_same_image_does_not_matter(server: Any, films: Any) -> None:
     answers = [server.invoke(films.pgm).json, server.invoke(films.png, PNG).json]
     assert answers[0]["probabilities"] == answers[1]["probabilities"]
     assert answers[0]["image"]["quality"] == answers[1]["image"]["quality"]
@@ -68,7 +68,7 @@ def test_operating_point_decides(server: Any, films: Any) -> None:
     assert (decision["operating_point"], decision["finding"]) == ("specificity", "not_suspicious")
 
 
-def test_heatmap_and_overlay_have_the_film_s_size(server: Any, films: Any) -> None:
+def test_heatmap_and_overlay_have_the_image_s_size(server: Any, films: Any) -> None:
     heatmap = server.invoke(films.pgm, path="/invocations?heatmap=true&target=benign").json["heatmap"]
     heat = cv2.imdecode(np.frombuffer(base64.b64decode(heatmap["png"]), np.uint8), cv2.IMREAD_UNCHANGED)
     assert heat.shape == films.pixels.shape == (heatmap["rows"], heatmap["columns"])

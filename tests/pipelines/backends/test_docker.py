@@ -94,10 +94,10 @@ def mode(engine: Engine, services: LocalServices, tmp_path: Path) -> Make:
         scope = Scope(parameters, {"PipelineExecutionId": "20260101-000000-abcd"})
         (tmp_path / "work").mkdir()
         context = JobContext(services.storage, tmp_path / "work", tmp_path / "logs", tmp_path / "checkpoints")
-        told: list[Any] = []
+        messages: list[Any] = []
         return docker.LocalMode(
             pipeline=built, scope=scope, context=context, sagemaker=services.sagemaker, serving=tmp_path / "serving",
-            environment=services.environment, cores=2, changed=told.append,
+            environment=services.environment, cores=2, changed=messages.append,
         )  # fmt: skip
 
     return make

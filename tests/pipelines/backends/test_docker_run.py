@@ -75,7 +75,7 @@ def test_both_backends_find_the_same_figures(runs: Runs) -> None:
             assert second[split][measure]["value"] == pytest.approx(expected, abs=0.02), (split, measure)
 
 
-def test_both_endpoints_answer_the_same_film_alike(runs: Runs) -> None:
+def test_both_endpoints_answer_the_same_image_alike(runs: Runs) -> None:
     first, second = (runs.document(backend, "invocation.json") for backend in ("process", "docker"))
     assert first["film"] == second["film"]
     assert second["answer"]["probabilities"] == pytest.approx(first["answer"]["probabilities"], abs=0.02)

@@ -34,9 +34,9 @@ def films(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def invoke(endpoint: Answering, films: Path, names: str, *options: str) -> int:
-    files = [str(films / name) for name in names.split()]
-    return cli.main(["invoke", *files, "--endpoint", endpoint.url, "--output", str(films / "out"), *options])
+def invoke(endpoint: Answering, images: Path, names: str, *options: str) -> int:
+    files = [str(images / name) for name in names.split()]
+    return cli.main(["invoke", *files, "--endpoint", endpoint.url, "--output", str(images / "out"), *options])
 
 
 def test_an_image_s_answer_is_a_table(endpoint: Answering, films: Path, capsys: Capture) -> None:

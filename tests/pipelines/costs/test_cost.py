@@ -36,10 +36,10 @@ def test_a_hand_calculation_gives_the_same(capsys: Capture) -> None:
     assert steps["Prepare"]["hours"] == pytest.approx(prepare, abs=1e-4)
     assert steps["Prepare"]["usd"] == pytest.approx(prepare * 0.23, abs=1e-3)
     learnt = 54706 * 0.8 * 0.8
-    films = learnt * 0.9458 * 3 * 4
-    assert steps["Augment"]["units"] == round(films - learnt)
-    assert steps["Segment"]["units"] == round(54706 + films - learnt)
-    seconds = films * 25 * 0.0681 * (384 * 256) / 17920
+    images = learnt * 0.9458 * 3 * 4
+    assert steps["Augment"]["units"] == round(images - learnt)
+    assert steps["Segment"]["units"] == round(54706 + images - learnt)
+    seconds = images * 25 * 0.0681 * (384 * 256) / 17920
     train = (seconds / 16 + 180) / 3600
     assert steps["Train-resnet50"]["hours"] == pytest.approx(train, rel=1e-3)
     assert steps["Train-resnet50"]["usd"] == pytest.approx(train * 0.7364, rel=1e-3)
@@ -106,8 +106,8 @@ def test_the_page_on_growing_shows_what_the_command_gives(capsys: Capture) -> No
     assert len(blocks) == 2
     for command, shown in blocks:
         assert cli.main(command.split()) == 0
-        told = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-        assert [line[4:].rstrip() for line in shown.rstrip().splitlines()] == told, command
+        printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+        assert [line[4:].rstrip() for line in shown.rstrip().splitlines()] == printed, command
 
 
 def test_the_page_of_the_recipes_is_the_generated_one() -> None:

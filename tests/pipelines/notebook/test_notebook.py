@@ -68,10 +68,10 @@ def test_costs_are_a_table_with_their_sum() -> None:
     assert all(f">{line.step}</td>" in shown for line in lines)
 
 
-def test_an_answer_is_shown_beside_its_film(tmp_path: Path) -> None:
+def test_an_answer_is_shown_beside_its_image(tmp_path: Path) -> None:
     notebook_view = pytest.importorskip("mammopipe.pipelines.notebook.views", exc_type=ImportError)
-    film, overlay = tmp_path / "a<b.png", io.BytesIO()
-    Image.new("I;16", (40, 80)).save(film)
+    image, overlay = tmp_path / "a<b.png", io.BytesIO()
+    Image.new("I;16", (40, 80)).save(image)
     Image.new("RGB", (40, 80)).save(overlay, "PNG")
     said = Answer(
         probabilities={"normal": 0.2, "benign": 0.1, "malignant": 0.7},
@@ -84,7 +84,7 @@ def test_an_answer_is_shown_beside_its_film(tmp_path: Path) -> None:
         laterality="R",
         view="MLO",
     )
-    shown = notebook_view.answer(film, said, overlay.getvalue()).data
+    shown = notebook_view.answer(image, said, overlay.getvalue()).data
     assert shown.count("<img") == 2 and "a&lt;b.png" in shown and "a<b.png" not in shown
     assert "malignant 0.70, normal 0.20" in shown and "uncertain: undecided" in shown and "Research use only" in shown
 

@@ -49,14 +49,14 @@ class Aws:
         self.logs.activate()
 
     def shows(self, status: str, *steps: dict[str, Any], reason: str = "", arn: str = ARN) -> None:
-        told = {
+        shown = {
             "PipelineExecutionArn": arn,
             "PipelineExecutionStatus": status,
             "CreationTime": START,
             "LastModifiedTime": START + timedelta(seconds=300),
             **({"FailureReason": reason} if reason else {}),
         }
-        self.stub.add_response("describe_pipeline_execution", told, {"PipelineExecutionArn": arn})
+        self.stub.add_response("describe_pipeline_execution", shown, {"PipelineExecutionArn": arn})
         self.stub.add_response(
             "list_pipeline_execution_steps",
             {"PipelineExecutionSteps": list(steps)},
@@ -273,9 +273,9 @@ def test_only_the_newest_are_adopted_and_that_is_said(
     listed(aws, [ARN, ARN.replace(ID, "older")], token="more")
     aws.shows("Failed", PREPARED, FAILED)
     assert cli.main(["runs", "--aws", "1", "--json", "--runs", str(tmp_path)]) == 0
-    told = capsys.readouterr()
-    assert [row["id"] for row in json.loads(told.out)] == [ID]
-    assert told.err == "Only the 1 newest executions of pipeline mammopipe; runs --aws N takes more\n"
+    shown = capsys.readouterr()
+    assert [row["id"] for row in json.loads(shown.out)] == [ID]
+    assert shown.err == "Only the 1 newest executions of pipeline mammopipe; runs --aws N takes more\n"
     assert cli.main(["runs", "--aws", "0", "--runs", str(tmp_path)]) == 2
 
 
@@ -338,9 +338,11 @@ def test_credentials_that_expire_at_the_end_say_that_the_run_has_ended(
 
     monkeypatch.setattr(aws_watch, "finish", expired)
     aws.shows("Succeeded", PREPARED)
-    with pytest.raises(ExpiredCredentialsError, match=f"{ID} has ended on AWS: Succeeded.*status {ID} --watch") as told:
+    with pytest.raises(
+        ExpiredCredentialsError, match=f"{ID} has ended on AWS: Succeeded.*status {ID} --watch"
+    ) as shown:
         aws_watch.watch(folder, aws.clients, Screen().show, lambda line: None, wait=lambda seconds: None)
-    assert told.value.exit_code == 4
+    assert shown.value.exit_code == 4
 
 
 def test_run_on_aws_follows_the_execution_and_exits_1_when_it_fails(

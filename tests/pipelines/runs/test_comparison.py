@@ -96,7 +96,7 @@ def test_the_verdict_is_of_validation_and_names_the_better_run(tmp_path: Path) -
         ({"split": None}, None, None),
     ],
 )
-def test_it_is_said_whether_the_films_are_the_same(
+def test_it_is_said_whether_the_images_are_the_same(
     tmp_path: Path, change: dict[str, Any], validation: bool | None, test: bool | None
 ) -> None:
     auc = figure(0.6, 0.5, 0.7)
@@ -127,7 +127,7 @@ LABELS = np.tile([0, 1, 2, 0], 15)
 LOGITS = np.random.default_rng(5).normal(size=(60, 3)) + 1.2 * np.eye(3)[LABELS]
 
 
-def test_on_the_same_films_the_difference_is_measured_film_by_film(tmp_path: Path) -> None:
+def test_on_the_same_images_the_difference_is_measured_image_by_image(tmp_path: Path) -> None:
     auc = figure(0.6, 0.4, 0.8)
     first, other = (run(tmp_path, name, auc) for name in ("a", "b"))
     tables = [softmax(LOGITS - np.eye(3)[LABELS]), softmax(LOGITS + 0.5 * np.eye(3)[LABELS])]
@@ -143,8 +143,8 @@ def test_on_the_same_films_the_difference_is_measured_film_by_film(tmp_path: Pat
     # By hand: patients drawn with replacement, both runs measured on the same draw.
     random, drawn = np.random.default_rng(1), []
     for _ in range(300):
-        films = np.concatenate([[2 * patient, 2 * patient + 1] for patient in random.integers(0, 30, 30)])
-        drawn.append([roc_auc_score(LABELS[films] == 2, table[films, 2]) for table in tables])
+        images = np.concatenate([[2 * patient, 2 * patient + 1] for patient in random.integers(0, 30, 30)])
+        drawn.append([roc_auc_score(LABELS[images] == 2, table[images, 2]) for table in tables])
     low, high = np.quantile(np.diff(drawn, axis=1), [0.025, 0.975])
     assert (measured["low"], measured["high"]) == (pytest.approx(low, abs=0.05), pytest.approx(high, abs=0.05))
     compared = comparison.against(comparison.facts(first), comparison.facts(other), found)
@@ -170,7 +170,7 @@ def test_a_difference_that_no_draw_changes_is_no_proof(tmp_path: Path) -> None:
     assert "accuracy" not in found and "malignant_auc" not in found, "no interval, so nothing to call beyond chance"
 
 
-def test_other_films_or_another_truth_are_never_paired(tmp_path: Path) -> None:
+def test_other_images_or_another_truth_are_never_paired(tmp_path: Path) -> None:
     first, fewer, relabelled, without = (run(tmp_path, name, figure(0.6, 0.4, 0.8)) for name in "abcd")
     said(first, softmax(LOGITS), LABELS)
     said(fewer, softmax(LOGITS[2:]), LABELS[2:])

@@ -139,9 +139,9 @@ def test_breasts_are_trained_evaluated_and_exams_answered(of_breasts: Run, tmp_p
     images = manifest[manifest["patient_id"] == row["patient_id"]]
     assert of_breasts.folder is not None
     source = of_breasts.folder.parents[1] / "rsna" / "train_images" / str(row["patient_id"])
-    films = [ExamImage(source / f"{name}.dcm", side, view) for name, side, view in zip(
+    mammograms = [ExamImage(source / f"{name}.dcm", side, view) for name, side, view in zip(
         images["image_id"], images["laterality"], images["view"], strict=True)]  # fmt: skip
-    answer = client(BREASTS, of_breasts).predict_exam(films)
+    answer = client(BREASTS, of_breasts).predict_exam(mammograms)
     scores = {breast.laterality: breast.malignancy_score for breast in answer.breasts}
     assert scores[row["laterality"]] == pytest.approx(100 * row["malignant"], abs=0.5)
     assert {breast.rule for breast in answer.breasts} == {"attention"}

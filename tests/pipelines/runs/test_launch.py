@@ -324,7 +324,7 @@ def test_on_aws_the_pipeline_is_created_and_started(
         run.document("evaluation.json")
 
 
-def test_on_aws_the_configurations_own_films_are_the_default(
+def test_on_aws_the_configurations_own_images_are_the_default(
     services: LocalServices, monkeypatch: pytest.MonkeyPatch, said: list[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", services.sagemaker.meta.endpoint_url)

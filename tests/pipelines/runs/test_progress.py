@@ -29,8 +29,8 @@ def test_every_fold_of_a_cross_validation_is_told(tmp_path: Path, capsys: pytest
     assert "fold 2 epoch 2, validation AUC 0.5731" in rendered(running, logs=tmp_path)
     with Progress(tmp_path, Console(file=io.StringIO())) as progress:
         progress.changed([running])
-    told = [line.split()[1:5] for line in capsys.readouterr().out.splitlines() if "validation AUC" in line]
-    assert told == [["fold", str(fold), "epoch", str(epoch)] for fold in range(3) for epoch in (1, 2)]
+    printed = [line.split()[1:5] for line in capsys.readouterr().out.splitlines() if "validation AUC" in line]
+    assert printed == [["fold", str(fold), "epoch", str(epoch)] for fold in range(3) for epoch in (1, 2)]
 
 
 def test_a_running_training_shows_its_last_epoch(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_two_runs_at_once_in_one_folder_do_not_meet(done: Done) -> None:
     assert f"{second.name}" in (done.folder / "runs" / "latest").resolve().name
 
 
-def test_the_run_says_that_its_films_are_synthetic_and_where_things_are(done: Done) -> None:
+def test_the_run_says_that_its_images_are_synthetic_and_where_things_are(done: Done) -> None:
     assert "SYNTHETIC IMAGES" in done.output
     for name in (
         "report.html",
@@ -138,7 +138,7 @@ def test_the_report_shows_the_figures_of_the_evaluation(done: Done) -> None:
         assert f"{candidate['validation']['macro_auc']['value']:.2f}" in report
 
 
-def test_the_endpoint_answered_about_a_test_film(done: Done) -> None:
+def test_the_endpoint_answered_about_a_test_image(done: Done) -> None:
     invocation = done.document("invocation.json")
     assert invocation["split"] == "test" and invocation["truth"] in ("normal", "benign", "malignant")
     assert sum(invocation["answer"]["probabilities"].values()) == pytest.approx(1.0, abs=1e-3)

@@ -23,11 +23,11 @@ def seen_by_another_detector(pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
 
 
 def difference(harmonisation: Harmonisation) -> float:
-    film = make_film(3, label=Label.MALIGNANT, laterality=Laterality.LEFT, height=512, width=416)
+    mammogram = make_film(3, label=Label.MALIGNANT, laterality=Laterality.LEFT, height=512, width=416)
     config = CONFIG.replace(harmonisation=harmonisation)
     one, other = (
         preprocess(Mammogram(pixels, Laterality.LEFT, View.MLO), config).image
-        for pixels in (film.pixels, seen_by_another_detector(film.pixels))
+        for pixels in (mammogram.pixels, seen_by_another_detector(mammogram.pixels))
     )
     both = (one > 0) & (other > 0)
     return float(np.abs(one - other)[both].mean())
@@ -60,8 +60,8 @@ def test_a_flat_image_stays_finite_and_in_range(kind: Harmonisation) -> None:
 def test_the_settings_that_a_model_keeps_give_the_pixels_of_training(kind: Harmonisation) -> None:
     config = CONFIG.replace(harmonisation=kind)
     kept = PreprocessConfig.from_json(json.loads(json.dumps(config.to_json())))
-    film = make_film(5, label=Label.BENIGN, laterality=Laterality.RIGHT, height=512, width=416)
-    mammogram = Mammogram(film.pixels, Laterality.RIGHT, View.MLO)
+    image = make_film(5, label=Label.BENIGN, laterality=Laterality.RIGHT, height=512, width=416)
+    mammogram = Mammogram(image.pixels, Laterality.RIGHT, View.MLO)
     assert kept == config
     assert np.array_equal(preprocess(mammogram, kept).pixels, preprocess(mammogram, config).pixels)
 

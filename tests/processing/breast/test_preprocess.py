@@ -14,8 +14,8 @@ CONFIG = PreprocessConfig(height=256, width=160)
 
 @pytest.mark.parametrize("side", Laterality)
 def test_the_chest_wall_is_on_the_left_and_everything_else_is_black(side: Laterality) -> None:
-    film = make_film(3, label=Label.NORMAL, laterality=side)
-    result = preprocess(Mammogram(film.pixels, side, View.MLO), CONFIG)
+    image = make_film(3, label=Label.NORMAL, laterality=side)
+    result = preprocess(Mammogram(image.pixels, side, View.MLO), CONFIG)
     assert result.pixels.shape == (256, 160)
     assert result.pixels.dtype == np.uint16
     columns = (result.pixels > 0).sum(axis=0)
@@ -27,10 +27,10 @@ def test_the_chest_wall_is_on_the_left_and_everything_else_is_black(side: Latera
 @pytest.mark.parametrize("side", Laterality)
 @pytest.mark.parametrize("max_height", [2048, 700])
 def test_lesions_move_with_the_pixels_and_back(side: Laterality, max_height: int) -> None:
-    film = make_film(5, label=Label.MALIGNANT, laterality=side)
+    image = make_film(5, label=Label.MALIGNANT, laterality=side)
     config = CONFIG.replace(max_height=max_height)
-    result = preprocess(Mammogram(film.pixels, side, View.MLO), config, film.lesions)
-    for before, after in zip(film.lesions, result.lesions, strict=True):
+    result = preprocess(Mammogram(image.pixels, side, View.MLO), config, image.lesions)
+    for before, after in zip(image.lesions, result.lesions, strict=True):
         assert result.to_original(after.x, after.y) == pytest.approx((before.x, before.y), abs=0.01)
         inside = np.zeros(result.pixels.shape, np.uint8)
         cv2.circle(inside, (round(after.x), round(after.y)), round(after.radius * 0.6), 1, -1)
@@ -38,12 +38,13 @@ def test_lesions_move_with_the_pixels_and_back(side: Laterality, max_height: int
 
 
 def test_a_marked_pixel_lands_where_its_lesion_lands() -> None:
-    film = make_film(5, label=Label.MALIGNANT, laterality=Laterality.RIGHT)
-    lesion = film.lesions[0]
-    pixels = film.pixels.copy()
+    mammogram = make_film(5, label=Label.MALIGNANT, laterality=Laterality.RIGHT)
+    lesion = mammogram.lesions[0]
+    pixels = mammogram.pixels.copy()
     cv2.circle(pixels, (round(lesion.x), round(lesion.y)), 6, 65535, -1)
     plain, marked = (
-        preprocess(Mammogram(image, Laterality.RIGHT, View.MLO), CONFIG, [lesion]) for image in (film.pixels, pixels)
+        preprocess(Mammogram(image, Laterality.RIGHT, View.MLO), CONFIG, [lesion])
+        for image in (mammogram.pixels, pixels)
     )
     change = np.abs(marked.image - plain.image)
     change[change < 0.5 * change.max()] = 0
@@ -52,35 +53,35 @@ def test_a_marked_pixel_lands_where_its_lesion_lands() -> None:
 
 
 def test_the_pectoral_muscle_stays_only_when_asked_for() -> None:
-    film = make_film(3, label=Label.NORMAL, laterality=Laterality.LEFT)
-    mammogram = Mammogram(film.pixels, Laterality.LEFT, View.MLO)
+    image = make_film(3, label=Label.NORMAL, laterality=Laterality.LEFT)
+    mammogram = Mammogram(image.pixels, Laterality.LEFT, View.MLO)
     without, whole = (preprocess(mammogram, CONFIG.replace(remove_pectoral=remove)) for remove in (True, False))
     assert without.region.pectoral.any()
     assert (whole.pixels > 0).sum() > (without.pixels > 0).sum()
 
 
 def test_the_image_is_the_stored_pixels_as_a_share_of_full_scale() -> None:
-    film = make_film(4, label=Label.NORMAL, laterality=Laterality.LEFT)
-    result = preprocess(Mammogram(film.pixels), CONFIG)
+    mammogram = make_film(4, label=Label.NORMAL, laterality=Laterality.LEFT)
+    result = preprocess(Mammogram(mammogram.pixels), CONFIG)
     assert result.image.dtype == np.float32
     assert np.array_equal(result.image, to_unit(result.pixels))
     assert result.image.min() == 0
     assert result.image.max() == 1
 
 
-def test_a_mirrored_film_gives_the_same_input() -> None:
-    film = make_film(6, label=Label.NORMAL, laterality=Laterality.LEFT)
-    left = preprocess(Mammogram(film.pixels, Laterality.LEFT, View.MLO), CONFIG)
-    mirrored = Mammogram(np.ascontiguousarray(film.pixels[:, ::-1]), Laterality.RIGHT, View.MLO)
+def test_a_mirrored_image_gives_the_same_input() -> None:
+    mammogram = make_film(6, label=Label.NORMAL, laterality=Laterality.LEFT)
+    left = preprocess(Mammogram(mammogram.pixels, Laterality.LEFT, View.MLO), CONFIG)
+    mirrored = Mammogram(np.ascontiguousarray(mammogram.pixels[:, ::-1]), Laterality.RIGHT, View.MLO)
     right = preprocess(mirrored, CONFIG)
     assert (left.region.chest_side, right.region.chest_side) == (Side.LEFT, Side.RIGHT)
     assert np.abs(left.image - right.image).mean() < 0.01
 
 
 def test_what_the_caller_knows_of_side_and_view_does_not_change_the_pixels() -> None:
-    film = make_film(7, label=Label.BENIGN, laterality=Laterality.LEFT)
-    known = preprocess(Mammogram(film.pixels, Laterality.LEFT, View.MLO), CONFIG)
-    unknown = preprocess(Mammogram(film.pixels), CONFIG)
+    image = make_film(7, label=Label.BENIGN, laterality=Laterality.LEFT)
+    known = preprocess(Mammogram(image.pixels, Laterality.LEFT, View.MLO), CONFIG)
+    unknown = preprocess(Mammogram(image.pixels), CONFIG)
     assert np.array_equal(known.pixels, unknown.pixels)
 
 

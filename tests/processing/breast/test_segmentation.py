@@ -35,23 +35,23 @@ def make_film(
     seed: int = 0,
 ) -> Film:
     y, x = np.mgrid[:height, :width].astype(np.float32) / height
-    film = (x >= padding) & (x < width / height - padding)
+    image = (x >= padding) & (x < width / height - padding)
     x = x - padding
     # Distance to the skin, 0 at it and 1 deep inside: half an ellipse on the chest wall.
     depth = 1 - np.sqrt((x / 0.42) ** 2 + ((y - 0.45) / 0.52) ** 2)
-    breast = (depth > 0) & film
+    breast = (depth > 0) & image
     corner = (x < 0.22 - 0.4 * y) & breast
-    values = np.where(breast, 60 + 70 * np.clip(depth * 6, 0, 1), 4 * film)
+    values = np.where(breast, 60 + 70 * np.clip(depth * 6, 0, 1), 4 * image)
     if muscle:
         values[corner] = 210
     if label:
         values[(abs(x - 0.55) < 0.05) & (abs(y - 0.08) < 0.06)] = 250
     if tape:
-        values[(abs(x - 0.5) < 0.004) & film] = 180
+        values[(abs(x - 0.5) < 0.004) & image] = 180
     if border:
-        values[film & (x > width / height - 2 * padding - 0.03)] = 255
-        values[film & (y > 0.985)] = 90
-    noise = np.random.default_rng(seed).normal(0, 1.5, values.shape) * film
+        values[image & (x > width / height - 2 * padding - 0.03)] = 255
+        values[image & (y > 0.985)] = 90
+    noise = np.random.default_rng(seed).normal(0, 1.5, values.shape) * image
     values = cv2.GaussianBlur(values, (0, 0), height / 400) + noise
     return Film((np.clip(values, 0, 255) * 257).astype(np.uint16), breast, corner & muscle)
 
@@ -61,12 +61,12 @@ def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 
 
 def test_finds_breast_muscle_and_chest_side() -> None:
-    film = make_film()
-    region = segment_breast(film.pixels, laterality=Laterality.LEFT, view=View.MLO)
-    assert region.mask.shape == region.pectoral.shape == film.pixels.shape
+    image = make_film()
+    region = segment_breast(image.pixels, laterality=Laterality.LEFT, view=View.MLO)
+    assert region.mask.shape == region.pectoral.shape == image.pixels.shape
     assert region.mask.dtype == region.pectoral.dtype == np.bool_
-    assert dice(region.mask, film.breast) > 0.98
-    assert dice(region.pectoral, film.muscle) > 0.95
+    assert dice(region.mask, image.breast) > 0.98
+    assert dice(region.pectoral, image.muscle) > 0.95
     assert not (region.pectoral & ~region.mask).any()
     assert region.chest_side is Side.LEFT
     assert region.quality["flags"] == []
@@ -74,60 +74,60 @@ def test_finds_breast_muscle_and_chest_side() -> None:
 
 @pytest.mark.parametrize("clutter", ["label", "tape", "border"])
 def test_leaves_out_what_is_not_breast(clutter: str) -> None:
-    film = make_film(label=clutter == "label", tape=clutter == "tape", border=clutter == "border")
-    region = segment_breast(film.pixels, view=View.MLO)
-    assert dice(region.mask, film.breast) > 0.975
-    assert dice(region.pectoral, film.muscle) > 0.95
+    image = make_film(label=clutter == "label", tape=clutter == "tape", border=clutter == "border")
+    region = segment_breast(image.pixels, view=View.MLO)
+    assert dice(region.mask, image.breast) > 0.975
+    assert dice(region.pectoral, image.muscle) > 0.95
 
 
 def test_parts_a_label_that_touches_the_skin() -> None:
-    film = make_film()
-    pixels = film.pixels.copy()
-    edge = int(np.flatnonzero(film.breast[60])[-1])
+    image = make_film()
+    pixels = image.pixels.copy()
+    edge = int(np.flatnonzero(image.breast[60])[-1])
     pixels[20:80, edge - 2 : edge + 60] = 64000
     region = segment_breast(pixels, view=View.MLO)
-    assert dice(region.mask, film.breast) > 0.97
+    assert dice(region.mask, image.breast) > 0.97
 
 
 def test_an_abdomen_strip_below_the_breast_is_cut_off() -> None:
-    film = make_film()
-    pixels = np.vstack([film.pixels, np.full((100, 512), 1000, np.uint16)])
-    left = int(np.flatnonzero(film.breast[250])[0])
+    image = make_film()
+    pixels = np.vstack([image.pixels, np.full((100, 512), 1000, np.uint16)])
+    left = int(np.flatnonzero(image.breast[250])[0])
     pixels[450:, left : left + 16] = 40000
     region = segment_breast(pixels, view=View.MLO)
-    assert dice(region.mask[:512], film.breast) > 0.97
+    assert dice(region.mask[:512], image.breast) > 0.97
     assert not region.mask[520:].any()
 
 
 @pytest.mark.parametrize("width", [8, 14])
 def test_a_bright_strip_below_the_muscle_stays_breast(width: int) -> None:
-    film = make_film()
-    pixels = film.pixels.copy()
-    first = int(np.flatnonzero(film.breast.any(axis=0))[0])
-    strip = np.zeros_like(film.breast)
+    image = make_film()
+    pixels = image.pixels.copy()
+    first = int(np.flatnonzero(image.breast.any(axis=0))[0])
+    strip = np.zeros_like(image.breast)
     strip[: int(0.93 * 512), first : first + width] = True
-    pixels[strip & film.breast] = film.pixels[film.muscle].max()
+    pixels[strip & image.breast] = image.pixels[image.muscle].max()
     region = segment_breast(pixels, view=View.MLO)
-    assert dice(region.pectoral, film.muscle) > 0.9
-    lowest = np.flatnonzero(film.muscle.any(axis=1))[-1]
+    assert dice(region.pectoral, image.muscle) > 0.9
+    lowest = np.flatnonzero(image.muscle.any(axis=1))[-1]
     assert not region.pectoral[lowest + 60 :].any()
 
 
 @pytest.mark.parametrize("height", [14, 48])
 def test_a_dark_band_across_the_upper_edge_is_no_breast(height: int) -> None:
-    film = make_film()
-    pixels = film.pixels.copy()
-    pixels[:height] = np.where(film.breast[:height], 257 * 40, pixels[:height])
+    image = make_film()
+    pixels = image.pixels.copy()
+    pixels[:height] = np.where(image.breast[:height], 257 * 40, pixels[:height])
     region = segment_breast(pixels, view=View.MLO)
     assert not region.mask[: height - 3].any()
     below = np.arange(512)[:, None] > height + 4
-    assert dice(region.mask & below, film.breast & below) > 0.97
+    assert dice(region.mask & below, image.breast & below) > 0.97
 
 
-def test_a_flipped_film_gives_the_flipped_masks() -> None:
-    film = make_film(label=True)
-    plain = segment_breast(film.pixels, view=View.MLO)
-    flipped = segment_breast(np.ascontiguousarray(film.pixels[:, ::-1]), view=View.MLO)
+def test_a_flipped_image_gives_the_flipped_masks() -> None:
+    image = make_film(label=True)
+    plain = segment_breast(image.pixels, view=View.MLO)
+    flipped = segment_breast(np.ascontiguousarray(image.pixels[:, ::-1]), view=View.MLO)
     assert flipped.chest_side is Side.RIGHT
     assert dice(flipped.mask[:, ::-1], plain.mask) > 0.995
     assert dice(flipped.pectoral[:, ::-1], plain.pectoral) > 0.97
@@ -135,44 +135,44 @@ def test_a_flipped_film_gives_the_flipped_masks() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(200, 200), (1024, 1024), (2776, 2082)])
 def test_every_size_gives_the_same_masks(height: int, width: int) -> None:
-    film = make_film(height, width, padding=0.0 if width < height else 0.15)
-    region = segment_breast(film.pixels, view=View.MLO)
-    assert dice(region.mask, film.breast) > 0.97
-    assert dice(region.pectoral, film.muscle) > 0.93
+    image = make_film(height, width, padding=0.0 if width < height else 0.15)
+    region = segment_breast(image.pixels, view=View.MLO)
+    assert dice(region.mask, image.breast) > 0.97
+    assert dice(region.pectoral, image.muscle) > 0.93
 
 
-def test_the_reduced_copy_tells_what_the_whole_film_tells(monkeypatch: pytest.MonkeyPatch) -> None:
-    film = make_film(1024, 1024, label=True)
-    reduced = segment_breast(film.pixels, view=View.MLO)
+def test_the_reduced_copy_tells_what_the_whole_image_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = make_film(1024, 1024, label=True)
+    reduced = segment_breast(image.pixels, view=View.MLO)
     monkeypatch.setattr("mammopipe.processing.breast.working_copy.WORKING_SIZE", 1024)
-    whole = segment_breast(film.pixels, view=View.MLO)
+    whole = segment_breast(image.pixels, view=View.MLO)
     assert dice(reduced.mask, whole.mask) > 0.98
     assert dice(reduced.pectoral, whole.pectoral) > 0.97
 
 
 @pytest.mark.parametrize(("gain", "offset"), [(0.7, 0), (0.9, 9000), (1.15, -1000)])
 def test_exposure_does_not_move_the_masks(gain: float, offset: int) -> None:
-    film = make_film()
-    pixels = np.clip(film.pixels * gain + offset, 0, 65535).astype(np.uint16)
+    image = make_film()
+    pixels = np.clip(image.pixels * gain + offset, 0, 65535).astype(np.uint16)
     region = segment_breast(pixels, view=View.MLO)
-    assert dice(region.mask, film.breast) > 0.975
-    assert dice(region.pectoral, film.muscle) > 0.95
+    assert dice(region.mask, image.breast) > 0.975
+    assert dice(region.pectoral, image.muscle) > 0.95
 
 
 @pytest.mark.parametrize("degrees", [-14, 9, 14])
-def test_a_tilted_film_with_black_wedges_is_segmented(degrees: float) -> None:
-    film = make_film()
+def test_a_tilted_image_with_black_wedges_is_segmented(degrees: float) -> None:
+    image = make_film()
     turn = cv2.getRotationMatrix2D((256, 256), degrees, 1.0)
-    pixels = cv2.warpAffine(film.pixels, turn, (512, 512)).astype(np.uint16)
-    breast = cv2.warpAffine(film.breast.astype(np.uint8), turn, (512, 512)) > 0
+    pixels = cv2.warpAffine(image.pixels, turn, (512, 512)).astype(np.uint16)
+    breast = cv2.warpAffine(image.breast.astype(np.uint8), turn, (512, 512)) > 0
     region = segment_breast(pixels, view=View.MLO)
     assert region.chest_side is Side.LEFT
     assert dice(region.mask, breast) > 0.97
 
 
 def test_no_muscle_is_invented() -> None:
-    film = make_film(muscle=False)
-    region = segment_breast(film.pixels, view=View.MLO)
+    image = make_film(muscle=False)
+    region = segment_breast(image.pixels, view=View.MLO)
     assert not region.pectoral.any()
     assert region.quality["flags"] == ["pectoral-not-found"]
 
@@ -206,13 +206,13 @@ def test_coverage_outside_the_limits_is_flagged() -> None:
     small = np.zeros((512, 512), np.uint16)
     small[:256, :256] = cv2.resize(make_film(padding=0.0).pixels, (256, 256))
     assert "coverage-low" in segment_breast(small, view=View.MLO).quality["flags"]
-    film = make_film(padding=0.0)
-    large = np.ascontiguousarray(film.pixels[40:400, :200])
+    image = make_film(padding=0.0)
+    large = np.ascontiguousarray(image.pixels[40:400, :200])
     assert "coverage-high" in segment_breast(large, view=View.MLO).quality["flags"]
     assert "skin-cut-off" in segment_breast(large, view=View.MLO).quality["flags"]
 
 
-def test_padding_is_no_part_of_the_film() -> None:
+def test_padding_is_no_part_of_the_image() -> None:
     coverage = [
         segment_breast(make_film(padding=padding).pixels, view=View.MLO).quality["coverage"] for padding in (0.0, 0.15)
     ]
@@ -237,7 +237,7 @@ def test_an_image_without_structure_is_refused(pixels: NDArray[np.uint16], reaso
         segment_breast(pixels)
 
 
-def test_a_film_with_only_a_label_is_refused() -> None:
+def test_an_image_with_only_a_label_is_refused() -> None:
     pixels = np.random.default_rng(0).integers(0, 1000, (400, 400)).astype(np.uint16)
     pixels[20:80, 300:360] = 64000
     with pytest.raises(ImageError, match="no breast"):
@@ -259,9 +259,9 @@ def test_wrong_arrays_are_a_fault_of_the_caller(pixels: NDArray[np.uint16]) -> N
 
 
 def test_the_thumbnail_shows_all_contours() -> None:
-    film = make_film()
-    region = segment_breast(film.pixels, view=View.MLO)
-    picture = draw_contours(film.pixels, region, [Lesion(200, 300, 30, Label.BENIGN)], height=256)
+    image = make_film()
+    region = segment_breast(image.pixels, view=View.MLO)
+    picture = draw_contours(image.pixels, region, [Lesion(200, 300, 30, Label.BENIGN)], height=256)
     assert picture.shape == (256, 256, 3) and picture.dtype == np.uint8
     for colour in ((0, 255, 0), (255, 0, 0), (255, 255, 0)):
         assert (picture == colour).all(axis=2).sum() > 20

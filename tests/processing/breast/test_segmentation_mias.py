@@ -24,9 +24,9 @@ def circle(lesion: Lesion, shape: tuple[int, ...]) -> NDArray[np.bool_]:
 def regions(mias_folder: Path) -> list[tuple[ImageRecord, BreastRegion]]:
     found = []
     for record in read_labels(mias_folder / "Info.txt"):
-        film = cv2.imread(str(mias_folder / f"{record.image_id}.pgm"), cv2.IMREAD_UNCHANGED)
-        assert film is not None
-        pixels = film.astype(np.uint16) * np.uint16(257)
+        image = cv2.imread(str(mias_folder / f"{record.image_id}.pgm"), cv2.IMREAD_UNCHANGED)
+        assert image is not None
+        pixels = image.astype(np.uint16) * np.uint16(257)
         found.append((record, segment_breast(pixels, laterality=record.laterality, view=record.view)))
     return found
 

@@ -2,6 +2,7 @@
 
 import platform
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256
+from mammopipe.processing.images import pgm_png
 from mammopipe.processing.images.mammogram import (
     CorruptImageError,
     ImageTooLargeError,
@@ -118,6 +120,25 @@ def test_every_decoder_reads_what_is_written(tmp_path_factory: pytest.TempPathFa
         image.verify()
     with Image.open(path) as image:
         assert image.mode == "I;16" and np.array_equal(np.asarray(image), pixels)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 9])
+def test_an_image_is_written_in_blocks_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(pgm_png, "PNG_BLOCK", 3 * 2 * 700)
+    pixels = np.random.default_rng(rows).integers(0, 65536, (rows, 700)).astype(np.uint16)
+    write_png(tmp_path / "a.png", pixels)
+    with Image.open(tmp_path / "a.png") as image:
+        assert np.array_equal(np.asarray(image), pixels)
+    assert np.array_equal(read_mammogram(tmp_path / "a.png").pixels, pixels)
+
+
+def test_writing_takes_little_memory_beside_the_image(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 65536, (4000, 3000)).astype(np.uint16)
+    tracemalloc.start()
+    write_png(tmp_path / "a.png", pixels)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < pixels.nbytes
 
 
 @pytest.mark.parametrize(

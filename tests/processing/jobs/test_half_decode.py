@@ -84,7 +84,7 @@ def test_half_decodes_give_the_same_manifest_and_say_how_other_their_pixels_are(
     assert [replace(each, sha256="") for each in first] == [replace(each, sha256="") for each in second]
 
 
-def test_a_film_with_bright_padding_is_decoded_whole(trees: dict[int, Path], run: Callable[..., Path]) -> None:
+def test_an_image_with_bright_padding_is_decoded_whole(trees: dict[int, Path], run: Callable[..., Path]) -> None:
     """Half a decode would blend the padding lines of the second patient's machine into the tissue beside them."""
     whole, half = run(trees[2], "whole"), run(trees[2], "half", "--reduced-decode", "true")
     measured = json.loads((half / "stage.json").read_text())["reduced_decode"]["images"]

@@ -125,13 +125,13 @@ def test_the_same_input_and_seed_give_the_same_bytes(
 
 def test_prepared_pixels_are_those_of_the_image(tree: Path, prepared: Path) -> None:
     for record in read_manifest(prepared):
-        film = cv2.imread(str(tree / f"{record.image_id}.pgm"), cv2.IMREAD_GRAYSCALE)
-        assert np.array_equal(read_mammogram(prepared / record.path).pixels, film.astype(np.uint16) * 257)
+        image = cv2.imread(str(tree / f"{record.image_id}.pgm"), cv2.IMREAD_GRAYSCALE)
+        assert np.array_equal(read_mammogram(prepared / record.path).pixels, image.astype(np.uint16) * 257)
         assert record.laterality is (Laterality.LEFT if int(record.image_id[3:]) % 2 == 0 else Laterality.RIGHT)
         assert record.pixel_spacing_mm == 0.2
 
 
-def test_a_tall_film_is_reduced_with_its_lesions_and_spacing(tree: Path, container: Container) -> None:
+def test_a_tall_image_is_reduced_with_its_lesions_and_spacing(tree: Path, container: Container) -> None:
     prepared = container(labels=tree, images=tree) / "prepared"
     prepare.main(["--dataset", "mias", "--max-height", "512"])
     records = read_manifest(prepared)
@@ -152,7 +152,7 @@ def broken_tree(tree: Path, folder: Path) -> Path:
     return folder
 
 
-def test_bad_films_are_quarantined_with_their_reason_and_the_rest_goes_on(
+def test_bad_images_are_quarantined_with_their_reason_and_the_rest_goes_on(
     tree: Path, tmp_path: Path, container: Container
 ) -> None:
     folder = broken_tree(tree, tmp_path)
@@ -165,7 +165,7 @@ def test_bad_films_are_quarantined_with_their_reason_and_the_rest_goes_on(
     assert len(read_manifest(prepared)) == FILMS - 3
 
 
-def test_too_many_bad_films_stop_the_job_before_a_manifest_is_written(
+def test_too_many_bad_images_stop_the_job_before_a_manifest_is_written(
     tree: Path, tmp_path: Path, container: Container
 ) -> None:
     folder = broken_tree(tree, tmp_path)
@@ -240,8 +240,8 @@ def test_without_copies_the_stage_is_passed_through(
     assert "copies=0: no copy is stored" in said and ("training.sampling balances" in said) is (balance == "true")
     assert read_manifest(output) == []
     (stage,) = output.glob("stage*.json")
-    told = json.loads(stage.read_text())
-    assert told["config"]["balance"] is (balance == "true") and told["counts"]["copies"] == 0
+    described = json.loads(stage.read_text())
+    assert described["config"]["balance"] is (balance == "true") and described["counts"]["copies"] == 0
     assert [path.name for path in (output / "images").rglob("*")] == ["no-copies.txt"], "an empty prefix fails on AWS"
     segmented = container(
         prepared_manifest=prepared,

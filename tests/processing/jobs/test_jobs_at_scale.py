@@ -110,7 +110,7 @@ def test_several_instances_make_what_one_makes_even_where_some_get_no_image(
 
 
 @pytest.mark.parametrize("hosts", [1, 2, HOSTS])
-def test_a_film_of_the_table_that_no_instance_saw_is_missed(
+def test_an_image_of_the_table_that_no_instance_saw_is_missed(
     run_on: Callable[..., Stages], tree: Path, tmp_path: Path, hosts: int
 ) -> None:
     source = tmp_path / "source"

@@ -26,9 +26,9 @@ PER_IMAGE_MIB = 2.0
 @pytest.fixture(scope="module")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     folder = tmp_path_factory.mktemp("phantoms")
-    for films in (FEW, MANY):
-        write_mias_tree(folder / str(films), films=films)
-    return {films: folder / str(films) for films in (FEW, MANY)}
+    for images in (FEW, MANY):
+        write_mias_tree(folder / str(images), films=images)
+    return {images: folder / str(images) for images in (FEW, MANY)}
 
 
 def start(job: str, base: Path, inputs: dict[str, Path], *arguments: str) -> "subprocess.Popen[bytes]":
@@ -79,21 +79,21 @@ def watched(process: "subprocess.Popen[bytes]", base: Path) -> dict[str, float]:
 
 def test_memory_does_not_grow_with_the_number_of_images(trees: dict[int, Path], tmp_path: Path) -> None:
     peaks: dict[tuple[str, int], dict[str, float]] = {}
-    for films, tree in trees.items():
-        base = tmp_path / f"prepare-{films}"
+    for images, tree in trees.items():
+        base = tmp_path / f"prepare-{images}"
         process = start("prepare", base, {"labels": tree, "images": tree}, "--dataset", "mias")
-        peaks["prepare", films] = watched(process, base)
+        peaks["prepare", images] = watched(process, base)
         prepared = base / "processing" / "output" / "prepared"
         inputs = {
             "prepared-manifest": prepared,
             "prepared-images": prepared / "images",
             "prepared-stage": prepared,
-            "augmented-manifest": empty(tmp_path / f"none-{films}", prepared),
-            "augmented-images": tmp_path / f"none-{films}",
+            "augmented-manifest": empty(tmp_path / f"none-{images}", prepared),
+            "augmented-images": tmp_path / f"none-{images}",
         }
-        base = tmp_path / f"segment-{films}"
+        base = tmp_path / f"segment-{images}"
         process = start("segment", base, inputs, "--height", "96", "--width", "64", "--montage-films", "0")
-        peaks["segment", films] = watched(process, base)
+        peaks["segment", images] = watched(process, base)
     # A job that held its films would need this much more for the many; a quarter of that is the machine's noise.
     held = (MANY - FEW) * PER_IMAGE_MIB
     for job in ("prepare", "segment"):

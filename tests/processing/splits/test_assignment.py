@@ -1,12 +1,19 @@
 from collections import defaultdict
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
-from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.splits.assignment import SplitConfig, assign_splits
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol
+from mammopipe.processing.errors import ConfigError, LabelError
+from mammopipe.processing.splits.assignment import (
+    SplitConfig,
+    assign_folds,
+    assign_splits,
+    keep_splits,
+    states_splits,
+)
 
 labels = st.lists(st.lists(st.sampled_from(Label), min_size=1, max_size=5), min_size=1, max_size=80)
 
@@ -67,11 +74,100 @@ def test_another_seed_gives_another_test_set() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"test_fraction": 0.0}, "test_fraction=0.0"),
-        ({"folds": 1}, "folds=1"),
-        ({"validation_fold": 5}, "validation_fold=5"),
+        ({"test_fraction": 0.0}, "test_fraction=0.0 must lie between 0 and 1"),
+        ({"test_fraction": 1.0}, "test_fraction=1.0 must lie between 0 and 1"),
+        ({"folds": 1}, "folds=1 must be at least 2"),
+        ({"validation_fold": 5}, r"validation_fold=5 must be one of 0 to 4 \(folds=5\)"),
+        ({"validation_fold": -1}, "validation_fold=-1"),
     ],
 )
 def test_a_contradiction_is_refused_by_name(changes: dict[str, float], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         SplitConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_the_least_and_the_greatest_values_are_accepted() -> None:
+    assert SplitConfig(test_fraction=0.999, folds=2, validation_fold=1).validation_fold == 1
+    assert (SplitConfig().test_fraction, SplitConfig().folds, SplitConfig().validation_fold) == (0.2, 5, 0)
+
+
+def test_a_class_of_more_patients_than_folds_has_one_in_the_test_set() -> None:
+    for patients, tested in ((5, 0), (6, 1), (30, 2)):
+        records = assign_splits(build([[Label.BENIGN]] * patients), SplitConfig(test_fraction=0.05))
+        assert sum(record.split is Split.TEST for record in records) == tested, patients
+
+
+def test_the_validation_fold_is_the_one_that_is_configured() -> None:
+    records = assign_splits(build([[Label.NORMAL]] * 20), SplitConfig(folds=4, validation_fold=2))
+    folds = {record.fold for record in records if record.split is Split.VALIDATION}
+    assert folds == {2} and {record.fold for record in records if record.split is Split.TRAIN} == {0, 1, 3}
+
+
+def test_between_equally_serious_labels_the_name_decides_not_the_order() -> None:
+    # A patient with a normal and a negative image counts as normal: the last of the equals by name.
+    def stratum(images: list[Label]) -> list[tuple[Split | None, int | None]]:
+        records = assign_splits(build([images, *[[Label.NEGATIVE]] * 7, *[[Label.NORMAL]] * 9]))
+        return [(record.split, record.fold) for record in records][len(images) :]
+
+    assert stratum([Label.NORMAL, Label.NEGATIVE]) == stratum([Label.NEGATIVE, Label.NORMAL]) == stratum([Label.NORMAL])
+    assert stratum([Label.NORMAL]) != stratum([Label.NEGATIVE]), "the two strata are dealt one by one"
+
+
+def test_the_folds_of_the_development_set_are_dealt_by_class_and_seed() -> None:
+    records = build([[Label.NORMAL]] * 7 + [[Label.MALIGNANT, Label.BENIGN]] * 6)
+    folds = assign_folds(records, 3, seed=0, protocol=SplitProtocol.PATIENT)
+    assert folds[7::2] == folds[8::2], "images of one patient share a fold"
+    assert sorted(folds[:7]) == [0, 0, 0, 1, 1, 2, 2] and sorted(folds[7::2]) == [0, 0, 1, 1, 2, 2]
+    assert folds != assign_folds(records, 3, seed=1, protocol=SplitProtocol.PATIENT)
+
+
+# --- splits that the label table states
+
+
+def stated(splits: Sequence[Split | None], patients: Sequence[str] | None = None) -> list[ImageRecord]:
+    """Return one image for each split, of a patient of its own unless patients are given."""
+    names = patients or [f"p{place}" for place in range(len(splits))]
+    return [
+        ImageRecord(f"i{place}", name, "rsna", None, None, Label.NORMAL, split)
+        for place, (name, split) in enumerate(zip(names, splits, strict=True))
+    ]
+
+
+def test_a_table_states_all_splits_or_none() -> None:
+    assert states_splits(stated([Split.TRAIN, Split.TEST])) is True
+    assert states_splits(stated([None, None])) is False and states_splits([]) is False
+    with pytest.raises(LabelError, match=r"^2 of 3 images have a split; give one for all of them or for none$"):
+        states_splits(stated([Split.TRAIN, None, Split.TEST]))
+
+
+def test_stated_splits_are_kept_and_the_validation_fold_comes_from_training() -> None:
+    records = keep_splits(stated([Split.TRAIN] * 10 + [Split.TEST] * 3), SplitConfig())
+    assert [record.split for record in records[10:]] == [Split.TEST] * 3
+    assert [record.fold for record in records[10:]] == [None] * 3
+    assert sorted(record.fold or 0 for record in records[:10]) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert all((record.split is Split.VALIDATION) == (record.fold == 0) for record in records[:10])
+    assert all(record.split in (Split.TRAIN, Split.VALIDATION) for record in records[:10])
+
+
+def test_a_stated_validation_split_is_the_validation_fold() -> None:
+    splits = [Split.TRAIN] * 8 + [Split.VALIDATION] * 2 + [Split.TEST]
+    records = keep_splits(stated(splits), SplitConfig(folds=5, validation_fold=1))
+    assert [record.split for record in records] == splits
+    assert [record.fold for record in records[8:]] == [1, 1, None]
+    assert sorted(record.fold for record in records[:8] if record.fold is not None) == [0, 0, 2, 2, 3, 3, 4, 4]
+    other = keep_splits(stated(splits), SplitConfig(folds=5, validation_fold=1, seed=4))
+    assert [record.fold for record in other] != [record.fold for record in records]
+
+
+def test_stated_splits_that_divide_a_patient_or_lack_one_are_refused() -> None:
+    with pytest.raises(LabelError) as caught:
+        keep_splits(stated([Split.TRAIN, Split.TEST], ["p", "p"]), SplitConfig())
+    assert str(caught.value) == (
+        "image i1: the table puts its patient in the splits test and train; all images of a patient belong to one split"
+    )
+    together = stated([Split.TRAIN, Split.TRAIN, Split.TEST], ["p", "p", "q"])
+    folds = [record.fold for record in keep_splits(together, SplitConfig())]
+    assert folds[0] == folds[1]
+    for missing, others in ((Split.TRAIN, Split.TEST), (Split.TEST, Split.TRAIN)):
+        with pytest.raises(LabelError, match=f"^the table's split column has no image in {missing}$"):
+            keep_splits(stated([others, Split.VALIDATION]), SplitConfig())

@@ -33,7 +33,7 @@ def test_a_store_gives_back_what_it_was_given(films: dict[str, Features]) -> Non
             store["another"]
 
 
-def test_images_of_one_film_are_candidates_and_few_others(films: dict[str, Features]) -> None:
+def test_versions_of_one_image_are_candidates_and_few_others(films: dict[str, Features]) -> None:
     groups = ["test" if name == "brighter" else "train" for name in films]
     pairs = candidate_pairs(films, groups)
     assert ("film9", "brighter") in pairs

@@ -89,7 +89,7 @@ CHANGES: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_copy_of_a_training_film_under_another_name_is_found_in_the_test(
+def test_a_copy_of_a_training_image_under_another_name_is_found_in_the_test(
     clean: list[ImageRecord], films: Films, tmp_path: Path, change: str
 ) -> None:
     record = ImageRecord("new", "p99", "mias", None, View.MLO, Label.MALIGNANT, Split.TEST)
@@ -138,7 +138,7 @@ def test_one_file_in_two_splits_is_found_even_where_it_shows_nothing(clean: list
     assert {finding.kind for finding in report.findings} == {"equal-files"}
 
 
-def test_the_two_films_of_a_patient_are_not_taken_for_one(films: Films, tmp_path: Path) -> None:
+def test_the_two_images_of_a_patient_are_not_taken_for_one(films: Films, tmp_path: Path) -> None:
     records = []
     for number, side in enumerate(Laterality):
         pixels = make_film(40 + number, label=Label.NORMAL, laterality=side, patient_seed=40).pixels

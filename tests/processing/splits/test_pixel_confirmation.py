@@ -43,7 +43,7 @@ def test_a_mirrored_copy_correlates_by_a_transform_that_mirrors():
     assert correlation(detail(original), detail(mirrored), mirror) > 0.95
 
 
-def test_different_films_do_not_correlate_however_they_are_laid():
+def test_different_images_do_not_correlate_however_they_are_laid():
     values = [correlation(detail(film(3)), detail(film(seed)), SAME) for seed in (4, 5, 6)]
     assert max(values) < LEAST_LIMIT
 

@@ -50,13 +50,13 @@ def splits_by(records: list[ImageRecord], key: Callable[[ImageRecord], str]) -> 
     return [len(splits) for splits in groups.values()]
 
 
-def test_by_film_a_film_stays_whole_and_patients_do_not() -> None:
+def test_by_image_an_image_stays_whole_and_patients_do_not() -> None:
     divided = assign_splits(with_copies(rows()), SplitConfig(), SplitProtocol.FILM)
     assert set(splits_by(divided, lambda record: record.original_id)) == {1}
     assert max(splits_by(divided, lambda record: record.patient_id)) > 1
 
 
-def test_as_published_copies_of_a_film_lie_in_several_splits() -> None:
+def test_as_published_copies_of_an_image_lie_in_several_splits() -> None:
     divided = assign_splits(with_copies(rows()), SplitConfig(), SplitProtocol.PUBLISHED)
     assert max(splits_by(divided, lambda record: record.original_id)) > 1
     tested = [record for record in divided if record.split is Split.TEST]
@@ -121,7 +121,7 @@ def run_jobs(tree: Path, base: Path, protocol: str, copies_of: str) -> Path:
     return base / "job" / "processing" / "output" / "data_segmentation"
 
 
-def test_as_published_every_film_is_augmented_before_the_pictures_are_divided(tree: Path, tmp_path: Path) -> None:
+def test_as_published_every_image_is_augmented_before_the_pictures_are_divided(tree: Path, tmp_path: Path) -> None:
     output = run_jobs(tree, tmp_path, "published", "all")
     records = read_manifest(output, SplitProtocol.PUBLISHED)
     assert {record.split for record in records if record.source_image_id} == set(Split)
@@ -133,7 +133,7 @@ def test_as_published_every_film_is_augmented_before_the_pictures_are_divided(tr
     assert {"patient-in-two-splits", "source-in-two-splits", "copy-outside-training"} <= kinds
 
 
-def test_for_cross_validation_validation_films_are_copied_too_and_the_audit_knows(tree: Path, tmp_path: Path) -> None:
+def test_for_cross_validation_validation_images_are_copied_too_and_the_audit_knows(tree: Path, tmp_path: Path) -> None:
     output = run_jobs(tree, tmp_path, "patient", "development")
     records = read_manifest(output)
     assert {record.split for record in records if record.source_image_id} == {Split.TRAIN, Split.VALIDATION}
@@ -143,6 +143,6 @@ def test_for_cross_validation_validation_films_are_copied_too_and_the_audit_know
     assert {finding.kind for finding in audit_leakage(records, output).findings} == {"copy-outside-training"}
 
 
-def test_all_films_are_copied_as_published_only(tree: Path, tmp_path: Path) -> None:
+def test_all_images_are_copied_as_published_only(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="copies_of=all and protocol=patient: all goes with published, and only so"):
         run_jobs(tree, tmp_path, "patient", "all")

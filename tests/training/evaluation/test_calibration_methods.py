@@ -41,7 +41,7 @@ def validation() -> ValidationPredictions:
     return made(ValidationPredictions, 0)
 
 
-def test_both_films_of_a_patient_are_in_one_fold_and_folds_are_alike(validation):
+def test_both_images_of_a_patient_are_in_one_fold_and_folds_are_alike(validation):
     folds = patient_folds(validation)
     of_patient = {}
     for patient, fold in zip(validation.patients, folds.tolist(), strict=True):
@@ -100,7 +100,7 @@ def test_isotonic_is_scikit_learns_of_each_class_normalised(validation):
     np.testing.assert_allclose(found.sum(axis=1), 1)
 
 
-def test_a_film_that_every_class_is_denied_is_called_as_often_as_the_classes_occur():
+def test_an_image_that_every_class_is_denied_is_called_as_often_as_the_classes_occur():
     logits = np.log(np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]))[[0, 1, 2, 0]]
     names = tuple("abcd")
     validation = ValidationPredictions(names, names, names, np.array([0, 1, 2, 0]), logits)

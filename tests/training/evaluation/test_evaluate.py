@@ -92,9 +92,9 @@ def logits_of(tree, name: str, split: Split, folder) -> tuple[np.ndarray, np.nda
     unpack(tree.models / name / "model.tar.gz", folder)
     network = model_directory.load(folder).network
     rows = [record for record in tree.records() if record.split is split and not record.source_image_id]
-    films = [cv2.imread(str(tree.data / row.path), cv2.IMREAD_UNCHANGED).astype(np.float32) / 65535 for row in rows]
+    images = [cv2.imread(str(tree.data / row.path), cv2.IMREAD_UNCHANGED).astype(np.float32) / 65535 for row in rows]
     with torch.inference_mode():
-        logits = [network(torch.from_numpy(film)[None, None])[0].double().numpy() for film in films]
+        logits = [network(torch.from_numpy(image)[None, None])[0].double().numpy() for image in images]
     return np.array([row.label.rank for row in rows]), np.array(logits)
 
 
@@ -146,18 +146,18 @@ def test_the_job_writes_what_the_pipeline_reads(evaluated):
     assert evaluated.page.startswith("<!doctype html>")
 
 
-def test_what_each_candidate_says_of_each_film_is_kept(evaluated):
+def test_what_each_candidate_says_of_each_image_is_kept(evaluated):
     rows = prediction_rows(evaluated)
-    films = {record.image_id: record for record in evaluated.records() if not record.source_image_id}
+    images = {record.image_id: record for record in evaluated.records() if not record.source_image_id}
     for name, candidate in evaluated.evaluation["candidates"].items():
         for split in ("validation", "test"):
-            told = [row for row in rows if (row["network"], row["split"]) == (name, split)]
-            assert [row["image_id"] for row in told] == sorted(row["image_id"] for row in told)
-            assert len(told) == candidate[split]["images"]
-            assert all(films[row["image_id"]].label == row["label"] for row in told)
-            assert all(films[row["image_id"]].patient_id == row["patient_id"] for row in told)
-            shares = np.array([[float(row[label]) for label in CLASSES] for row in told])
-            area = reference.roc_auc_score([row["label"] == "malignant" for row in told], shares[:, 2])
+            rows_of_split = [row for row in rows if (row["network"], row["split"]) == (name, split)]
+            assert [row["image_id"] for row in rows_of_split] == sorted(row["image_id"] for row in rows_of_split)
+            assert len(rows_of_split) == candidate[split]["images"]
+            assert all(images[row["image_id"]].label == row["label"] for row in rows_of_split)
+            assert all(images[row["image_id"]].patient_id == row["patient_id"] for row in rows_of_split)
+            shares = np.array([[float(row[label]) for label in CLASSES] for row in rows_of_split])
+            area = reference.roc_auc_score([row["label"] == "malignant" for row in rows_of_split], shares[:, 2])
             assert area == pytest.approx(candidate[split]["malignant_auc"]["value"])
             assert shares.sum(axis=1) == pytest.approx(1)
 
@@ -364,7 +364,7 @@ def test_a_patient_in_two_splits_is_refused(evaluation_base, monkeypatch, capsys
     assert "patient_id=train-0 is in the splits" in failure(evaluation_base, monkeypatch, capsys)
 
 
-def test_a_missing_film_is_refused_by_name(evaluation_base, monkeypatch, capsys):
+def test_a_missing_image_is_refused_by_name(evaluation_base, monkeypatch, capsys):
     (evaluation_base.data / "images" / "validation" / "validation004.png").unlink()
     assert "validation004" in failure(evaluation_base, monkeypatch, capsys)
 
@@ -381,7 +381,7 @@ def test_a_truncated_candidate_is_refused(evaluation_base, monkeypatch, capsys):
     assert "models/first/model.tar.gz" in failure(evaluation_base, monkeypatch, capsys)
 
 
-def test_a_candidate_trained_on_other_films_is_refused(evaluation_base, monkeypatch, capsys):
+def test_a_candidate_trained_on_other_images_is_refused(evaluation_base, monkeypatch, capsys):
     evaluation_base.add_model("third", seed=3, preprocess=PreprocessConfig(height=96, width=64, remove_pectoral=False))
     line = failure(evaluation_base, monkeypatch, capsys)
     assert "third/model.tar.gz" in line and "preprocess digest" in line
@@ -451,7 +451,7 @@ def test_the_stated_figure_chooses_the_network():
 
 
 @pytest.mark.parametrize(("limit", "value"), [("BATCH", 3), ("_PIXELS_AT_ONCE", 2 * 96 * 64)])
-def test_films_are_predicted_in_parts_as_at_once(evaluation_inputs, monkeypatch, tmp_path, limit, value):
+def test_images_are_predicted_in_parts_as_at_once(evaluation_inputs, monkeypatch, tmp_path, limit, value):
     models = read_candidates(evaluation_inputs.models, tmp_path, PREPROCESS)
     data = SegmentedData.read(evaluation_inputs.data)
     rows, folder = data.judged(Split.TEST), data.films(Split.TEST)

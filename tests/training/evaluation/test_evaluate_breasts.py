@@ -12,7 +12,7 @@ from mammopipe.training.evaluate import main
 from mammopipe.training.evaluation.batch_prediction import predict_breasts
 from mammopipe.training.evaluation.data import SegmentedData, read_candidates
 from mammopipe.training.fitting.breasts.dataset import Breasts
-from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.step import predict
 from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.archive import unpack
@@ -56,9 +56,9 @@ def test_what_the_evaluation_predicts_is_what_the_network_says_of_all_views(
     data = SegmentedData.read(judged_by_breast.data)
     models = read_candidates(judged_by_breast.models, tmp_path, data.preprocess)
     records = data.asked_as(models).images(Split.TEST)
-    predicted = predict_breasts(TestPredictions, models, records, data.films(Split.TEST))["first"]
-    films = FilmDataset(records, data.films(Split.TEST), shape=models["first"].input_shape)
-    breasts = Breasts(films, other_side=True, flips=False)
+    predicted = predict_breasts(TestPredictions, models, records, data.image_folder(Split.TEST))["first"]
+    mammograms = ImageDataset(records, data.image_folder(Split.TEST), shape=models["first"].input_shape)
+    breasts = Breasts(mammograms, other_side=True, flips=False)
 
     assert predicted.level is Level.BREAST
     np.testing.assert_allclose(predicted.logits, predict(models["first"].network, breasts, batch_size=5), atol=1e-3)

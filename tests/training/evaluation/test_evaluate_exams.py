@@ -30,9 +30,9 @@ def scored(tree, name: str, split: Split, folder):
     unpack(tree.models / name / "model.tar.gz", folder)
     network = model_directory.load(folder).network
     rows = [record for record in tree.records() if record.split is split and not record.source_image_id]
-    films = [cv2.imread(str(tree.data / row.path), cv2.IMREAD_UNCHANGED).astype(np.float32) / 65535 for row in rows]
+    images = [cv2.imread(str(tree.data / row.path), cv2.IMREAD_UNCHANGED).astype(np.float32) / 65535 for row in rows]
     with torch.inference_mode():
-        logits = torch.stack([network(torch.from_numpy(film)[None, None])[0].double() for film in films])
+        logits = torch.stack([network(torch.from_numpy(image)[None, None])[0].double() for image in images])
     calibration = Calibration.read(tree.evaluation["candidates"][name], THREE)
     return rows, np.array([row.label.rank == 2 for row in rows]), calibration.probabilities(logits.numpy())[:, 2]
 

@@ -30,9 +30,9 @@ def cross_validate(base, name, seed, fold=fold_of, strength=3.0):
     folder = base.base / "scratch" / name
     folds = [fold(record) for record in records]
     digest = write_out_of_fold(folder, records, folds, logits.astype(np.float32))
-    told = model_directory.read_description(folder)
-    told["training"]["cross_validation"] = {"folds": 2, "sha256": digest}
-    model_directory.save(folder, model_directory.load(folder).network, told)
+    description = model_directory.read_description(folder)
+    description["training"]["cross_validation"] = {"folds": 2, "sha256": digest}
+    model_directory.save(folder, model_directory.load(folder).network, description)
     pack(folder, base.models / name / "model.tar.gz")
     return records
 
@@ -46,9 +46,9 @@ def cross_validate_in_deals(base, name, folds):
     folder = base.base / "scratch" / name
     dealt = [[fold(record) for record in records] for fold in folds]
     digest = write_out_of_fold(folder, records, dealt, logits.astype(np.float32))
-    told = model_directory.read_description(folder)
-    told["training"]["cross_validation"] = {"folds": 2, "deals": len(folds), "sha256": digest}
-    model_directory.save(folder, model_directory.load(folder).network, told)
+    description = model_directory.read_description(folder)
+    description["training"]["cross_validation"] = {"folds": 2, "deals": len(folds), "sha256": digest}
+    model_directory.save(folder, model_directory.load(folder).network, description)
     pack(folder, base.models / name / "model.tar.gz")
     return records, logits.astype(np.float32).astype(np.float64)
 
@@ -118,7 +118,7 @@ def test_candidates_are_all_cross_validated_or_none(evaluation_base, monkeypatch
         evaluate(evaluation_base, monkeypatch)
 
 
-def test_films_other_than_those_of_the_folds_are_refused(evaluation_base, monkeypatch):
+def test_images_other_than_those_of_the_folds_are_refused(evaluation_base, monkeypatch):
     for seed, name in enumerate(("first", "second")):
         cross_validate(evaluation_base, name, seed)
     gone = next(record for record in evaluation_base.records() if record.split is Split.VALIDATION)

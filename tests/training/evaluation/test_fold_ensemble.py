@@ -35,10 +35,10 @@ def folds(make_job):
 def test_each_job_holds_out_its_fold_and_the_ensemble_holds_all(folds, tmp_path):
     join_folds(folds[::-1], tmp_path / "modified_cnn")
     model = model_directory.load(tmp_path / "modified_cnn")
-    told = model.description["training"]["cross_validation"]
+    described = model.description["training"]["cross_validation"]
     held = OutOfFold.read(tmp_path / "modified_cnn", model.description)
-    assert model.description["ensemble"] == 2 and (told["folds"], told["final"]) == (2, FINAL)
-    assert told["films"] == len(held.image_ids) == len(set(held.image_ids))
+    assert model.description["ensemble"] == 2 and (described["folds"], described["final"]) == (2, FINAL)
+    assert described["films"] == len(held.image_ids) == len(set(held.image_ids))
     images = torch.rand(3, 1, *model.input_shape)
     parts = [model_directory.load(folder) for folder in folds]
     for fold, part in enumerate(parts):
@@ -55,12 +55,12 @@ def test_folds_that_do_not_belong_together_are_refused(folds, tmp_path):
     with pytest.raises(ConfigError, match=r"models of the folds \[0\], where there must be one of each of 2 folds"):
         join_folds(folds[:1], tmp_path)
     other = tmp_path / "other"
-    told = json.loads((folds[1] / "model.json").read_text())
-    told["training"]["data_digest"] = "of other films"
+    described = json.loads((folds[1] / "model.json").read_text())
+    described["training"]["data_digest"] = "of other films"
     write = model_directory.load(folds[1])
     (other).mkdir()
     (other / "out_of_fold.csv").write_bytes((folds[1] / "out_of_fold.csv").read_bytes())
-    model_directory.save(other, write.network, told)
+    model_directory.save(other, write.network, described)
     with pytest.raises(ConfigError, match=r"other differs from the other folds in training.data_digest"):
         join_folds([folds[0], other], tmp_path / "joined")
 
@@ -91,9 +91,9 @@ def test_evaluate_joins_the_folds_and_serves_their_ensemble(evaluation_base, mon
         records = [record for record in development if int(record.patient_id.rpartition("-")[2]) % 2 == fold]
         logits = random.normal(size=(len(records), 3)) + 3 * np.eye(3)[[record.label.rank for record in records]]
         digest = write_out_of_fold(folder, records, [fold] * len(records), logits.astype(np.float32))
-        told = {**model.description, "training": dict(model.description["training"])}
-        told["training"]["cross_validation"] = {"folds": 2, "fold": fold, "films": len(records), "sha256": digest}
-        model_directory.save(folder, model.network, told)
+        described = {**model.description, "training": dict(model.description["training"])}
+        described["training"]["cross_validation"] = {"folds": 2, "fold": fold, "films": len(records), "sha256": digest}
+        model_directory.save(folder, model.network, described)
         pack(folder, base.models / "first" / f"fold-{fold}" / "model.tar.gz")
     (base.models / "first" / "model.tar.gz").unlink()
     monkeypatch.setenv("MAMMOPIPE_BASE", str(base.base))

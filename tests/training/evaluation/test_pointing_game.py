@@ -17,7 +17,7 @@ from mammopipe.training.evaluation.pointing_game import (
     pointing_game,
     takes_part,
 )
-from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.networks.grad_cam import heatmap
 from mammopipe.training.networks.model_directory import LoadedModel
@@ -26,12 +26,12 @@ from mammopipe.training.networks.registry import build_model
 SHAPE = (96, 64)
 
 
-def play(films):
+def play(images):
     """Play with the brightest place of each image as the peak of its heatmap."""
-    records = [record for record, _ in films]
+    records = [record for record, _ in images]
     found = {
         index: point((pixels - pixels.min()) * (pixels == 1), pixels, record.lesions)
-        for index, (record, pixels) in enumerate(films)
+        for index, (record, pixels) in enumerate(images)
         if takes_part(record, THREE)
     }
     draws = Resamples.draw([record.patient_id for record in records], n=200, seed=0)
@@ -80,7 +80,7 @@ def game():
     )
 
 
-def test_a_film_is_hit_when_its_strongest_place_lies_in_a_circle(game):
+def test_an_image_is_hit_when_its_strongest_place_lies_in_a_circle(game):
     assert {name: found["images"] for name, found in game.items()} == {"both": 5, "malignant": 3, "benign": 2}
     assert game["malignant"]["hits"]["value"] == pytest.approx(2 / 3)
     assert game["benign"]["hits"]["value"] == 0 and game["benign"]["empty_maps"] == 1
@@ -88,7 +88,7 @@ def test_a_film_is_hit_when_its_strongest_place_lies_in_a_circle(game):
     assert game["both"]["hits"]["low"] < 2 / 5 < game["both"]["hits"]["high"]
 
 
-def test_films_without_annotation_are_counted_and_do_not_play(game):
+def test_images_without_annotation_are_counted_and_do_not_play(game):
     assert [game[name]["not_annotated"] for name in ("both", "malignant", "benign")] == [1, 1, 0]
 
 
@@ -103,7 +103,7 @@ def test_chance_is_the_area_of_the_circles_within_the_breast_over_that_of_the_br
     assert above == pytest.approx(game["both"]["hits"]["value"] - game["both"]["chance"]["value"])
 
 
-def test_without_annotated_films_the_share_is_undefined():
+def test_without_annotated_images_the_share_is_undefined():
     record, pixels = film("a", Label.NORMAL, None, ())
     found = play([(record, pixels), (replace(record, image_id="b", patient_id="b"), pixels)])
     assert found["both"]["images"] == 0 and found["both"]["hits"]["value"] is None
@@ -126,7 +126,7 @@ def test_one_pass_gives_what_the_single_steps_give(evaluation_inputs, name):
     assert set(found.pointed) == {place for place, (record, _) in enumerate(rows) if takes_part(record, THREE)}
     for place in list(found.pointed)[::7]:
         record, folder = rows[place]
-        image = FilmDataset([record], folder, shape=model.input_shape)[0][0]
+        image = ImageDataset([record], folder, shape=model.input_shape)[0][0]
         heat = heatmap(model, image, record.label.rank)
         assert found.pointed[place] == point(heat, image[0].numpy(), record.lesions)
 

@@ -14,7 +14,7 @@ import torch
 
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest
-from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.distributed import World, joined
 from mammopipe.training.fitting.loop import fit
 from mammopipe.training.train import build_network, read_inputs
@@ -57,9 +57,9 @@ def figures(paths: ContainerPaths, world: World, *, stop: int = 0) -> dict[str, 
     return {"figures": found, "shared": _shared(inputs.train, world)}
 
 
-def _shared(films: FilmDataset, world: World) -> bool:
+def _shared(images: ImageDataset, world: World) -> bool:
     """Return whether all processes map the same file of pixels into their memory."""
-    pixels = films.caches[0].pixels  # type: ignore[attr-defined]
+    pixels = images.caches[0].pixels  # type: ignore[attr-defined]
     if world.size == 1 or not isinstance(pixels, np.memmap):
         return False
     address = pixels.__array_interface__["data"][0]

@@ -51,28 +51,28 @@ class StopAfter:
 
 
 def without_times(description):
-    told = json.loads(json.dumps(description))
-    del told["training"]["seconds"]
-    for epoch in told["training"]["history"]:
+    written = json.loads(json.dumps(description))
+    del written["training"]["seconds"]
+    for epoch in written["training"]["history"]:
         del epoch["seconds"]
-    return told
+    return written
 
 
-def test_every_development_film_is_judged_out_of_fold(make_job):
+def test_every_development_image_is_judged_out_of_fold(make_job):
     paths = make_job(**SETTINGS)
     records, copies = add_copies(paths)
     model = run(paths)
-    told = model.description["training"]["cross_validation"]
+    written = model.description["training"]["cross_validation"]
     held = OutOfFold.read(paths.model, model.description)
-    assert set(held.image_ids) == {record.image_id for record in records} and told["films"] == len(records)
+    assert set(held.image_ids) == {record.image_id for record in records} and written["films"] == len(records)
     assert set(held.folds.tolist()) == {0, 1, 2} and np.isfinite(held.logits).all()
-    assert model.description["training"]["best_epoch"] == sorted(told["fold_best_epochs"])[1]
-    assert len(told["refit_losses"]) == model.description["training"]["best_epoch"]
+    assert model.description["training"]["best_epoch"] == sorted(written["fold_best_epochs"])[1]
+    assert len(written["refit_losses"]) == model.description["training"]["best_epoch"]
     header = (paths.model / "out_of_fold.csv").read_text().splitlines()[0]
     assert header == "image_id,fold,logit_normal,logit_benign,logit_malignant"
 
 
-def test_films_are_told_apart_by_networks_that_never_saw_them(make_job):
+def test_images_are_told_apart_by_networks_that_never_saw_them(make_job):
     paths = make_job(**SETTINGS | {"epochs": "12", "patience": "12"})
     description = run(paths).description
     assert description["metrics"]["validation_macro_auc"] > 0.8
@@ -89,7 +89,7 @@ def test_stopped_in_a_fold_and_in_the_refit_it_ends_as_an_undisturbed_one(make_j
     assert (disturbed.model / "out_of_fold.csv").read_bytes() == (undisturbed.model / "out_of_fold.csv").read_bytes()
 
 
-def test_without_folds_the_copies_of_validation_films_are_left_alone(make_job):
+def test_without_folds_the_copies_of_validation_images_are_left_alone(make_job):
     paths = make_job(epochs="1", head_epochs="0", warmup_epochs="0")
     add_copies(paths)
     inputs = read_inputs(paths)

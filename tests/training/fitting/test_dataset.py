@@ -11,7 +11,7 @@ from mammopipe.processing.datasets.manifest import Label, Split, read_manifest
 from mammopipe.processing.errors import ManifestError
 from mammopipe.processing.images.mammogram import read_mammogram, write_png
 from mammopipe.training.config import Sampling, TrainConfig
-from mammopipe.training.fitting.dataset import FilmDataset, TrainingFilms, require_every_class
+from mammopipe.training.fitting.dataset import ImageDataset, TrainingImages, require_every_class
 from mammopipe.training.fitting.sampling import Draw, EpochBatches, epoch_order, loss_weights
 
 
@@ -22,10 +22,10 @@ def paths(make_job):
 
 def films(paths, split=Split.TRAIN, shape=(64, 64)):
     records = [record for record in read_manifest(paths.channel("manifest")) if record.split is split]
-    return FilmDataset(records, paths.channel(str(split)), shape=shape)
+    return ImageDataset(records, paths.channel(str(split)), shape=shape)
 
 
-def test_a_film_is_its_file_divided_by_full_scale(paths):
+def test_an_image_is_its_file_divided_by_full_scale(paths):
     dataset = films(paths, Split.VALIDATION)
     for index, record in enumerate(dataset.records):
         image, label, image_id = dataset[index]
@@ -45,13 +45,13 @@ def test_the_digest_is_of_the_files(paths):
     assert films(paths).sha256 != before
 
 
-def test_a_missing_film_is_named(paths):
+def test_a_missing_image_is_named(paths):
     (paths.channel("train") / "train-benign-3.png").unlink()
     with pytest.raises(ManifestError, match=r"train-benign-3\.png: image_id=train-benign-3 of split train"):
         films(paths)
 
 
-def test_a_film_of_another_shape_is_named(paths):
+def test_an_image_of_another_shape_is_named(paths):
     with pytest.raises(ManifestError, match="64 x 64 pixels; the stage says 64 x 48"):
         films(paths, shape=(64, 48))
 
@@ -59,7 +59,7 @@ def test_a_film_of_another_shape_is_named(paths):
 def test_a_split_without_a_class_is_refused(paths):
     dataset = films(paths)
     require_every_class(dataset, Split.TRAIN)
-    few = FilmDataset(
+    few = ImageDataset(
         [record for record in dataset.records if record.label is Label.NORMAL], paths.channel("train"), shape=(64, 64)
     )
     with pytest.raises(ManifestError, match="split=train has no benign and no malignant image among its 8"):
@@ -68,19 +68,19 @@ def test_a_split_without_a_class_is_refused(paths):
 
 def test_disturbance_depends_on_seed_epoch_and_position_alone(paths):
     dataset = films(paths)
-    disturbed = TrainingFilms(dataset, TrainConfig(noise=0.1, holes=3))
+    disturbed = TrainingImages(dataset, TrainConfig(noise=0.1, holes=3))
     first = disturbed[Draw(4, epoch=2, position=7)][0]
     np.testing.assert_array_equal(disturbed[Draw(4, epoch=2, position=7)][0], first)
     for other in (Draw(4, epoch=3, position=7), Draw(4, epoch=2, position=8)):
         assert not np.array_equal(disturbed[other][0], first)
-    reseeded = TrainingFilms(dataset, TrainConfig(noise=0.1, holes=3, seed=1))
+    reseeded = TrainingImages(dataset, TrainConfig(noise=0.1, holes=3, seed=1))
     assert not np.array_equal(reseeded[Draw(4, epoch=2, position=7)][0], first)
 
 
-def test_disturbance_leaves_the_films_and_the_black_around_the_breast_alone(paths):
+def test_disturbance_leaves_the_images_and_the_black_around_the_breast_alone(paths):
     dataset = films(paths)
     before = [dataset[index][0].clone() for index in range(len(dataset))]
-    disturbed = TrainingFilms(dataset, TrainConfig(noise=0.3, holes=4))
+    disturbed = TrainingImages(dataset, TrainConfig(noise=0.3, holes=4))
     for position in range(50):
         image = disturbed[Draw(0, 1, position)][0][0].numpy()
         assert image.min() >= 0 and image.max() <= 1
@@ -88,14 +88,14 @@ def test_disturbance_leaves_the_films_and_the_black_around_the_breast_alone(path
     assert all(torch.equal(dataset[index][0], image) for index, image in enumerate(before))
 
 
-def test_without_noise_and_holes_training_films_are_exact(paths):
+def test_without_noise_and_holes_training_images_are_exact(paths):
     dataset = films(paths)
-    plain = TrainingFilms(dataset, TrainConfig(noise=0.0, holes=0))
+    plain = TrainingImages(dataset, TrainConfig(noise=0.0, holes=0))
     assert np.array_equal(plain[Draw(5, 1, 0)][0], dataset[5][0])
 
 
 def test_holes_blacken_some_tissue_and_never_much_of_it(paths):
-    disturbed = TrainingFilms(films(paths), TrainConfig(noise=0.0, holes=2))
+    disturbed = TrainingImages(films(paths), TrainConfig(noise=0.0, holes=2))
     shares = [float((disturbed[Draw(0, 1, position)][0][0, :, :48] == 0).float().mean()) for position in range(60)]
     assert min(shares) == 0 and 0 < max(shares) <= 2 * 64 / (64 * 48)
 
@@ -104,12 +104,12 @@ LABELS = np.array([0] * 50 + [1] * 9 + [2] * 4)
 
 
 @pytest.mark.parametrize("sampling", [Sampling.PLAIN, Sampling.WEIGHTED])
-def test_each_film_comes_once_before_any_comes_again(sampling):
+def test_each_image_comes_once_before_any_comes_again(sampling):
     order = epoch_order(LABELS, sampling, seed=0, epoch=1, batch_size=16)
     assert len(order) == 64 and sorted(order[:63]) == list(range(63))
 
 
-def test_balanced_epochs_draw_classes_and_their_films_alike():
+def test_balanced_epochs_draw_classes_and_their_images_alike():
     order = epoch_order(LABELS, Sampling.BALANCED, seed=0, epoch=1, batch_size=16)
     assert sorted(np.bincount(LABELS[order])) == [21, 21, 22]
     uses = np.bincount(order, minlength=len(LABELS))

@@ -13,7 +13,7 @@ from mammopipe.processing.files import sha256
 from mammopipe.processing.images.pgm_png import write_png
 from mammopipe.training.config import Cache
 from mammopipe.training.fitting import image_cache
-from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.image_cache import choose_cache
 
 
@@ -26,7 +26,7 @@ def train(make_job):
 
 def test_both_give_the_same_images_and_the_same_digest(train):
     folder, records = train
-    memory, disk = (FilmDataset(records, folder, shape=(64, 64), cache=cache) for cache in (Cache.MEMORY, Cache.DISK))
+    memory, disk = (ImageDataset(records, folder, shape=(64, 64), cache=cache) for cache in (Cache.MEMORY, Cache.DISK))
     assert memory.sha256 == disk.sha256
     parts = [dataset.part([5, 2]).joined(dataset.part([0])) for dataset in (memory, disk)]
     for index in range(3):
@@ -42,7 +42,7 @@ def test_on_disk_an_image_is_decoded_when_it_is_used(train, monkeypatch):
     monkeypatch.setattr(
         image_cache, "decoded", lambda data, path, record: read.append(path.name) or decode(data, path, record)
     )
-    disk = FilmDataset(records, folder, shape=(64, 64), cache=Cache.DISK)
+    disk = ImageDataset(records, folder, shape=(64, 64), cache=Cache.DISK)
     assert read == []
     disk[3], disk[3]
     assert read == [f"{records[3].image_id}.png"] * 2
@@ -50,7 +50,7 @@ def test_on_disk_an_image_is_decoded_when_it_is_used(train, monkeypatch):
 
 def test_a_file_that_changed_meanwhile_is_refused_by_name(train):
     folder, records = train
-    disk = FilmDataset(records, folder, shape=(64, 64), cache=Cache.DISK)
+    disk = ImageDataset(records, folder, shape=(64, 64), cache=Cache.DISK)
     write_png(folder / f"{records[0].image_id}.png", np.full((64, 64), 9, np.uint16))
     with pytest.raises(ManifestError, match=f"{records[0].image_id}.png: its SHA-256 is .* was changed"):
         disk[0]
@@ -63,7 +63,7 @@ def test_a_file_that_is_not_the_manifests_is_refused(train, cache):
     stated = [replace(item, sha256=sha256(folder / f"{item.image_id}.png")) for item in records]
     wrong = [*stated[1:], replace(stated[0], sha256="0" * 64)]
     with pytest.raises(ManifestError, match="its SHA-256 is"):
-        dataset = FilmDataset(wrong, folder, shape=(64, 64), cache=cache)
+        dataset = ImageDataset(wrong, folder, shape=(64, 64), cache=cache)
         dataset[len(wrong) - 1]
 
 
@@ -73,7 +73,7 @@ def test_a_missing_file_is_found_before_the_first_step(train):
     stated = [replace(item, sha256="0" * 64) for item in records]
     for rows in (records, stated):
         with pytest.raises(ManifestError, match=f"{records[4].image_id}.png.*cannot be read"):
-            FilmDataset(rows, folder, shape=(64, 64), cache=Cache.DISK)
+            ImageDataset(rows, folder, shape=(64, 64), cache=Cache.DISK)
 
 
 def test_auto_keeps_in_memory_what_takes_less_than_a_quarter_of_it():

@@ -84,12 +84,12 @@ def test_images_weigh_alike():
 
 @pytest.mark.parametrize("name", ["modified_cnn", "resnet50", "efficientnet_lite0"])
 @pytest.mark.parametrize("pooling", Pooling)
-def test_the_places_of_a_film_make_its_logits(name, pooling):
+def test_the_places_of_an_image_make_its_logits(name, pooling):
     network = build_model(name, classes=3, pooling=pooling).eval()
-    films = torch.rand(2, 1, 128, 96)
+    images = torch.rand(2, 1, 128, 96)
     with torch.no_grad():
-        logits, places = WithPlaces(network)(films)
-        torch.testing.assert_close(logits, network(films), rtol=1e-4, atol=1e-5)
+        logits, places = WithPlaces(network)(images)
+        torch.testing.assert_close(logits, network(images), rtol=1e-4, atol=1e-5)
     assert places.shape[2:] == grid_of(network, (128, 96)) and min(places.shape[2:]) > 1
 
 

@@ -8,10 +8,11 @@ from mammopipe.processing.datasets.manifest import Split, read_manifest
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.config import Sampling, TrainConfig
 from mammopipe.training.fitting.checkpoint import CheckpointStore, run_digest
-from mammopipe.training.fitting.dataset import FilmDataset
-from mammopipe.training.fitting.distributed import World
+from mammopipe.training.fitting.dataset import ImageDataset
+from mammopipe.training.fitting.distributed import ALONE, World
 from mammopipe.training.fitting.loop import fit
 from mammopipe.training.fitting.optimiser import Schedule, make_optimiser, set_phase
+from mammopipe.training.fitting.run import TrainingRun
 from mammopipe.training.fitting.step import measure, predict
 from mammopipe.training.metrics.choice import ChoiceFigure
 from mammopipe.training.model.architecture import Cnn, Precision
@@ -40,7 +41,7 @@ def films(make_job):
     paths = make_job()
     records = read_manifest(paths.channel("manifest"))
     return tuple(
-        FilmDataset([record for record in records if record.split is split], paths.channel(str(split)), shape=(64, 64))
+        ImageDataset([record for record in records if record.split is split], paths.channel(str(split)), shape=(64, 64))
         for split in (Split.TRAIN, Split.VALIDATION)
     )
 
@@ -61,10 +62,10 @@ def interrupt_after(checks):
     return check
 
 
-def run(films, config=CONFIG, **options):
+def run(images, config=CONFIG, **options):
     network = build_model(config.cnn, classes=3, dropout=config.dropout, seed=config.seed)
     options = {"pretrained": False, **options}
-    return network, fit(network, *films, config, **options)
+    return network, fit(network, *images, config, **options)
 
 
 def figures(progress):
@@ -249,3 +250,32 @@ def test_float16_is_refused_on_a_cpu():
         choose_precision(
             Precision.FLOAT16, build_model("modified_cnn", classes=3), shape=(64, 64), device=torch.device("cpu")
         )
+
+
+def test_the_settings_of_the_loss_reach_it(films):
+    config = TrainConfig(cnn=Cnn.MODIFIED_CNN, label_smoothing=0.25, positive_target=0.8, sampling=Sampling.WEIGHTED)
+    network = build_model(config.cnn, classes=3)
+    films[0].labels[:4] = 0
+    loss = TrainingRun(network, *films, config, False, ALONE, lambda: None).loss
+    assert (loss.smoothing, loss.positive_target) == (0.25, 0.8)
+    counts = np.bincount(films[0].labels, minlength=3)
+    torch.testing.assert_close(loss.weights, torch.tensor(len(films[0]) / (3 * counts), dtype=torch.float32))
+
+
+def test_a_new_network_takes_its_statistics_from_its_first_batch(films):
+    config = TrainConfig(
+        cnn=Cnn.MODIFIED_CNN,
+        epochs=1,
+        head_epochs=0,
+        warmup_epochs=0,
+        batch_size=24,
+        learning_rate=1e-8,
+        precision=Precision.FLOAT32,
+    )
+
+    def mean_after_one_step(pretrained):
+        network, _ = run(films, config, pretrained=pretrained)
+        return next(m.running_mean for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+    # The statistics of pretrained weights move by a tenth; those of new weights, which come from no data, are replaced.
+    torch.testing.assert_close(mean_after_one_step(False), 10 * mean_after_one_step(True), rtol=1e-4, atol=1e-6)

@@ -12,7 +12,7 @@ from mammopipe.training.fitting.optimiser import hasten_statistics, make_optimis
 from mammopipe.training.fitting.sampling import epoch_order, loss_weights
 from mammopipe.training.fitting.step import EpochResult, StepLoss, WeightAverage, image_losses, train_step
 from mammopipe.training.model.architecture import Precision
-from mammopipe.training.networks.layers import Dropout
+from mammopipe.training.networks.layers import Dropout, SharedDropPath
 from mammopipe.training.networks.registry import build_model
 from mammopipe.training.optimisation import OptimiserKind
 
@@ -42,6 +42,9 @@ def test_a_soft_positive_leaves_the_rest_to_the_first_class():
     logs = functional.log_softmax(LOGITS, dim=1)
     expected = torch.stack([-logs[0, 0], -(0.8 * logs[1, 2] + 0.2 * logs[1, 0])])
     torch.testing.assert_close(image_losses(LOGITS, LABELS, 0.0, 0.8), expected)
+    # Smoothing spreads its share of that target, too.
+    smoothed = 0.7 * expected - 0.3 * logs.mean(dim=1)
+    torch.testing.assert_close(image_losses(LOGITS, LABELS, 0.3, 0.8), smoothed)
 
 
 def test_two_logits_are_the_binary_cross_entropy_of_their_difference():
@@ -63,10 +66,24 @@ def test_class_weights_count_in_the_loss():
     assert math.isclose(step(network, images, labels, optimiser, weights=weights), expected, rel_tol=1e-5)
 
 
-def test_dropout_keeps_the_mean():
+def test_the_loss_of_a_step_is_smoothed_and_weighted():
+    loss = StepLoss(torch.tensor([0.5, 1.0, 3.0]), smoothing=0.3, positive_target=0.8)
+    expected = (image_losses(LOGITS, LABELS, 0.3, 0.8) * torch.tensor([0.5, 3.0])).mean()
+    torch.testing.assert_close(loss.of(LOGITS, LABELS, (), None), expected)
+
+
+@pytest.mark.parametrize("layer", [Dropout(0.2), SharedDropPath(0.2)])
+def test_dropout_keeps_the_mean(layer):
     torch.manual_seed(0)
-    kept = Dropout(0.5).train()(torch.ones(100, 100))
-    assert set(kept.unique().tolist()) == {0.0, 2.0} and abs(float(kept.mean()) - 1) < 0.05
+    kept = layer.train()(torch.ones(4000, 10))
+    assert {round(value, 6) for value in kept.unique().tolist()} == {0.0, 1.25} and abs(float(kept.mean()) - 1) < 0.05
+    assert layer.eval()(torch.ones(3)).tolist() == [1, 1, 1]
+
+
+def test_dropped_blocks_may_be_left_unscaled():
+    torch.manual_seed(0)
+    kept = SharedDropPath(0.5, scale=False).train()(torch.ones(100, 2))
+    assert set(kept.unique().tolist()) == {0.0, 1.0} and (kept[:, 0] == kept[:, 1]).all(), "whole images are dropped"
 
 
 def test_parts_of_a_batch_make_the_step_of_the_whole():

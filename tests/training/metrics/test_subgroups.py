@@ -111,7 +111,7 @@ def test_values_stand_in_their_natural_order():
     assert values(by, "finding") == ["ARCH", "CIRC", "none"]
 
 
-def test_a_film_counts_for_each_of_its_flags():
+def test_an_image_counts_for_each_of_its_flags():
     flags = [{"flags": ["a", "b"]}, {"flags": ["b"]}, {"flags": []}, {}]
     by = found([replace(record, quality=flags[index % 4]) for index, record in enumerate(rows())])
     assert {group["value"]: group["images"] for group in by["film flags"]} == {
@@ -153,7 +153,7 @@ def test_accuracy_is_the_share_of_images_that_are_called_rightly():
     assert found(few)["machine"][0]["accuracy"]["reason"] == "too few: 9 patients, of 10 patients needed"
 
 
-def test_malignant_films_of_a_finding_are_told_from_every_film_that_is_not_malignant():
+def test_malignant_images_of_a_finding_are_told_from_every_image_that_is_not_malignant():
     records = [
         replace(record, finding="CIRC" if int(record.patient_id[1:]) % 2 else "SPIC")
         if record.label is Label.MALIGNANT

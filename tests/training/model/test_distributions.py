@@ -16,7 +16,7 @@ from mammopipe.training.model.distributions import (
     index_limit,
     stability_index,
 )
-from mammopipe.training.model.drift_features import EVERYTHING, film_figures, fit_usual, from_json
+from mammopipe.training.model.drift_features import EVERYTHING, fit_usual, from_json, image_figures
 
 RNG = np.random.default_rng(3)
 
@@ -27,7 +27,7 @@ def test_the_same_distribution_has_an_index_near_0_and_another_a_large_one() -> 
     assert stability_index(reference, reference.count(RNG.normal(1.0, size=5000))) > 0.5
 
 
-def test_a_value_of_many_films_has_a_bin_of_its_own_and_a_step_to_either_side_shows() -> None:
+def test_a_value_of_many_images_has_a_bin_of_its_own_and_a_step_to_either_side_shows() -> None:
     reference = Distribution.of(np.full(100, 0.25), 100)
     assert list(reference.counts) == [0, 100, 0]
     for moved in (0.24, 0.26):
@@ -132,7 +132,7 @@ def test_what_is_usual_is_kept_by_machine_and_site_and_scores_of_validation_alon
     assert sum(twice[EVERYTHING]["coverage"].counts) == 120, "a film of both is counted once"
 
 
-def test_films_of_an_earlier_version_lack_what_was_not_measured() -> None:
+def test_images_of_an_earlier_version_lack_what_was_not_measured() -> None:
     old = replace(record(1, ""), quality={"coverage": 0.5, "flags": ["coverage-high"]})
-    assert film_figures(old.quality) == {"coverage": 0.5, "flagged": 1.0}
-    assert film_figures(QUALITY)["chest_side_evidence"] == 0.5
+    assert image_figures(old.quality) == {"coverage": 0.5, "flagged": 1.0}
+    assert image_figures(QUALITY)["chest_side_evidence"] == 0.5

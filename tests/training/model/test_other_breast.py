@@ -142,7 +142,7 @@ def side_by_side(evaluation_inputs, tmp_path_factory):
     return type(evaluation_inputs)(base)
 
 
-def test_figures_are_those_of_the_compared_films(side_by_side, tmp_path):
+def test_figures_are_those_of_the_compared_images(side_by_side, tmp_path):
     evaluation = side_by_side.evaluation
     name = evaluation["selected"]["cnn"]
     data = SegmentedData.read(side_by_side.data)
@@ -151,7 +151,7 @@ def test_figures_are_those_of_the_compared_films(side_by_side, tmp_path):
     assert found["weight"] == WEIGHT
     for kind in (ValidationPredictions, TestPredictions):
         rows = data.originals(kind.split)
-        said = predict_split(kind, {name: model}, rows, data.films(kind.split), shape=(96, 64))[name]
+        said = predict_split(kind, {name: model}, rows, data.image_folder(kind.split), shape=(96, 64))[name]
         # Two films a patient, left and right in turn: the other breast is the neighbour.
         other = said.logits.reshape(-1, 2, 3)[:, ::-1].reshape(-1, 3)
         probabilities = Calibration.read(found, THREE).probabilities(said.logits - WEIGHT * other)

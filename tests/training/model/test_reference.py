@@ -10,7 +10,7 @@ from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
-from mammopipe.training.model.reference import MOST_FILMS, Reference, entropy, fit_reference, some
+from mammopipe.training.model.reference import MOST_IMAGES, Reference, entropy, fit_reference, some
 from mammopipe.training.networks.grad_cam import WithMaps
 from mammopipe.training.networks.registry import build_model
 
@@ -48,9 +48,9 @@ def features():
     """Return the function from films to features, of a network that knows nothing: its maps are those of its seed."""
     wrapped = WithMaps(build_model("modified_cnn", classes=3, seed=1).eval())
 
-    def of(films):
+    def of(images):
         with torch.inference_mode():
-            maps = wrapped(torch.from_numpy(np.stack(films).astype(np.float32))[:, None])[1]
+            maps = wrapped(torch.from_numpy(np.stack(images).astype(np.float32))[:, None])[1]
         return maps.mean(dim=(2, 3)).double().numpy()
 
     return of
@@ -72,7 +72,7 @@ def fresh():
     return [film(seed) for seed in FRESH]
 
 
-def test_films_of_the_same_kind_pass(reference, features, fresh):
+def test_images_of_the_same_kind_pass(reference, features, fresh):
     strange = [reference.strangeness(row) > reference.strangeness_limit for row in features(fresh)]
     assert np.mean(strange) <= 0.1
 
@@ -109,14 +109,14 @@ def test_an_altered_reference_is_refused(reference, tmp_path):
         Reference.read(tmp_path, {"reference": stated})
 
 
-def test_films_that_are_all_alike_have_a_distribution():
+def test_images_that_are_all_alike_have_a_distribution():
     alike = np.ones((10, 5))
     fitted = fit_reference(alike, alike, np.full((10, 3), 1 / 3), malignant=2)
     assert fitted.strangeness(np.ones(5)) == 0 < fitted.strangeness(np.full(5, 2.0))
 
 
-@pytest.mark.parametrize("count", [1, MOST_FILMS, MOST_FILMS + 1, 10 * MOST_FILMS])
-def test_some_films_are_all_or_evenly_picked(count):
+@pytest.mark.parametrize("count", [1, MOST_IMAGES, MOST_IMAGES + 1, 10 * MOST_IMAGES])
+def test_some_images_are_all_or_evenly_picked(count):
     picked = some(range(count))
-    assert len(picked) <= MOST_FILMS and picked[0] == 0
+    assert len(picked) <= MOST_IMAGES and picked[0] == 0
     assert len(picked) == count or len(set(np.diff(picked))) == 1

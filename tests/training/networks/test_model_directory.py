@@ -50,9 +50,9 @@ def test_a_loaded_model_answers_as_the_saved_one(tmp_path, name):
     network = build_model(name, classes=3, dropout=0.5, seed=3).to(memory_format=torch.channels_last).eval()
     model_directory.save(tmp_path, network, description(architecture=name))
     model = model_directory.load(tmp_path)
-    films = torch.rand(2, 1, 96, 64)
+    images = torch.rand(2, 1, 96, 64)
     with torch.no_grad():
-        torch.testing.assert_close(model.predict_logits(films), network(films), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model.predict_logits(images), network(images), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(value, model.network.state_dict()[key]) for key, value in network.state_dict().items())
     assert not model.network.training and not any(value.requires_grad for value in model.network.parameters())
 
@@ -61,13 +61,13 @@ def test_what_the_model_says_of_itself(saved):
     model = model_directory.load(saved)
     assert model.preprocess == PREPROCESS and model.input_shape == (96, 64)
     assert model.classes == ("normal", "benign", "malignant") and model.calibration == Calibration(2.0)
-    films = torch.rand(2, 1, 96, 64)
-    expected = torch.softmax(model.predict_logits(films) / 2, dim=1)
-    torch.testing.assert_close(model.predict_probabilities(films), expected)
+    images = torch.rand(2, 1, 96, 64)
+    expected = torch.softmax(model.predict_logits(images) / 2, dim=1)
+    torch.testing.assert_close(model.predict_probabilities(images), expected)
     assert sorted(path.name for path in saved.iterdir()) == ["model.json", "weights.safetensors"]
 
 
-def test_films_of_another_size_are_refused(saved):
+def test_images_of_another_size_are_refused(saved):
     with pytest.raises(ValueError, match=r"\(N, 1, 96, 64\)"):
         model_directory.load(saved).predict_logits(torch.rand(1, 1, 64, 96))
 
@@ -91,9 +91,9 @@ def test_an_altered_weight_is_noticed(saved):
 def test_weights_of_another_network_are_refused(saved, tmp_path):
     model_directory.save(tmp_path / "alexnet", build_model("alexnet", classes=3), description(architecture="alexnet"))
     for folder in (saved, tmp_path / "alexnet"):
-        told = model_directory.read_description(folder)
-        told["architecture"] = {"alexnet": "modified_cnn", "modified_cnn": "alexnet"}[told["architecture"]]
-        (folder / "model.json").write_text(json.dumps(told))
+        document = model_directory.read_description(folder)
+        document["architecture"] = {"alexnet": "modified_cnn", "modified_cnn": "alexnet"}[document["architecture"]]
+        (folder / "model.json").write_text(json.dumps(document))
         with pytest.raises(ConfigError, match="does not fit") as caught:
             model_directory.load(folder)
         assert "\n" not in str(caught.value)
@@ -146,16 +146,16 @@ def test_an_operating_point_says_on_how_many_cases_it_rests(tmp_path):
 )
 @pytest.mark.parametrize("level", ["image", "breast"])
 def test_an_operating_point_out_of_range_is_refused(saved, change, level):
-    told = model_directory.read_description(saved)
+    document = model_directory.read_description(saved)
     wrong = {**POINT, **change}
     if level == "image":
-        told["operating_points"] = {"sensitivity": wrong}
+        document["operating_points"] = {"sensitivity": wrong}
     elif wrong["threshold"] is not None:
         counts = {name: wrong[name] for name in ("cases", "malignant", "patients")}
-        told["metrics"] = {"validation": {"breast": {**counts, "operating_points": {"sensitivity": wrong}}}}
+        document["metrics"] = {"validation": {"breast": {**counts, "operating_points": {"sensitivity": wrong}}}}
     else:
         return  # a level on which validation could not fix a threshold has none
-    (saved / "model.json").write_text(json.dumps(told))
+    (saved / "model.json").write_text(json.dumps(document))
     with pytest.raises(ConfigError, match=f"{'operating_points' if level == 'image' else 'breast'}.*sensitivity"):
         model_directory.read_description(saved)
 
@@ -170,73 +170,82 @@ def test_a_missing_file_is_named(saved, name):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda told: told.update(schema=2), "schema=2 is unknown; this version reads schema 1"),
-        (lambda told: told.pop("schema"), "schema=None"),
-        (lambda told: told.update(extra=1), "unknown keys \\['extra'\\]"),
-        (lambda told: told.pop("metrics"), "missing keys \\['metrics'\\]"),
-        (lambda told: told.update(classes="normal"), "classes='normal' is of the wrong type"),
-        (lambda told: told.update(classes=["a", "a"]), "in this order"),
-        (lambda told: told["classes"].reverse(), "\\['normal', 'benign', 'malignant'\\] or .*, in this order"),
-        (lambda told: told.update(classes=["malignant", "negative"]), "in this order"),
-        (lambda told: told.update(architecture="vgg"), "cnn='vgg' must be one of"),
-        (lambda told: told["input"].update(height=97), "the size that preprocess states"),
-        (lambda told: told["preprocess"].update(height="96"), "height = '96': must be a whole number"),
+        (lambda document: document.update(schema=2), "schema=2 is unknown; this version reads schema 1"),
+        (lambda document: document.pop("schema"), "schema=None"),
+        (lambda document: document.update(extra=1), "unknown keys \\['extra'\\]"),
+        (lambda document: document.pop("metrics"), "missing keys \\['metrics'\\]"),
+        (lambda document: document.update(classes="normal"), "classes='normal' is of the wrong type"),
+        (lambda document: document.update(classes=["a", "a"]), "in this order"),
+        (
+            lambda document: document["classes"].reverse(),
+            "\\['normal', 'benign', 'malignant'\\] or .*, in this order",
+        ),
+        (lambda document: document.update(classes=["malignant", "negative"]), "in this order"),
+        (lambda document: document.update(architecture="vgg"), "cnn='vgg' must be one of"),
+        (lambda document: document["input"].update(height=97), "the size that preprocess states"),
+        (lambda document: document["preprocess"].update(height="96"), "height = '96': must be a whole number"),
         *(
-            (lambda told, value=value: told["calibration"].update(temperature=value), "a finite number above 0")
+            (
+                lambda document, value=value: document["calibration"].update(temperature=value),
+                "a finite number above 0",
+            )
             for value in (0, -1, "2.0", None, float("inf"), float("nan"), True)
         ),
-        (lambda told: told["calibration"].update(intercepts={"normal": 0.0}), "calibration.intercepts"),
+        (lambda document: document["calibration"].update(intercepts={"normal": 0.0}), "calibration.intercepts"),
         (
-            lambda told: told["calibration"].update(intercepts=dict.fromkeys(told["classes"], "1")),
+            lambda document: document["calibration"].update(intercepts=dict.fromkeys(document["classes"], "1")),
             "a finite number for",
         ),
-        (lambda told: told["calibration"].update(prevalence={"image": 1.5}), "calibration.prevalence"),
-        (lambda told: told["calibration"].update(prevalence={"woman": 0.1}), "calibration.prevalence"),
-        (lambda told: told["calibration"].update(breast_rule="median"), "breast_rule='median' must be one of"),
-        (lambda told: told["calibration"].update(temprature=1.0), "an object of known keys"),
-        (lambda told: told["files"].clear(), "files.weights.safetensors=None must be"),
-        (lambda told: told["files"].update({"../x": "0" * 64}), "plain file names"),
-        (lambda told: told["files"].update({"weights.safetensors": "0" * 64}), "as stated elsewhere"),
-        (lambda told: told.update(pooling="most"), "pooling='most' must be one of mean, peaks, top"),
-        (lambda told: told.update(top_places=0), "top_places=0 must be at least 1"),
-        (lambda told: told.update(stride=16), "stride=16 must be one of \\[32\\]"),
-        (lambda told: told.update(initialisation="guessed"), "pretrained or scratch"),
+        (lambda document: document["calibration"].update(prevalence={"image": 1.5}), "calibration.prevalence"),
+        (lambda document: document["calibration"].update(prevalence={"woman": 0.1}), "calibration.prevalence"),
+        (
+            lambda document: document["calibration"].update(breast_rule="median"),
+            "breast_rule='median' must be one of",
+        ),
+        (lambda document: document["calibration"].update(temprature=1.0), "an object of known keys"),
+        (lambda document: document["files"].clear(), "files.weights.safetensors=None must be"),
+        (lambda document: document["files"].update({"../x": "0" * 64}), "plain file names"),
+        (lambda document: document["files"].update({"weights.safetensors": "0" * 64}), "as stated elsewhere"),
+        (lambda document: document.update(pooling="most"), "pooling='most' must be one of mean, peaks, top"),
+        (lambda document: document.update(top_places=0), "top_places=0 must be at least 1"),
+        (lambda document: document.update(stride=16), "stride=16 must be one of \\[32\\]"),
+        (lambda document: document.update(initialisation="guessed"), "pretrained or scratch"),
     ],
 )
 def test_a_description_of_another_kind_is_refused(saved, spoil, message):
-    told = model_directory.read_description(saved)
-    spoil(told)
-    (saved / "model.json").write_text(json.dumps(told))
+    document = model_directory.read_description(saved)
+    spoil(document)
+    (saved / "model.json").write_text(json.dumps(document))
     with pytest.raises(ConfigError, match=message):
         model_directory.load(saved)
 
 
 def test_the_pooling_travels_with_the_model(tmp_path):
-    films = torch.rand(2, 1, 96, 64)
+    images = torch.rand(2, 1, 96, 64)
     for pooling in Pooling:
         network = build_model("modified_cnn", classes=3, pooling=pooling).eval()
         model_directory.save(tmp_path / pooling, network, description(pooling=str(pooling)))
         with torch.no_grad():
-            expected = network(films)
-        torch.testing.assert_close(model_directory.load(tmp_path / pooling).predict_logits(films), expected)
+            expected = network(images)
+        torch.testing.assert_close(model_directory.load(tmp_path / pooling).predict_logits(images), expected)
 
 
 def test_the_places_of_a_network_travel_with_the_model(tmp_path):
-    films = torch.rand(2, 1, 96, 64)
+    images = torch.rand(2, 1, 96, 64)
     network = build_model("efficientnet_lite0", classes=3, pooling=Pooling.TOP, top_places=2, stride=16).eval()
-    told = description(pooling="top", top_places=2, stride=16, architecture="efficientnet_lite0")
-    model_directory.save(tmp_path / "model", network, told)
+    document = description(pooling="top", top_places=2, stride=16, architecture="efficientnet_lite0")
+    model_directory.save(tmp_path / "model", network, document)
     loaded = model_directory.load(tmp_path / "model")
     with torch.no_grad():
-        torch.testing.assert_close(loaded.predict_logits(films), network(films))
+        torch.testing.assert_close(loaded.predict_logits(images), network(images))
     assert loaded.network.top_places == 2
 
 
 def test_what_load_would_refuse_is_not_saved(tmp_path):
     with pytest.raises(ConfigError, match="missing keys \\['metrics'\\]"):
-        told = copy.deepcopy(description())
-        del told["metrics"]
-        model_directory.save(tmp_path / "model", build_model("modified_cnn", classes=3), told)
+        document = copy.deepcopy(description())
+        del document["metrics"]
+        model_directory.save(tmp_path / "model", build_model("modified_cnn", classes=3), document)
     assert not (tmp_path / "model").exists()
 
 
@@ -310,12 +319,12 @@ ENGINE = {
 )
 def test_optional_keys_are_as_strict(tmp_path, key, value, message):
     files = {name: DIGEST for name in ("weights.safetensors", "reference.safetensors", *ENGINE["files"])}
-    told = {
+    document = {
         "schema": 1,
         "weights_sha256": DIGEST,
         "files": files,
         **description(reference=REFERENCE, engines={"openvino": ENGINE}),
     }
-    model_directory.check_description(told, tmp_path)
+    model_directory.check_description(document, tmp_path)
     with pytest.raises(ConfigError, match=message):
-        model_directory.check_description({**told, key: value}, tmp_path)
+        model_directory.check_description({**document, key: value}, tmp_path)

@@ -8,7 +8,7 @@ from mammopipe.inference.engines.base import EngineKind, EngineSettings
 from mammopipe.inference.engines.factory import open_engine
 from mammopipe.training.fitting.checkpoint import StopRequest
 from mammopipe.training.fitting.distributed import ALONE
-from mammopipe.training.fitting.head_only import FilmMaps, HeadAlone
+from mammopipe.training.fitting.head_only import HeadAlone, ImageMaps
 from mammopipe.training.model.architecture import Pooling
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.grad_cam import grad_cam, head_weights
@@ -49,23 +49,23 @@ def test_a_family_is_trained_exported_and_explained(make_job, name):
     if name not in SLOW_TO_EXPORT:
         _check_export(paths, model, images, logits)
     _check_poolings(model.network, images[:2])
-    head, maps = HeadAlone(model.network), FilmMaps(model.network, inputs.validation.part([0, 1]))
+    head, maps = HeadAlone(model.network), ImageMaps(model.network, inputs.validation.part([0, 1]))
     torch.testing.assert_close(head(maps.maps), model.network(images[:2]), rtol=1e-3, atol=1e-4)
 
 
 def _check_export(paths, model, images, logits):
     """The exported network answers as torch does, and its heatmap is Grad-CAM, also for the pooling it trained with."""
-    films = images[:, 0].numpy()
-    done = export_network(model, paths.model, model.description, lambda at: (films[place] for place in at), logits)
+    mammograms = images[:, 0].numpy()
+    done = export_network(model, paths.model, model.description, lambda at: (mammograms[place] for place in at), logits)
     assert done.shipped and done.activation_map == "head", done.reason
     model_directory.write_description(paths.model, {**model.description, "engines": done.described(paths.model)})
     served = open_engine(
         paths.model, model_directory.read_description(paths.model), EngineSettings(EngineKind.OPENVINO)
     )
-    forward = served.run(films[0], exact=True)
+    forward = served.run(mammograms[0], exact=True)
     np.testing.assert_allclose(forward.logits, logits[0], rtol=1e-3, atol=1e-3)
     expected = grad_cam(model.network, images[:1], 2)
-    np.testing.assert_allclose(served.activation_map(films[0], forward, 2), expected, atol=5e-3)
+    np.testing.assert_allclose(served.activation_map(mammograms[0], forward, 2), expected, atol=5e-3)
 
 
 def _check_poolings(network, images):

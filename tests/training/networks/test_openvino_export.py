@@ -66,13 +66,13 @@ def test_what_does_not_hold_is_not_shipped(model, tmp_path, shift, threshold, re
 
 
 def test_what_only_float32_holds_is_shipped_in_float32(model, tmp_path):
-    steep, films = copy.deepcopy(model), torch.from_numpy(FILMS)[:, None]
+    steep, images = copy.deepcopy(model), torch.from_numpy(FILMS)[:, None]
     head = list(steep.network.head.modules())[-1]
     with torch.no_grad():
         # Large logits that nearly cancel out: 16 bits of them are not enough.
         head.weight.mul_(1000)
-        head.bias.sub_(steep.predict_logits(films).mean(dim=0))
-    logits = steep.predict_logits(films).double().numpy()
+        head.bias.sub_(steep.predict_logits(images).mean(dim=0))
+    logits = steep.predict_logits(images).double().numpy()
     outcome = export_network(steep, tmp_path, model.description, read, logits)
     assert outcome.shipped and outcome.described(tmp_path)["openvino"]["precision"] == outcome.precision == "float32"
     assert fastest_precision() is Precision.FLOAT32 or "In bfloat16: Not shipped" in outcome.reason

@@ -29,11 +29,11 @@ def test_the_registry_is_that_of_the_config():
 def test_any_size_and_one_or_three_channels(name):
     network = build_model(name, classes=["a", "b", "c"]).eval()
     for size in ((64, 64), (65, 130), (160, 96)):
-        films = torch.rand(2, 1, *size)
+        images = torch.rand(2, 1, *size)
         with torch.no_grad():
-            logits = network(films)
+            logits = network(images)
             assert logits.shape == (2, 3) and logits.dtype == torch.float32
-            torch.testing.assert_close(network(films.repeat(1, 3, 1, 1)), logits, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(network(images.repeat(1, 3, 1, 1)), logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,24 +55,24 @@ def test_another_shape_is_refused(shape, rule):
         build_model("modified_cnn", classes=3)(torch.rand(shape))
 
 
-def test_films_are_normalised_inside():
+def test_images_are_normalised_inside():
     network = build_model("resnet50", classes=3)
-    films = torch.rand(2, 1, 64, 64)
+    images = torch.rand(2, 1, 64, 64)
     expected = np.stack(
         [
-            (films[:, 0].numpy() - mean) / deviation
+            (images[:, 0].numpy() - mean) / deviation
             for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)
         ],
         axis=1,
     )
-    np.testing.assert_allclose(network.normalise(films).numpy(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(network.normalise(images).numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_efficientnet_lite0_sees_8_bits_less_127_over_128():
     network = build_model("efficientnet_lite0", classes=3)
-    films = torch.arange(256, dtype=torch.float32).reshape(1, 1, 16, 16) / 255
-    expected = ((films * 255 - 127) / 128).expand(1, 3, 16, 16)
-    torch.testing.assert_close(network.normalise(films), expected, rtol=0, atol=1e-6)
+    images = torch.arange(256, dtype=torch.float32).reshape(1, 1, 16, 16) / 255
+    expected = ((images * 255 - 127) / 128).expand(1, 3, 16, 16)
+    torch.testing.assert_close(network.normalise(images), expected, rtol=0, atol=1e-6)
 
 
 def test_the_names_and_shapes_of_efficientnet_lite0_are_those_of_the_published_file():
@@ -110,15 +110,15 @@ def test_before_its_last_reduction_efficientnet_lite0_has_four_times_the_places(
     path = tmp_path / "efficientnet_lite0.pth"
     torch.save({name.replace("_fc.1.", "_fc."): value for name, value in whole.body.state_dict().items()}, path)
     network = build_model("efficientnet_lite0", classes=3, weights=path, stride=16).eval()
-    films, kept = torch.rand(1, 1, 96, 64), []
+    images, kept = torch.rand(1, 1, 96, 64), []
     whole.body.get_submodule("_blocks.10").register_forward_hook(lambda *given: kept.append(given[2]))
     with torch.no_grad():
-        whole(films)
-        maps = network.maps(films)
+        whole(images)
+        maps = network.maps(images)
     assert maps.shape == (1, 224, 6, 4)
     torch.testing.assert_close(maps[0, :112, 2, 1], kept[0][0, :, 1:4, :3].mean(dim=(1, 2)))
     torch.testing.assert_close(maps[0, 112:, 0, 0], kept[0][0, :, :4, :4].mean(dim=(1, 2)))
-    assert network.places(films).shape == (1, 3, 6, 4)
+    assert network.places(images).shape == (1, 3, 6, 4)
 
 
 def test_a_stride_that_a_network_has_not_is_refused():

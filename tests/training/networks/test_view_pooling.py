@@ -12,7 +12,7 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.views.attention import Side, ViewAttention
 from mammopipe.training.networks.grad_cam import WithMaps
-from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.network import ImageNetwork
 from mammopipe.training.networks.pooling import Views
 from mammopipe.training.networks.registry import build_model
 
@@ -24,7 +24,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _network(name: str = "modified_cnn", *, other_side: bool = True) -> FilmNetwork:
+def _network(name: str = "modified_cnn", *, other_side: bool = True) -> ImageNetwork:
     """Return a network whose attention is not uniform and whose other side counts."""
     network = build_model(name, classes=3, level=Level.BREAST, other_side=other_side, seed=3)
     assert network.views is not None

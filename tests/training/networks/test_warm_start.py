@@ -46,9 +46,9 @@ def test_every_weight_is_that_of_the_model_and_its_origin_is_written_down(start)
     taken = build_network(inputs).state_dict()
     assert all(torch.equal(value, taken[name]) for name, value in own.state_dict().items())
     train(paths, inputs, ALONE, StopRequest())
-    told = model_directory.read_description(paths.model)
-    weights = told["pretrained_weights"]
-    assert told["initialisation"] == "pretrained" and weights["file"] == "model.tar.gz"
+    description = model_directory.read_description(paths.model)
+    weights = description["pretrained_weights"]
+    assert description["initialisation"] == "pretrained" and weights["file"] == "model.tar.gz"
     assert weights["declared"] == {"datasets": ["another clinic"]}
     assert weights["model"]["architecture"] == "modified_cnn" and weights["model"]["data_digest"] == "other"
     assert not torch.equal(model_directory.load(paths.model).network.state_dict()["body.head.1.weight"],

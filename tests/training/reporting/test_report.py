@@ -234,10 +234,10 @@ def test_names_are_escaped(evaluated):
     assert "<script" not in page.lower()
 
 
-def test_example_films_are_shown_with_their_lesions(evaluated, page):
+def test_example_images_are_shown_with_their_lesions(evaluated, page):
     examples = evaluated.evaluation["examples"]
-    films = [attributes for tag, attributes, _ in page.elements if attributes.get("class", "").startswith("film ")]
-    assert [("right" in film["class"]) for film in films] == [example["correct"] for example in examples]
+    mammograms = [attributes for tag, attributes, _ in page.elements if attributes.get("class", "").startswith("film ")]
+    assert [("right" in image["class"]) for image in mammograms] == [example["correct"] for example in examples]
     lesions = {record.image_id: len(record.lesions) for record in evaluated.records()}
     circles = [given for tag, given, _ in page.elements if tag == "circle" and "dot" not in given["class"]]
     shown = [*examples, *evaluated.evaluation["missed_cancers"][:MOST_MISSED_SHOWN]]
@@ -251,7 +251,7 @@ def test_example_films_are_shown_with_their_lesions(evaluated, page):
     assert np.abs(decoded - original).mean() < 3
 
 
-def test_examples_are_the_surest_right_and_wrong_film_of_each_class():
+def test_examples_are_the_surest_right_and_wrong_image_of_each_class():
     logits = np.log([[0.8, 0.1, 0.1], [0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.1, 0.3, 0.6]])
     names = tuple("abcde")
     test = TestPredictions(names, names, names, np.array([0, 0, 0, 2, 2]), logits)
@@ -270,7 +270,7 @@ def test_examples_are_the_surest_right_and_wrong_film_of_each_class():
     assert examples[0]["probabilities"]["malignant"] == pytest.approx(0.6)
 
 
-def test_a_lesion_without_a_film_of_it_is_drawn_nowhere(evaluated):
+def test_a_lesion_without_an_image_of_it_is_drawn_nowhere(evaluated):
     example = evaluated.evaluation["examples"][0]["image_id"]
     picture = Picture(10, 20, "AAAA", "BBBB", (Circle(1.0, 2.0, 3.0, "benign"),))
     page = Page(render(evaluated.evaluation, {example: picture}))
@@ -280,14 +280,14 @@ def test_a_lesion_without_a_film_of_it_is_drawn_nowhere(evaluated):
     }
 
 
-def test_an_overlay_is_the_film_where_there_is_no_heat():
-    film = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
+def test_an_overlay_is_the_image_where_there_is_no_heat():
+    image = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
     heat = np.zeros((4, 6), np.float32)
     heat[3] = 1
-    mixed = overlay(film, heat)
+    mixed = overlay(image, heat)
     assert mixed.shape == (4, 6, 3) and mixed.dtype == np.uint8
-    assert (mixed[:3] == film[:3, :, None]).all()
-    assert (mixed[3] != film[3, :, None]).any()
+    assert (mixed[:3] == image[:3, :, None]).all()
+    assert (mixed[3] != image[3, :, None]).any()
 
 
 def test_plots_take_their_colours_from_the_page_and_share_no_names():

@@ -9,13 +9,13 @@ from torch.optim import Optimizer
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.auxiliary.targets import AuxiliaryTargets
 from mammopipe.training.fitting.head_only import Films
-from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.network import ImageNetwork
 
 
 class AuxiliaryHeads(nn.Module):
     """One linear layer for each auxiliary target."""
 
-    def __init__(self, network: FilmNetwork, targets: AuxiliaryTargets, *, shape: tuple[int, int], seed: int) -> None:
+    def __init__(self, network: ImageNetwork, targets: AuxiliaryTargets, *, shape: tuple[int, int], seed: int) -> None:
         """Create the heads.
 
         Args:
@@ -39,7 +39,7 @@ class AuxiliaryHeads(nn.Module):
         self._network = [network]  # In a list, so that its parameters are not among those of the heads.
 
     @property
-    def network(self) -> FilmNetwork:
+    def network(self) -> ImageNetwork:
         """The network whose feature maps the heads read."""
         return self._network[0]
 
@@ -64,26 +64,26 @@ class WithAuxiliary(nn.Module):
 
 
 def auxiliary_heads(
-    network: nn.Module, films: Films, config: TrainConfig, optimiser: Optimizer
+    network: nn.Module, images: Films, config: TrainConfig, optimiser: Optimizer
 ) -> AuxiliaryHeads | None:
     """Return the heads of the auxiliary targets, trained by the optimiser like the classifier; `None` without targets.
 
     Args:
         network: The network that learns.
-        films: Training images.
+        images: Training images.
         config: Hyperparameters.
         optimiser: The optimiser of the network.
     """
-    if not config.auxiliary_weights or not isinstance(network, FilmNetwork):
+    if not config.auxiliary_weights or not isinstance(network, ImageNetwork):
         return None
-    targets = AuxiliaryTargets(films.records, config.auxiliary_weights)
-    heads = AuxiliaryHeads(network, targets, shape=films.shape, seed=config.seed)
+    targets = AuxiliaryTargets(images.records, config.auxiliary_weights)
+    heads = AuxiliaryHeads(network, targets, shape=images.shape, seed=config.seed)
     settings = {"part": "head", "scale": 1.0, "lr": 0.0, "weight_decay": config.weight_decay}
     optimiser.add_param_group({"params": list(heads.parameters()), **settings})
     return heads
 
 
-def with_maps(model: nn.Module, network: FilmNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
+def with_maps(model: nn.Module, network: ImageNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the model's answer and the network's last feature maps, (N, channels, h, w), from one forward pass."""
     seen: list[Tensor] = []
 

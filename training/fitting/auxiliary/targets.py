@@ -104,7 +104,7 @@ class AuxiliaryTargets:
             values: The values, (N, targets).
         """
         parts = [
-            target.losses(told, values[:, index])
-            for index, (target, told) in enumerate(zip(self.targets, outputs, strict=True))
+            target.losses(output, values[:, index])
+            for index, (target, output) in enumerate(zip(self.targets, outputs, strict=True))
         ]
         return torch.stack(parts).sum(dim=0)

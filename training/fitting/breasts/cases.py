@@ -6,14 +6,14 @@ from mammopipe.processing.datasets.manifest import Split, SplitProtocol
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.breasts.dataset import Breasts
-from mammopipe.training.fitting.dataset import FilmDataset, require_every_class
+from mammopipe.training.fitting.dataset import ImageDataset, require_every_class
 from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.views.attention import Side
 
 
 def cases_of_level(
-    config: TrainConfig, protocol: SplitProtocol, train: FilmDataset, validation: FilmDataset
-) -> tuple[FilmDataset | Breasts, FilmDataset | Breasts]:
+    config: TrainConfig, protocol: SplitProtocol, train: ImageDataset, validation: ImageDataset
+) -> tuple[ImageDataset | Breasts, ImageDataset | Breasts]:
     """Return what is judged in training and validation.
 
     Raises:

@@ -12,7 +12,7 @@ from mammopipe.processing.classes import class_indices
 from mammopipe.processing.datasets.manifest import Label
 from mammopipe.processing.variation import may_be_mirrored
 from mammopipe.training.config import TrainConfig
-from mammopipe.training.fitting.dataset import FilmDataset, TrainingFilms
+from mammopipe.training.fitting.dataset import ImageDataset, TrainingImages
 from mammopipe.training.fitting.sampling import Draw, generator
 from mammopipe.training.model.views.attention import Side
 from mammopipe.training.model.views.breasts import breasts_of
@@ -27,19 +27,19 @@ _PLACES = 64
 class Breasts(Dataset[BreastItem]):
     """The breasts that images show, with all their originals unchanged; `breasts[i]` is a `BreastItem`."""
 
-    def __init__(self, films: FilmDataset, *, other_side: bool, flips: bool) -> None:
+    def __init__(self, images: ImageDataset, *, other_side: bool, flips: bool) -> None:
         """Group images by breast.
 
         Args:
-            films: The images; a breast's augmented copies belong to its views.
+            images: The images; a breast's augmented copies belong to its views.
             other_side: Whether the views of the patient's other breast count.
             flips: Whether craniocaudal views are judged together with their mirror images (`test_flips`).
         """
-        self.films, self.flips = films, flips
-        self.breasts = breasts_of(films.records, films.classes, other_side=other_side)
+        self.images, self.flips = images, flips
+        self.breasts = breasts_of(images.records, images.classes, other_side=other_side)
         self.records = tuple(breast.record for breast in self.breasts)
-        self.classes, self.shape, self.sha256 = films.classes, films.shape, films.sha256
-        self.labels: NDArray[np.int64] = class_indices(self.records, films.classes)
+        self.classes, self.shape, self.sha256 = images.classes, images.shape, images.sha256
+        self.labels: NDArray[np.int64] = class_indices(self.records, images.classes)
 
     def __len__(self) -> int:
         """Return the number of breasts."""
@@ -48,8 +48,8 @@ class Breasts(Dataset[BreastItem]):
     def __getitem__(self, index: int) -> BreastItem:
         """Return the breast at `index`."""
         views = [(view[0], side) for view, side in self.breasts[index].views]
-        images = [self.films[place][0] for place, _ in views]
-        mirrored = [self.flips and may_be_mirrored(self.films.records[place].view) for place, _ in views]
+        images = [self.images[place][0] for place, _ in views]
+        mirrored = [self.flips and may_be_mirrored(self.images.records[place].view) for place, _ in views]
         return self.item(index, images, [side for _, side in views], mirrored)
 
     def item(self, index: int, images: Sequence[Tensor], sides: Sequence[Side], mirrored: Sequence[bool]) -> BreastItem:
@@ -68,7 +68,7 @@ class TrainingBreasts(Dataset[BreastItem]):
     def __init__(self, breasts: Breasts, config: TrainConfig) -> None:
         """Create the dataset; the config gives the seed, the variations, and the most views of a side."""
         self.breasts, self.config = breasts, config
-        self.images = TrainingFilms(breasts.films, config)
+        self.images = TrainingImages(breasts.images, config)
 
     def __getitem__(self, draw: Draw) -> BreastItem:
         """Return the breast of the draw.

@@ -15,7 +15,7 @@ from torch import Tensor
 from mammopipe.processing.datasets.manifest import Lesion, View
 from mammopipe.processing.variation import DARKEST, Drawn, coarse_shape, draw, reduced_size
 from mammopipe.training.config import TrainConfig
-from mammopipe.training.fitting.dataset import Item, TrainingFilms, draw_holes
+from mammopipe.training.fitting.dataset import Item, TrainingImages, draw_holes
 from mammopipe.training.fitting.sampling import Draw, derived_seed, generator
 from mammopipe.training.variation import AugmentOn
 
@@ -26,13 +26,13 @@ _NOISE_STREAM = 3
 """Number of the random stream of the noise; shares of mixup and variations have others."""
 
 
-class UnvariedFilms(TrainingFilms):
+class UnvariedImages(TrainingImages):
     """Training images as they are, each with its `Packed` variation; `films[draw]` is ((image, packed), label, id)."""
 
     def with_lesions(self, use: Draw) -> tuple[Item, tuple[Lesion, ...]]:
         """Return the image of the draw with its packed variation, and its lesions as they lie in the varied image."""
-        image, label, image_id = self.films[use.index]
-        record, key = self.films.records[use.index], (self.config.seed, use.epoch, use.position)
+        image, label, image_id = self.images[use.index]
+        record, key = self.images.records[use.index], (self.config.seed, use.epoch, use.position)
         shape, drawn, lesions = tuple(image.shape[1:]), Drawn(), record.lesions
         if self.config.augment:
             drawn, lesions = draw(

@@ -13,10 +13,10 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.variation import Variation
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.checkpoint import StopRequest
-from mammopipe.training.fitting.dataset import TrainingFilms
+from mammopipe.training.fitting.dataset import TrainingImages
 from mammopipe.training.fitting.distributed import ALONE
 from mammopipe.training.fitting.sampling import Draw
-from mammopipe.training.fitting.variation.on_device import UnvariedFilms, varied_here
+from mammopipe.training.fitting.variation.on_device import UnvariedImages, varied_here
 from mammopipe.training.train import read_inputs, train
 
 SWITCHES = [f"augment_{item.name}" for item in fields(Variation)][1:]
@@ -36,9 +36,9 @@ def films(make_job):
     return whole
 
 
-def batch(films, config, draws):
+def batch(images, config, draws):
     """Return the varied images and lesions of some draws, as a training step gets them."""
-    source = UnvariedFilms(films, config)
+    source = UnvariedImages(images, config)
     items = [source.with_lesions(draw) for draw in draws]
     collated = torch.utils.data.default_collate([item for item, _ in items])
     return varied_here(collated[0], config, torch.device("cpu")), [lesions for _, lesions in items]
@@ -50,7 +50,7 @@ DRAWS = [Draw(index, 3, 40 + index) for index in range(16)]
 def test_an_image_and_its_lesions_lie_as_on_the_cpu(films):
     config = TrainConfig(**PLAIN)
     images, lesions = batch(films, config, DRAWS)
-    on_cpu = TrainingFilms(films, config)
+    on_cpu = TrainingImages(films, config)
     differences = []
     for image, moved, draw in zip(images, lesions, DRAWS, strict=True):
         (expected, _, _), there = on_cpu.with_lesions(draw)
@@ -80,7 +80,7 @@ def test_every_switch_does_by_itself_what_it_does_on_the_cpu(films, name):
     none = TrainConfig(**PLAIN | dict.fromkeys(SWITCHES, False))
     images, plain = batch(films, alone, DRAWS)[0], torch.stack([films[draw.index][0] for draw in DRAWS])
     torch.testing.assert_close(batch(films, none, DRAWS)[0], plain)
-    on_cpu = TrainingFilms(films, alone)
+    on_cpu = TrainingImages(films, alone)
     expected = torch.stack([on_cpu[draw][0] for draw in DRAWS])
     changed = (expected - plain).abs().mean()
     assert changed > 1e-4

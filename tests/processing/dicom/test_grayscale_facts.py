@@ -1,0 +1,366 @@
+"""What the grey-scale pipeline records of its choices, what it says of wrong attributes, and its single steps."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mammopipe.processing.dicom.grayscale import (
+    Chain,
+    Lut,
+    Rescale,
+    VoiFunction,
+    Window,
+    apply,
+    padding_shows,
+    presentation,
+    stored_range,
+)
+from mammopipe.processing.image_flags import ImageFlag
+from mammopipe.processing.images.mammogram import CorruptImageError, ReadConfig, UnsupportedImageError, read_mammogram
+
+MakeDicom = Callable[..., bytes]
+MakeItem = Callable[..., Any]
+RAMP = np.arange(0, 4096, dtype=np.uint16).reshape(64, 64)
+
+
+def read(make_dicom: MakeDicom, cells: NDArray[Any] = RAMP, *, config: ReadConfig | None = None, **values: Any) -> Any:
+    options = {"config": config} if config else {}
+    return read_mammogram(make_dicom(cells, **{"bits": 12, **values}), **options)
+
+
+OF_THE_CHAIN = (
+    "modality_transform",
+    "rescale_slope",
+    "rescale_intercept",
+    "voi_windows",
+    "voi_luts",
+    "voi_function",
+    "voi_index",
+    "voi_lut_bits",
+    "window_center",
+    "window_width",
+    "photometric",
+    "presentation_lut_shape",
+    "inverted",
+    "padding_low",
+    "padding_high",
+)
+
+
+def facts(image: Any) -> dict[str, Any]:
+    return {name: image.facts[name] for name in OF_THE_CHAIN if name in image.facts}
+
+
+def test_a_file_without_the_attributes_says_so(make_dicom: MakeDicom) -> None:
+    image = read(make_dicom)
+    assert facts(image) == {
+        "modality_transform": "IDENTITY",
+        "voi_windows": 0,
+        "voi_luts": 0,
+        "voi_function": "NONE, full range of stored values",
+        "photometric": "MONOCHROME2",
+        "presentation_lut_shape": "",
+        "inverted": False,
+    }
+    used = {ImageFlag.RESCALE_UNUSABLE, ImageFlag.WINDOW_UNUSABLE, ImageFlag.ATTRIBUTE_IGNORED}
+    assert not used & set(image.flags)
+
+
+def test_rescaling_window_and_padding_are_recorded(make_dicom: MakeDicom) -> None:
+    image = read(
+        make_dicom,
+        PhotometricInterpretation="MONOCHROME1",
+        PresentationLUTShape="INVERSE",
+        RescaleSlope="2",
+        RescaleIntercept="-10",
+        WindowCenter=["100", "2048"],
+        WindowWidth=["10", "4000"],
+        VOILUTFunction="SIGMOID",
+        PixelPaddingValue=("US", 4000),
+        PixelPaddingRangeLimit=("US", 3990),
+        config=ReadConfig(window_index=1),
+    )
+    assert facts(image) == {
+        "modality_transform": "RESCALE",
+        "rescale_slope": 2,
+        "rescale_intercept": -10,
+        "voi_windows": 2,
+        "voi_luts": 0,
+        "voi_function": "SIGMOID",
+        "voi_index": 1,
+        "window_center": 2048,
+        "window_width": 4000,
+        "photometric": "MONOCHROME1",
+        "presentation_lut_shape": "INVERSE",
+        "inverted": True,
+        "padding_low": 3990,
+        "padding_high": 4000,
+    }
+
+
+def test_luts_are_recorded_and_the_configured_one_is_used(make_dicom: MakeDicom, make_item: MakeItem) -> None:
+    modality = make_item(LUTDescriptor=("US", [4096, 0, 12]), LUTData=("US", list(range(4095, -1, -1))))
+    lut = make_item(LUTDescriptor=("US", [2, 100, 8]), LUTData=("US", [0, 255]))
+    other = make_item(LUTDescriptor=("US", [2, 4000, 10]), LUTData=("US", [0, 1023]))
+    values = {"ModalityLUTSequence": [modality], "VOILUTSequence": [lut, other]}
+    image = read(make_dicom, **values, RescaleSlope="3", RescaleIntercept="7", config=ReadConfig(lut_index=1))
+    assert facts(image) == {
+        "modality_transform": "LUT",
+        "voi_windows": 0,
+        "voi_luts": 2,
+        "voi_function": "LUT",
+        "voi_index": 1,
+        "voi_lut_bits": 10,
+        "photometric": "MONOCHROME2",
+        "presentation_lut_shape": "",
+        "inverted": False,
+    }
+    white = image.pixels.ravel() == 65535
+    assert white[:95].all() and not white[95:].any(), "modality values from 4001 on"
+    message = r"VOILUTSequence \(0028,3010\) gives 2 to choose from; number 2 \(counted from 0\) is configured"
+    with pytest.raises(UnsupportedImageError, match=message):
+        read(make_dicom, **values, config=ReadConfig(lut_index=2))
+
+
+@pytest.mark.parametrize(
+    ("values", "flag"),
+    [
+        ({"RescaleSlope": "2"}, ImageFlag.RESCALE_UNUSABLE),
+        ({"RescaleIntercept": "2"}, ImageFlag.RESCALE_UNUSABLE),
+        ({"WindowCenter": "100"}, ImageFlag.WINDOW_UNUSABLE),
+        ({"WindowWidth": "100"}, ImageFlag.WINDOW_UNUSABLE),
+        ({"PixelPaddingRangeLimit": ("US", 100)}, ImageFlag.ATTRIBUTE_IGNORED),
+    ],
+)
+def test_half_a_pair_counts_as_absent_with_a_flag(make_dicom: MakeDicom, values: dict[str, Any], flag: str) -> None:
+    image = read(make_dicom, **values)
+    assert flag in image.flags and np.array_equal(image.pixels, read(make_dicom).pixels)
+    assert facts(image)["modality_transform"] == "IDENTITY" and "window_center" not in facts(image)
+
+
+def test_an_empty_lut_item_counts_as_absent_with_a_flag(make_dicom: MakeDicom, make_item: MakeItem) -> None:
+    lut = make_item(LUTDescriptor=("US", [2, 100, 8]), LUTData=("US", [0, 255]))
+    image = read(make_dicom, VOILUTSequence=[make_item(LUTExplanation="none"), lut])
+    assert facts(image)["voi_luts"] == 1 and ImageFlag.WINDOW_UNUSABLE in image.flags
+    whole = read(make_dicom, VOILUTSequence=[lut])
+    assert np.array_equal(image.pixels, whole.pixels) and ImageFlag.WINDOW_UNUSABLE not in whole.flags
+    for half in ({"LUTDescriptor": ("US", [2, 100, 8])}, {"LUTData": ("US", [0, 255])}):
+        with pytest.raises(CorruptImageError, match="LUT"):
+            read(make_dicom, VOILUTSequence=[make_item(**half)])
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        (
+            {"PresentationLUTShape": "LIN OD"},
+            UnsupportedImageError,
+            "<bytes>: PresentationLUTShape (2050,0020) is 'LIN OD'; IDENTITY and INVERSE are read",
+        ),
+        (
+            {"VOILUTFunction": "CUBIC", "WindowCenter": "1", "WindowWidth": "9"},
+            UnsupportedImageError,
+            "<bytes>: VOILUTFunction (0028,1056) is 'CUBIC'; LINEAR, LINEAR_EXACT, SIGMOID are read",
+        ),
+        (
+            {"RescaleSlope": "0", "RescaleIntercept": "3"},
+            CorruptImageError,
+            "<bytes>: RescaleSlope (0028,1053) is 0; every pixel would have the same value",
+        ),
+        (
+            {"RescaleSlope": "1", "RescaleIntercept": "1e13"},
+            CorruptImageError,
+            "<bytes>: RescaleIntercept (0028,1052) is 1e+13; its magnitude must be from 0 to 1e+12",
+        ),
+        (
+            {"WindowCenter": ["1", "2"], "WindowWidth": "4"},
+            CorruptImageError,
+            "<bytes>: WindowCenter (0028,1050) has 2 values and WindowWidth (0028,1051) has 1; they must be as many",
+        ),
+        (
+            {"WindowCenter": "1", "WindowWidth": "0.5"},
+            CorruptImageError,
+            "<bytes>: WindowWidth (0028,1051) is 0.5; it must be at least 1 for a LINEAR window",
+        ),
+        (
+            {"WindowCenter": "1", "WindowWidth": "0", "VOILUTFunction": "LINEAR_EXACT"},
+            CorruptImageError,
+            "<bytes>: WindowWidth (0028,1051) is 0; it must be greater than 0 for a LINEAR_EXACT window",
+        ),
+    ],
+)
+def test_the_message_names_attribute_value_and_rule(
+    make_dicom: MakeDicom, values: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as caught:
+        read(make_dicom, **values)
+    assert str(caught.value) == message
+
+
+def test_numbers_at_the_bounds_of_what_is_plausible_are_read(make_dicom: MakeDicom) -> None:
+    for slope, intercept in (("1e12", "-1e12"), ("1e-12", "0"), ("-1e12", "1e12")):
+        assert facts(read(make_dicom, RescaleSlope=slope, RescaleIntercept=intercept))["rescale_slope"] == float(slope)
+    for width, function in (("1", "LINEAR"), ("1e-12", "SIGMOID"), ("1e12", "LINEAR_EXACT"), ("0.5", "SIGMOID")):
+        image = read(make_dicom, WindowCenter="1e12", WindowWidth=width, VOILUTFunction=function)
+        assert facts(image)["window_width"] == float(width)
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "entries", "bits"),
+    [
+        ([4, 0, 16], [0, 1, 2, 4095], 12),  # no entry uses the two highest bits
+        ([4, 0, 14], [0, 1, 2, 4095], 12),
+        ([4, 0, 13], [0, 1, 2, 4095], 13),  # only one bit is unused
+        ([4, 0, 10], [0, 1, 2, 3], 8),
+        ([4, 0, 9], [0, 1, 2, 511], 9),
+        ([4, 0, 8], [0, 1, 2, 1000], 10),
+    ],
+)
+def test_the_bits_of_a_voi_lut_are_those_of_its_entries(
+    make_dicom: MakeDicom, make_item: MakeItem, descriptor: list[int], entries: list[int], bits: int
+) -> None:
+    item = make_item(LUTDescriptor=("US", descriptor), LUTData=("US", entries))
+    image = read(make_dicom, np.array([[0, 1, 2, 3]], np.uint16), VOILUTSequence=[item])
+    assert image.facts["voi_lut_bits"] == bits
+    assert image.pixels.tolist() == [[int(entry * 65535 / (2**bits - 1) + 0.5) for entry in entries]]
+
+
+def test_the_bits_of_a_modality_lut_are_those_of_its_descriptor(make_dicom: MakeDicom, make_item: MakeItem) -> None:
+    item = make_item(LUTDescriptor=("US", [4, 0, 16]), LUTData=("US", [0, 1, 2, 4095]))
+    cells = np.array([[0, 1, 2, 3]], np.uint16)
+    assert read(make_dicom, cells, ModalityLUTSequence=[item]).pixels.tolist() == [[0, 1, 2, 4095]]
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "data", "message"),
+    [
+        ([4, 0], ("US", [1, 2, 3, 4]), "LUTDescriptor (0028,3002) has 2 values; 3 are needed"),
+        ([4, 0, 7], ("US", [1] * 4), "LUTDescriptor (0028,3002) says 7 bits an entry; it must be between 8 and 16"),
+        ([4, 0, 17], ("US", [1] * 4), "LUTDescriptor (0028,3002) says 17 bits an entry; it must be between 8 and 16"),
+        ([5, 0, 8], ("US", [1] * 4), "LUTData (0028,3006) has 8 bytes; 5 entries of 16 bits are announced"),
+        ([2, 0, 8], ("OW", b"\0\1\2\3\4\5"), "LUTData (0028,3006) has 6 bytes; 2 entries of 16 bits are announced"),
+    ],
+)
+def test_a_broken_lut_is_named(
+    make_dicom: MakeDicom, make_item: MakeItem, descriptor: list[int], data: tuple[str, Any], message: str
+) -> None:
+    with pytest.raises(CorruptImageError) as caught:
+        read(make_dicom, VOILUTSequence=[make_item(LUTDescriptor=("US", descriptor), LUTData=data)])
+    assert str(caught.value).endswith(message)
+
+
+def test_an_odd_number_of_packed_entries_is_padded_by_one_byte(make_dicom: MakeDicom, make_item: MakeItem) -> None:
+    packed = make_item(LUTDescriptor=("US", [3, 0, 8]), LUTData=("OW", bytes([0, 51, 255, 0])))
+    cells = np.array([[0, 1, 2, 3]], np.uint16)
+    assert read(make_dicom, cells, VOILUTSequence=[packed]).pixels.tolist() == [[0, 13107, 65535, 65535]]
+
+
+def test_lut_entries_follow_the_byte_order_of_the_file(make_dicom: MakeDicom, make_item: MakeItem) -> None:
+    item = make_item(LUTDescriptor=("US", [2, 0, 12]), LUTData=("US", [256, 4095]))
+    cells = np.array([[0, 1]], np.uint16)
+    for syntax in ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"):
+        pixels = read(make_dicom, cells, VOILUTSequence=[item], syntax=syntax).pixels
+        assert pixels.tolist() == [[int(256 * 65535 / 4095 + 0.5), 65535]]
+
+
+@pytest.mark.parametrize(
+    ("intercept", "first", "split"),
+    [
+        ("-100", 65536 - 50, 50),  # an unsigned VR with signed input: -50
+        ("0", 1000, 1000),
+        ("-100", 0x7FFF, 4096),  # the greatest value that is not negative
+    ],
+)
+def test_the_first_input_of_a_lut_is_signed_if_its_input_is(
+    make_dicom: MakeDicom, make_item: MakeItem, intercept: str, first: int, split: int
+) -> None:
+    item = make_item(LUTDescriptor=("US", [2, first, 8]), LUTData=("US", [0, 255]))
+    image = read(make_dicom, RescaleSlope="1", RescaleIntercept=intercept, VOILUTSequence=[item])
+    assert int((image.pixels == 0).sum()) == min(split + 1, 4096)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_padding_has_the_sign_of_the_pixels(make_dicom: MakeDicom, signed: bool) -> None:
+    value = -5 if signed else 65531
+    cells = np.array([[value, value + 1, 7]], np.int16 if signed else np.uint16)
+    for vr, stated in (("US", 65531), ("SS", -5)):
+        image = read(make_dicom, cells, bits=16, PixelPaddingValue=(vr, stated))
+        assert (image.facts["padding_low"], image.facts["padding_high"]) == (value, value)
+        assert image.pixels[0, 0] == 0 < image.pixels[0, 1]
+    highest = read(make_dicom, np.array([[0x7FFF, 1]], cells.dtype), bits=16, PixelPaddingValue=("US", 0x7FFF))
+    assert highest.facts["padding_low"] == 0x7FFF
+
+
+# --- single steps
+
+
+def test_a_linear_window_of_width_one_is_a_step() -> None:
+    step = Window(VoiFunction.LINEAR, 10.0, 1.0)
+    assert step(np.array([9.0, 9.5, 9.6, 10.0])).tolist() == [0, 0, 1, 1]
+
+
+def test_a_sigmoid_does_not_overflow() -> None:
+    sigmoid = Window(VoiFunction.SIGMOID, 0.0, 1e-12)
+    with np.errstate(all="raise"):
+        assert sigmoid(np.array([-1e5, 0.0, 1e5])) == pytest.approx([0, 0.5, 1], abs=1e-9)
+
+
+def test_the_range_of_stored_values() -> None:
+    assert stored_range(12, False) == (0, 4095) and stored_range(12, True) == (-2048, 2047)
+
+
+def test_the_range_of_modality_values_is_ordered() -> None:
+    assert Rescale(-2.0, 3.0).scale(0, 10) == (-17, 3) and Rescale(2.0, 3.0).scale(0, 10) == (3, 23)
+    assert Lut(5, 10, np.array([1, 2], np.uint16)).scale(-7, 7) == (0, 1023)
+
+
+def chain(**changes: Any) -> Chain:
+    return Chain(**{"modality": Rescale(), "voi": None, "inverted": False, **changes})
+
+
+def test_padding_shows_only_where_it_would_be_brighter_than_black() -> None:
+    assert not padding_shows(16, False, chain())
+    assert not padding_shows(16, False, chain(padding=(0, 255))), "255 of 65535 is black in 8 bits"
+    assert padding_shows(16, False, chain(padding=(0, 256)))
+    assert padding_shows(16, False, chain(padding=(0, 0), inverted=True))
+    assert not padding_shows(16, False, chain(padding=(65535, 65535), inverted=True))
+    # Only values that can be stored count.
+    assert not padding_shows(12, False, chain(padding=(4096, 5000))) and padding_shows(
+        12, False, chain(padding=(4095,) * 2)
+    )
+    assert padding_shows(12, True, chain(padding=(2047, 3000))) and not padding_shows(
+        12, True, chain(padding=(-9000, -2048))
+    )
+
+
+def test_the_ends_of_padding_are_padding_themselves() -> None:
+    stored = np.arange(8, dtype=np.int64)
+    found = presentation(stored, 3, False, chain(padding=(2, 4), inverted=True))
+    assert (found == 0).tolist() == [False, False, True, True, True, False, False, True]
+
+
+def test_cells_are_looked_up_by_their_own_bits() -> None:
+    cells = np.array([[0x0123, 0xF123, 0x1230]], np.uint16)
+    found = apply(cells.copy(), 12, 0, bits_stored=12, signed=False, chain=chain())
+    assert found.tolist() == [[int(value * 65535 / 4095 + 0.5) for value in (0x123, 0x123, 0x230)]]
+    shifted = apply(cells.copy(), 12, 4, bits_stored=12, signed=False, chain=chain())
+    assert shifted.tolist() == [[int(value * 65535 / 4095 + 0.5) for value in (0x012, 0xF12, 0x123)]]
+    signed = apply(np.array([[0x80, 0xFF, 0x00, 0x7F]], np.uint8), 8, 0, bits_stored=8, signed=True, chain=chain())
+    assert signed.tolist() == [[0, int(127 * 257), 128 * 257, 65535]]
+
+
+def test_only_a_decoders_own_cells_are_overwritten() -> None:
+    cells = np.array([[1, 2]], np.uint16)
+    found = apply(cells, 16, 0, bits_stored=16, signed=False, chain=chain(inverted=True))
+    assert found.tolist() == [[65534, 65533]] and np.shares_memory(found, cells)
+    kept = np.array([[1, 2]], np.uint16)
+    kept.flags.writeable = False
+    found = apply(kept, 16, 0, bits_stored=16, signed=False, chain=chain(inverted=True))
+    assert found.tolist() == [[65534, 65533]] and kept.tolist() == [[1, 2]]
+    whole = np.arange(16, dtype=np.uint16).reshape(4, 4)
+    found = apply(whole[:, ::2], 16, 0, bits_stored=16, signed=False, chain=chain(inverted=True))
+    assert found.tolist() == (65535 - np.arange(16).reshape(4, 4)[:, ::2]).tolist()
+    assert whole.tolist() == np.arange(16).reshape(4, 4).tolist(), "a view of other cells is left as it is"

@@ -1,0 +1,149 @@
+"""How each metric is defined: its name, its range, what it needs, and which images count for its interval."""
+
+import numpy as np
+import pytest
+
+from mammopipe.training.metrics import classification
+from mammopipe.training.metrics.bootstrap import MetricError
+from mammopipe.training.metrics.metric import Metric, mean_metric
+from mammopipe.training.metrics.scale import Scale
+
+LABELS = np.array([0, 1, 2, 1])
+PROBABILITIES = np.array([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6], [0.1, 0.3, 0.6], [0.1, 0.8, 0.1]])
+SCORES = np.array([0.2, 0.6, 0.6, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("metric", "name", "share", "kinds"),
+    [
+        (classification.accuracy, "accuracy", True, [0, 0, 0, 0]),
+        (classification.balanced_accuracy, "balanced_accuracy", False, [0, 1, 2, 1]),
+        (classification.macro_auc, "macro_auc", True, [0, 1, 2, 1]),
+        (classification.malignant_auc, "malignant_auc", True, [0, 0, 1, 0]),
+        (classification.log_loss, "log_loss", False, [0, 1, 2, 1]),
+        (classification.brier, "brier", False, [0, 1, 2, 1]),
+        (classification.expected_calibration_error, "expected_calibration_error", False, [0, 0, 0, 0]),
+        (classification.class_auc(1), "auc of class 1", True, [0, 1, 0, 1]),
+        (classification.precision(2), "precision of class 2", True, [-1, 0, 0, -1]),
+        (classification.recall(1), "recall of class 1", True, [-1, 0, -1, 0]),
+        (classification.f1(1), "f1 of class 1", False, [-1, 0, -1, 0]),
+    ],
+    ids=lambda value: value.name if isinstance(value, Metric) else "",
+)
+def test_a_metric_of_classes(metric: Metric, name: str, share: bool, kinds: list[int]) -> None:
+    assert (metric.name, metric.share) == (name, share)
+    assert metric.kinds(LABELS, PROBABILITIES).tolist() == kinds
+    assert metric.least_images == (3000 if name == "expected_calibration_error" else 0)
+    ranges = {"log_loss": Scale.POSITIVE, "brier": Scale.UP_TO_TWO}
+    assert metric.scale is ranges.get(name, Scale.SHARE)
+
+
+@pytest.mark.parametrize(
+    ("metric", "name", "share"),
+    [
+        (classification.roc_auc, "roc_auc", True),
+        (classification.probabilistic_f1, "probabilistic_f1", False),
+        (classification.sensitivity_at_specificity(0.9), "sensitivity_at_specificity", False),
+        (classification.specificity_at_sensitivity(0.9), "specificity_at_sensitivity", False),
+    ],
+)
+def test_a_metric_of_one_score(metric: Metric, name: str, share: bool) -> None:
+    assert (metric.name, metric.share, metric.scale) == (name, share, Scale.SHARE)
+    assert metric.kinds(np.array([0, 1, 1, 0]), SCORES).tolist() == [0, 1, 1, 0]
+    with pytest.raises(MetricError, match=f"^{name}: scores must be finite, one an image, not of shape"):
+        metric(LABELS, PROBABILITIES)
+
+
+@pytest.mark.parametrize(
+    ("metric", "needs"),
+    [
+        (classification.balanced_accuracy, "at least one image of each class"),
+        (classification.macro_auc, "at least one image of each class"),
+        (classification.malignant_auc, "images with and without the finding"),
+        (classification.class_auc(2), "images with and without the finding"),
+        (classification.precision(1), "an image predicted as this class"),
+        (classification.recall(2), "an image of this class"),
+        (classification.f1(1), "an image of this class, or predicted as it"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Metric) else "",
+)
+def test_an_undefined_metric_says_what_it_needs(metric: Metric, needs: str) -> None:
+    probabilities = np.array([[0.9, 0.05, 0.05], [0.9, 0.05, 0.05]])
+    with pytest.raises(MetricError) as caught:
+        metric([0, 0], probabilities)
+    assert str(caught.value) == f"{metric.name} is undefined here: it needs {needs}"
+
+
+@pytest.mark.parametrize(
+    ("metric", "needs"),
+    [
+        (classification.roc_auc, "images with and without the finding"),
+        (classification.probabilistic_f1, "at least one positive image"),
+        (classification.sensitivity_at_specificity(0.9), "images with and without the finding"),
+        (classification.specificity_at_sensitivity(0.9), "images with and without the finding"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Metric) else "",
+)
+def test_an_undefined_metric_of_scores_says_what_it_needs(metric: Metric, needs: str) -> None:
+    with pytest.raises(MetricError) as caught:
+        metric([0, 0], [0.2, 0.4])
+    assert str(caught.value) == f"{metric.name} is undefined here: it needs {needs}"
+
+
+def test_targets_may_be_the_ends_of_their_range() -> None:
+    for of in (classification.sensitivity_at_specificity, classification.specificity_at_sensitivity):
+        assert of(0.0)([0, 1], [0.2, 0.9]) == of(1.0)([0, 1], [0.2, 0.9]) == 1
+        for wrong in (-0.01, 1.01):
+            name = "specificity" if of is classification.sensitivity_at_specificity else "sensitivity"
+            with pytest.raises(MetricError, match=f"^{name}={wrong} must lie in 0..1$"):
+                of(wrong)
+
+
+def test_a_target_that_is_missed_by_rounding_counts_as_reached() -> None:
+    # 1 - 9/10 is a little below 0.1 in floating point.
+    labels, scores = [0] * 10 + [1], [*np.linspace(0.1, 0.9, 10), 0.85]
+    assert classification.sensitivity_at_specificity(0.1)(labels, scores) == 1
+    assert classification.sensitivity_at_specificity(0.9)(labels, scores) == 1
+    assert classification.sensitivity_at_specificity(0.91)(labels, scores) == 0
+
+
+def test_probabilities_of_0_and_1_are_scores_of_probabilistic_f1() -> None:
+    assert classification.probabilistic_f1([1, 0], [1.0, 0.0]) == 1
+    for wrong in (-0.01, 1.01):
+        with pytest.raises(MetricError, match="^probabilistic_f1: scores must be probabilities, from 0 to 1$"):
+            classification.probabilistic_f1([1, 0], [0.5, wrong])
+
+
+def test_a_certain_error_has_a_finite_log_loss() -> None:
+    found = classification.log_loss([0, 1], [[0.0, 1.0], [0.0, 1.0]])
+    assert found == pytest.approx(-np.log(np.finfo(np.float64).eps) / 2)
+    # Rows of a float32 softmax sum to 1 only nearly; the loss is that of the normalised row.
+    assert classification.log_loss([0], [[0.5, 0.4995]]) == pytest.approx(-np.log(0.5 / 0.9995))
+
+
+def test_malignant_or_not_makes_two_classes_of_three() -> None:
+    labels, probabilities = classification.malignant_or_not(LABELS, PROBABILITIES)
+    assert labels.tolist() == [0, 0, 1, 0] and labels.dtype == np.int64
+    assert probabilities == pytest.approx(np.array([[0.8, 0.2], [0.4, 0.6], [0.4, 0.6], [0.9, 0.1]]))
+
+
+def test_the_roc_curve_names_what_it_needs() -> None:
+    with pytest.raises(MetricError, match="^roc_curve is undefined here: it needs images of both classes$"):
+        classification.roc_curve([0, 0], [0.1, 0.2])
+    with pytest.raises(MetricError, match="^roc_curve: scores must be finite"):
+        classification.roc_curve([0, 1], [0.1, np.nan])
+    with pytest.raises(MetricError, match="^confusion_matrix: probabilities must be"):
+        classification.confusion_matrix([0, 1], [0.1, 0.9])
+    with pytest.raises(MetricError, match="^calibration_bins: probabilities must be"):
+        classification.calibration_bins([0, 1], [0.1, 0.9])
+
+
+def test_a_mean_of_one_number_an_image() -> None:
+    metric = mean_metric("wrong", lambda labels, scores: (scores >= 0.5) != labels, needs="a case", share=True)
+    assert metric([0, 1, 1, 0], SCORES) == 0 and (metric.name, metric.needs, metric.share) == ("wrong", "a case", True)
+    assert metric([1, 1, 1, 0], SCORES) == 0.25
+    weights = np.array([[3.0, 0, 0, 1], [0, 0, 0, 0]])
+    found = metric.weighted(np.array([1, 1, 1, 0]), SCORES, weights)
+    assert found[0] == 0.75 and np.isnan(found[1]), "without a case it is undefined"
+    assert metric.kinds(np.array([0, 1, 1, 0]), SCORES).tolist() == [0, 0, 0, 0]
+    assert mean_metric("n", lambda labels, scores: scores, needs="", scale=Scale.REAL).scale is Scale.REAL

@@ -1,0 +1,277 @@
+"""Confidence intervals by their formula, written here once more, and at the limits where there is none."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from mammopipe.training.metrics import classification
+from mammopipe.training.metrics.bootstrap import Interval, MetricError, Resamples, bootstrap_interval
+from mammopipe.training.metrics.metric import Metric, all_alike, mean_metric
+from mammopipe.training.metrics.scale import Scale
+
+MEAN = mean_metric("mean", lambda labels, scores: scores, needs="a case", scale=Scale.REAL)
+Floats = NDArray[np.float64]
+
+
+def freedom(left: Floats, patients: int) -> float:
+    """Satterthwaite's degrees of freedom of the jackknife's variance, at most `patients` - 1."""
+    squares = (left - left.mean()) ** 2
+    variance_of_squares = (squares**2).mean() - squares.mean() ** 2
+    if variance_of_squares <= 0:
+        return patients - 1
+    return max(1.0, min(patients - 1, round(2 * len(left) * squares.mean() ** 2 / variance_of_squares, 1)))
+
+
+def expected(
+    metric: Metric, labels: Any, values: Any, groups: list[str], draws: Resamples, level: float, patients: int
+) -> tuple[float, float]:
+    """Return the bounds as the module's description defines them; `patients` have the rarest kind of image."""
+    labels, values = np.asarray(labels), np.asarray(values, float)
+    error = float(np.nanstd(metric.weighted(labels, values, draws.counts.astype(float)), ddof=1))
+    names, index = np.unique(groups, return_inverse=True)
+    degrees: float = patients - 1
+    if len(names) <= 1000:
+        blocks = min(len(names), 200)
+        left = np.concatenate(
+            [metric.weighted(labels, values, (index % blocks != block)[None].astype(float)) for block in range(blocks)]
+        )
+        left = left[np.isfinite(left)]
+        error = max(error, float(np.sqrt((len(left) - 1) * left.var())))
+        degrees = freedom(left, patients)
+    reach = stats.t.ppf((1 + level) / 2, degrees) * error
+    value = metric(labels, values)
+    if metric.scale is Scale.REAL:
+        return value - reach, value + reach
+    assert metric.scale is Scale.SHARE
+    logit, slope = np.log(value / (1 - value)), 1 / (value * (1 - value))
+    low, high = (1 / (1 + np.exp(-(logit + sign * reach * slope))) for sign in (-1, 1))
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize(
+    ("patients", "images", "seed"),
+    [(12, 2, 0), (12, 2, 1), (3, 5, 2), (40, 1, 3), (230, 1, 4), (1000, 1, 5), (1001, 1, 6)],
+)
+@pytest.mark.parametrize("level", [0.95, 0.5])
+def test_the_interval_is_that_of_the_formula(patients: int, images: int, seed: int, level: float) -> None:
+    random = np.random.default_rng(seed)
+    groups = [f"p{number:04d}" for number in np.repeat(np.arange(patients), images)]
+    labels = np.arange(patients * images) % 2
+    values = 0.2 * labels + random.standard_t(3, size=len(labels))
+    draws = Resamples.draw(groups, n=30, seed=seed)
+    for metric in (MEAN, classification.roc_auc):
+        kinds = metric.kinds(labels, values)
+        rarest = min(len({groups[place] for place in np.flatnonzero(kinds == kind)}) for kind in set(kinds.tolist()))
+        found = draws.interval(metric, labels, values, level=level)
+        assert (found.low, found.high) == pytest.approx(
+            expected(metric, labels, values, groups, draws, level, rarest), rel=1e-9
+        )
+
+
+def test_one_patient_that_causes_all_the_variance_gives_few_degrees_of_freedom() -> None:
+    values, groups = np.array([100.0, *[0.0] * 19]), [str(place) for place in range(20)]
+    draws = Resamples.draw(groups, n=50, seed=0)
+    found = draws.interval(MEAN, [0] * 20, values, level=0.95)
+    error = max(
+        float(MEAN.weighted(np.zeros(20, int), values, draws.counts.astype(float)).std(ddof=1)),
+        float(np.sqrt(19 / 20 * ((np.array([0.0, *[100 / 19] * 19]) - 5.0) ** 2).sum())),
+    )
+    left = np.array([0.0, *[100 / 19] * 19])
+    assert found.high is not None
+    assert found.high - found.value == pytest.approx(stats.t.ppf(0.975, freedom(left, 20)) * error)
+    assert freedom(left, 20) == 2.3
+
+
+def test_the_defaults_are_a_thousand_draws_of_seed_0_at_95_percent() -> None:
+    # Without the jackknife, above 1000 patients, every draw counts.
+    values, groups = np.random.default_rng(0).normal(size=1001), [str(place) for place in range(1001)]
+    found = bootstrap_interval(MEAN, [0] * 1001, values, groups=groups)
+    assert found == Resamples.draw(groups, n=1000, seed=0).interval(MEAN, [0] * 1001, values, level=0.95)
+
+
+# --- where there is an interval, and where there is none
+
+
+def known(figures: Floats, value: float, **options: Any) -> Metric:
+    """Return a metric whose figures over the draws are given; it depends on no image otherwise."""
+
+    def of(labels: Any, values: Any, weights: Floats) -> Floats:
+        return figures if len(weights) == len(figures) else np.full(len(weights), value)
+
+    return Metric("known", of, needs="nothing", binary=True, **{"kinds": all_alike, **options})
+
+
+def interval(metric: Metric, draws: int, patients: int = 4, images: int | None = None) -> Interval:
+    count = images or patients
+    drawn = Resamples.draw([str(place % patients) for place in range(count)], n=draws, seed=0)
+    return drawn.interval(metric, [0, 1] * (count // 2) + [0] * (count % 2), np.linspace(0, 1, count), level=0.95)
+
+
+@pytest.mark.parametrize(("defined", "has_interval"), [(6, True), (5, True), (4, False)])
+def test_at_least_half_of_the_draws_must_be_defined(defined: int, has_interval: bool) -> None:
+    figures = np.where(np.arange(10) < defined, np.linspace(0.4, 0.6, 10), np.nan)
+    found = interval(known(figures, 0.5), 10)
+    assert (found.value, found.undefined) == (0.5, 10 - defined)
+    assert (found.low is not None) == has_interval and (found.high is not None) == has_interval
+
+
+@pytest.mark.parametrize(("images", "has_interval"), [(5, False), (6, True), (7, True)])
+def test_a_metric_may_need_a_number_of_images(images: int, has_interval: bool) -> None:
+    found = interval(known(np.linspace(0.4, 0.6, 10), 0.5, least_images=6), 10, images=images)
+    assert (found.low is not None) == has_interval
+
+
+@pytest.mark.parametrize(("patients", "has_interval"), [(1, False), (2, True)])
+def test_two_patients_are_the_least(patients: int, has_interval: bool) -> None:
+    found = interval(known(np.linspace(0.4, 0.6, 10), 0.5), 10, patients=patients, images=6)
+    assert (found.low is not None) == has_interval
+
+
+def test_two_patients_of_the_rarest_kind_are_the_least() -> None:
+    figures = np.linspace(0.4, 0.6, 10)
+    for kinds, has_interval in (
+        ([0, 1, 1, 1], False),
+        ([0, 0, 1, 1], True),
+        ([-1, -1, 0, 0], True),
+        ([-1, 0, -1, -1], False),
+    ):
+        metric = known(figures, 0.5, kinds=lambda labels, values, kinds=kinds: np.array(kinds))
+        assert (interval(metric, 10).low is not None) == has_interval, kinds
+    none = known(figures, 0.5, kinds=lambda labels, values: np.full(4, -1))
+    assert interval(none, 10).low is None, "no image enters the metric"
+
+
+def test_a_spread_that_is_only_rounding_is_none() -> None:
+    noise = np.linspace(-1, 1, 12)
+    for value in (0.5, 0.0004):
+        limit = 1e-12 * max(value, 1e-3)
+        for factor, has_interval in ((0.9, False), (1.1, True)):
+            figures = value + noise / noise.std(ddof=1) * limit * factor
+            found = interval(known(figures, value, scale=Scale.REAL), 12)
+            assert (found.low is not None) == has_interval, (value, factor)
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [(1.0, 0.025**0.25, 1.0), (0.0, 0.0, 1 - 0.025**0.25)])
+def test_a_share_at_a_bound_has_the_exact_interval_of_its_patients(value: float, low: float, high: float) -> None:
+    for figures in (np.full(10, value), np.linspace(0.4, 0.6, 10)):
+        found = interval(known(figures, value, share=True), 10)
+        assert (found.low, found.high) == pytest.approx((low, high))
+        plain = interval(known(figures, value), 10)
+        assert (plain.value, plain.low, plain.high) == (value, None, None)
+    inside = interval(known(np.full(10, 0.5), 0.5, share=True), 10)
+    assert (inside.low, inside.high) == (None, None), "no spread, and not at a bound"
+    kinds: Callable[..., Any] = lambda labels, values: np.array([0, -1, -1, -1])  # noqa: E731
+    one = interval(known(np.full(10, 1.0), 1.0, share=True, kinds=kinds), 10)
+    assert (one.low, one.high) == (pytest.approx(0.025), 1)
+    none = interval(known(np.full(10, 1.0), 1.0, share=True, kinds=lambda *given: np.full(4, -1)), 10)
+    assert (none.low, none.high) == (None, None)
+
+
+def test_wrong_input_is_named() -> None:
+    draws = Resamples.draw(["a", "b"], n=2, seed=0)
+    for level in (0, 1, -0.5, 1.5):
+        with pytest.raises(MetricError, match=rf"^level={level} must lie between 0 and 1$"):
+            draws.interval(MEAN, [0, 1], [0.1, 0.2], level=level)
+    with pytest.raises(MetricError, match="^3 labels for 2 resampled images: numbers must agree$"):
+        draws.interval(MEAN, [0, 1, 1], [0.1, 0.2, 0.3], level=0.5)
+    with pytest.raises(MetricError, match="^1 resamples of 2 images: two of an image at the least$"):
+        Resamples.draw(["a", "b"], n=1, seed=0)
+    with pytest.raises(MetricError, match="^5 resamples of 0 images: two of an image at the least$"):
+        Resamples.draw([], n=5, seed=0)
+
+
+def test_each_draw_has_as_many_patients_as_there_are() -> None:
+    draws = Resamples.draw(["a", "b", "b", "c"], n=400, seed=1)
+    patients = draws.counts[:, [0, 1, 3]]
+    assert (patients.sum(axis=1) == 3).all() and (draws.counts[:, 1] == draws.counts[:, 2]).all()
+    assert draws.counts.dtype == np.uint16 and draws.patients == 3
+    assert patients.mean(axis=0) == pytest.approx([1, 1, 1], abs=0.15)
+
+
+def test_figures_are_computed_for_a_bounded_number_of_cells_at_once() -> None:
+    rows = []
+
+    def of(labels: Any, values: Any, weights: Floats) -> Floats:
+        rows.append(len(weights))
+        return weights @ np.asarray(values, float) / weights.sum(axis=1)
+
+    metric = Metric("mean", of, needs="a case", binary=True, scale=Scale.REAL, kinds=all_alike)
+    images = 30_000
+    draws = Resamples.draw([str(place % 1200) for place in range(images)], n=70, seed=0)
+    draws.interval(metric, [0] * images, np.linspace(0, 1, images), level=0.95)
+    assert rows == [1, 33, 33, 4], "the metric itself, then at most a million resampled images at a time"
+
+
+# --- differences
+
+
+def pair(patients: int = 24) -> tuple[NDArray[np.int64], Floats, Floats, list[str]]:
+    random = np.random.default_rng(11)
+    labels = np.arange(patients) % 2
+    first = labels + random.normal(size=patients)
+    return labels, first, first + 0.5 * random.normal(size=patients) + 0.2 * labels, [str(n) for n in range(patients)]
+
+
+def test_a_difference_is_the_other_minus_the_first_with_the_spread_of_both() -> None:
+    labels, first, other, groups = pair()
+    draws = Resamples.draw(groups, n=200, seed=0)
+    found = draws.difference(MEAN, labels, first, other, level=0.9)
+    assert found.value == pytest.approx(other.mean() - first.mean()) and found.undefined == 0
+    one, two = (draws.interval(MEAN, labels, each, level=0.9) for each in (first, other))
+    figures = [MEAN.weighted(labels, each, draws.counts.astype(float)) for each in (first, other)]
+    common = np.corrcoef(*figures)[0, 1]
+    assert one.low is not None and two.low is not None and one.high is not None and two.high is not None
+    a, b = two.value - two.low, one.high - one.value
+    assert found.low == pytest.approx(found.value - np.sqrt(a**2 + b**2 - 2 * common * a * b), rel=1e-9)
+    a, b = two.high - two.value, one.value - one.low
+    assert found.high == pytest.approx(found.value + np.sqrt(a**2 + b**2 - 2 * common * a * b), rel=1e-9)
+    back = draws.difference(MEAN, labels, other, first, level=0.9)
+    assert back.low is not None and found.high is not None
+    assert (back.value, back.low) == pytest.approx((-found.value, -found.high))
+
+
+def test_draws_that_lack_a_class_are_counted_and_too_many_give_no_interval() -> None:
+    labels, first, other, groups = pair()
+    rare = np.zeros_like(labels)
+    rare[:2] = 1
+    draws = Resamples.draw(groups, n=300, seed=0)
+    without = int((draws.counts[:, :2].sum(axis=1) == 0).sum())
+    found = draws.difference(classification.roc_auc, rare, first, other, level=0.95)
+    assert 0 < without == found.undefined < 150 and found.low is not None
+    rare[1] = 0
+    single = draws.difference(classification.roc_auc, rare, first, other, level=0.95)
+    assert (single.low, single.high) == (None, None), "one patient of a kind has no spread"
+    assert single.undefined == int((draws.counts[:, 0] == 0).sum())
+
+
+def test_a_side_at_the_bound_of_its_range_gives_no_interval_unless_both_are_equal() -> None:
+    labels, first, _, groups = pair()
+    draws = Resamples.draw(groups, n=50, seed=0)
+    perfect = labels * 1.0
+    for sides in ((first, perfect), (perfect, first)):
+        found = draws.difference(classification.roc_auc, labels, *sides, level=0.95)
+        assert found.value != 0 and (found.low, found.high) == (None, None)
+    same = draws.difference(classification.roc_auc, labels, perfect, perfect.copy(), level=0.95)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_models_that_differ_by_a_constant_have_no_interval() -> None:
+    labels, first, _, groups = pair()
+    draws = Resamples.draw(groups, n=50, seed=0)
+    # Every draw gives the same difference; a width of 0 would claim certainty.
+    found = draws.difference(MEAN, labels, first, first + 0.25, level=0.95)
+    assert found.value == pytest.approx(0.25) and (found.low, found.high) == (None, None)
+
+
+def test_the_json_values_of_an_interval() -> None:
+    assert Interval(0.5, 0.25, None, 7).as_dict() == {
+        "value": 0.5,
+        "low": 0.25,
+        "high": None,
+        "undefined_resamples": 7,
+    }
+    assert Interval(0.5, 0.4, 0.6).undefined == 0
