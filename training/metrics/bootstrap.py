@@ -16,8 +16,8 @@ each patient in turn (delete-one jackknife).
 A proportion of 0 or 1 has no spread; it gets the exact bounds of Clopper and Pearson (1934), with patients as cases. An
 AUC is a proportion of pairs; for it, the patients of the rarer kind are the cases.
 
-`python -m benchmarks.bench_coverage` shows why this method is used: the coverage of percentile intervals is too low
-where a metric is high or patients are few.
+`python -m benchmarks.studies.bench_coverage` shows why this method is used: the coverage of percentile intervals is too
+low where a metric is high or patients are few.
 """
 
 from collections.abc import Callable, Sequence

@@ -59,7 +59,8 @@ __all__ = [
 
 LEAST_IMAGES_FOR_CALIBRATION_ERROR = 3000
 """With fewer images, chance raises the calibration error so much that its intervals miss the true value too often:
-88 % coverage with 258 images, in the simulation of `benchmarks.bench_coverage` when such intervals were still made."""
+88 % coverage with 258 images, in the simulation of `benchmarks.studies.bench_coverage` when such intervals were still
+made."""
 CALIBRATION_BINS = 10
 """Number of equal-width bins over the confidence. Ten suit small test splits: that of MIAS has 64 images."""
 

@@ -53,7 +53,7 @@ def captures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stressed(
-    base: Path, tmp_path_factory: pytest.TempPathFactory, captures: Path, wait_for: Callable[..., Any]
+    exported: Path, tmp_path_factory: pytest.TempPathFactory, captures: Path, wait_for: Callable[..., Any]
 ) -> Iterator[Any]:
     """A server with one worker and low limits."""
     limits = {
@@ -64,7 +64,7 @@ def stressed(
         "MAMMOPIPE_METRICS": "true",
         "MAMMOPIPE_CAPTURE": str(captures),
     }
-    server = start(base, tmp_path_factory.mktemp("logs"), **limits)
+    server = start(exported, tmp_path_factory.mktemp("logs"), **limits)
     wait_for(lambda: server.ping() == 200)
     yield server
     server.process.kill()
@@ -120,9 +120,9 @@ def unlogged(base: Path, redirection: str, wait_for: Callable[..., Any], **envir
 
 @pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
 def test_a_log_that_cannot_be_written_fails_no_request_and_ping_says_so(
-    base: Path, films: Any, wait_for: Callable[..., Any], redirection: str
+    exported: Path, films: Any, wait_for: Callable[..., Any], redirection: str
 ) -> None:
-    with unlogged(base, redirection, wait_for) as request:
+    with unlogged(exported, redirection, wait_for) as request:
         assert [request("POST", "/invocations", films.pgm)[0] for _ in range(2)] == [200, 200]
         assert request("POST", "/invocations", b"no image")[0] == 422
         assert request("GET", "/ping") == (200, {"status": "degraded", "degraded": ["log"]})

@@ -380,15 +380,6 @@ def test_the_interval_of_a_difference_is_recovered_from_those_of_its_sides():
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
-def test_draws_of_some_images_are_those_of_their_patients():
-    patients = np.array(["b", "a", "b", "c", "a", "c", "c"])
-    whole = Resamples.draw(patients, n=50, seed=3)
-    part = whole.of(np.array([4, 2, 0]))
-    assert (part.counts == whole.counts[:, [4, 2, 0]]).all() and part.patients == 2 and whole.patients == 3
-    firsts = whole.of(np.array([1, 0, 3]))
-    assert (firsts.counts == Resamples.draw(["a", "b", "c"], n=50, seed=3).counts).all(), "one image for each patient"
-
-
 def test_the_bootstrap_refuses_what_it_cannot_do():
     labels, probabilities, patients = cases()
     with pytest.raises(classification.MetricError, match="undefined"):

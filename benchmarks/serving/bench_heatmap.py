@@ -1,10 +1,10 @@
 """Whether the heatmap's peak is inside the lesion, for a network trained and tested on separate phantoms.
 
-Run `python -m benchmarks.bench_heatmap [--films 600] [--epochs 14] [--judged 150]`: a JSON list on stdout. Training
-uses the annotated circles, like `location_weight` in the training job. Without them the network recognises malignant
-images by the effect of a bright lesion on the grey levels of the whole breast, and its heatmap has no meaningful peak.
-Peaks are those of the answer, in image pixels, for both sides and several image sizes. A true positive is a malignant
-image that is classified as malignant; its peak counts as inside if it lies in the lesion's circle.
+Run `python -m benchmarks.serving.bench_heatmap [--films 600] [--epochs 14] [--judged 150]`: a JSON list on stdout.
+Training uses the annotated circles, like `location_weight` in the training job. Without them the network recognises
+malignant images by the effect of a bright lesion on the grey levels of the whole breast, and its heatmap has no
+meaningful peak. Peaks are those of the answer, in image pixels, for both sides and several image sizes. A true positive
+is a malignant image that is classified as malignant; its peak counts as inside if it lies in the lesion's circle.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.network import ImageNetwork
 from mammopipe.training.networks.registry import build_model
 
-COMMAND = "python -m benchmarks.bench_heatmap"
+COMMAND = "python -m benchmarks.serving.bench_heatmap"
 CONFIG = PreprocessConfig(height=320, width=224)
 SIZES = ((512, 400), (1024, 1024), (900, 640))
 BATCH = 16

@@ -1,6 +1,6 @@
 """Time from a label table of full size to a split, written manifest.
 
-Run `python -m benchmarks.bench_manifest [--rsna FOLDER] [--repeats 5]`: a JSON list on stdout. Without `--rsna` (a
+Run `python -m benchmarks.data.bench_manifest [--rsna FOLDER] [--repeats 5]`: a JSON list on stdout. Without `--rsna` (a
 folder with `train.csv`), a table with as many rows is generated. Seconds are wall time, the best of the repeats. The
 other figure is the ratio to reading the same table with pandas, which alternates with it.
 """
@@ -20,7 +20,7 @@ from mammopipe.processing.datasets.rsna import COLUMNS, LABEL_TABLE, read_labels
 from mammopipe.processing.files import write_csv
 from mammopipe.processing.splits.assignment import assign_splits
 
-COMMAND = "python -m benchmarks.bench_manifest"
+COMMAND = "python -m benchmarks.data.bench_manifest"
 ROWS = 54_706
 SECONDS_BAR, RATIO_BAR = 5.0, 150.0
 

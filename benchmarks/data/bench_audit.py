@@ -1,4 +1,4 @@
-"""Which altered copies of an image the leakage audit finds: `python -m benchmarks.bench_audit`.
+"""Which altered copies of an image the leakage audit finds: `python -m benchmarks.data.bench_audit`.
 
 For each alteration, every image is in the test split, and an altered copy of it, with another id and another patient,
 in the training split. Images and copies are segmented as in a run. Prints rows for `make bench`, or with `--table` a
@@ -29,7 +29,7 @@ from mammopipe.processing.images.mammogram import Mammogram, read_mammogram, wri
 from mammopipe.processing.phantoms.trees import write_phantoms
 from mammopipe.processing.splits.leakage_audit import audit_leakage
 
-COMMAND = "python -m benchmarks.bench_audit"
+COMMAND = "python -m benchmarks.data.bench_audit"
 Pixels = NDArray[np.uint16]
 BAR = 0.95
 _FULL = 65535.0

@@ -1,4 +1,6 @@
-"""How alike harmonisation makes images of one breast from two detectors: `python -m benchmarks.bench_harmonisation`.
+"""How alike harmonisation makes images of one breast from two detectors.
+
+Run `python -m benchmarks.data.bench_harmonisation`.
 
 Each phantom is seen by a digital detector (16 bits) and by a film digitiser (8 bits, another tone curve and noise). The
 table shows, for each setting, the mean absolute difference between the two inputs of the network, and how well the

@@ -1,4 +1,6 @@
-"""How often the reports' 95 % intervals contain the true value, by simulation: `python -m benchmarks.bench_coverage`.
+"""How often the reports' 95 % intervals contain the true value, by simulation.
+
+Run `python -m benchmarks.studies.bench_coverage`.
 
 Each woman has two images, or ten: five of each breast. There are three classes; one breast in six is malignant, never
 both of a woman. All images of a breast have its class, and all images of a woman have correlated logits. The true value
@@ -25,7 +27,7 @@ from mammopipe.training.metrics.metric import Metric
 from mammopipe.training.model.calibration import softmax
 from mammopipe.training.model.predictions import Floats, Integers
 
-COMMAND = "python -m benchmarks.bench_coverage"
+COMMAND = "python -m benchmarks.studies.bench_coverage"
 BAR = 0.93
 SIMULATIONS = 600
 RESAMPLES = 400

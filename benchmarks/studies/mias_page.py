@@ -1,4 +1,4 @@
-"""Put the figures of a run of `mias-located` into the documentation: `python -m benchmarks.mias_page RUN`.
+"""Put the figures of a run of `mias-located` into the documentation: `python -m benchmarks.studies.mias_page RUN`.
 
 RUN is the folder of a finished run on the original mini-MIAS, with `evaluation.json` and `execution.json`. The command
 replaces the text between two marks in docs/explanation/mias.md and in docs/BENCHMARKS.md. Every number comes from the
@@ -16,14 +16,14 @@ from benchmarks.table import replace_between
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.splits import read_register
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGE, BENCHMARKS = "explanation/mias.md", "BENCHMARKS.md"
 SPLITS = {"validation": "out of fold", "test": "frozen test"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write both pages, and print their paths."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.mias_page", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.mias_page", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, such as runs/latest")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the pages")
     options = parser.parse_args(arguments)

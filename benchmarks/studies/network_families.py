@@ -1,4 +1,4 @@
-"""Families of timm through the whole pipeline: `python -m benchmarks.network_families [--networks ...]`.
+"""Families of timm through the whole pipeline: `python -m benchmarks.studies.network_families [--networks ...]`.
 
 Each network runs by `mammopipe run` on phantoms on this machine, trained for some epochs with lesion supervision, then
 evaluated, exported, registered and deployed. Prints a Markdown table: macro AUC on validation, how the export agrees
@@ -54,7 +54,7 @@ class Pointed:
 
 def main(arguments: Sequence[str]) -> int:
     """Print the table; return the number of networks that failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.network_families", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.network_families", description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(FAMILIES), metavar="NAME")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--images", type=int, default=120, help="phantoms")

@@ -1,8 +1,8 @@
 """How soon the monitor detects a shift, and how often it raises a false alarm: 100 simulated weeks of each kind.
 
-Run `python -m benchmarks.bench_drift [--patients 200] [--runs 20] [--quiet-runs 200]`: prints a JSON list on stdout, or
-the table of how-to/drift.md with `--markdown`. `--allowances` measures the effect of other allowances. Progress is on
-stderr.
+Run `python -m benchmarks.serving.bench_drift [--patients 200] [--runs 20] [--quiet-runs 200]`: prints a JSON list on
+stdout, or the table of how-to/drift.md with `--markdown`. `--allowances` measures the effect of other allowances.
+Progress is on stderr.
 
 Phantoms are generated once for each kind of shift, and measured through the preprocessing and a network with random
 weights. Each simulated week draws patients from those measurements, since rendering the images of 100 weeks would take
@@ -36,7 +36,7 @@ from mammopipe.training.model.distributions import Distribution, fit_distributio
 from mammopipe.training.model.drift_features import EVERYTHING, FIGURES, SCORE, image_figures
 from mammopipe.training.networks.registry import build_model
 
-COMMAND = "python -m benchmarks.bench_drift"
+COMMAND = "python -m benchmarks.serving.bench_drift"
 WEEKS, QUIET, EXAMS = 100, 8, 90
 NEVER = WEEKS - QUIET + 1
 """Delay in weeks that is recorded for a shift that was not detected."""

@@ -6,7 +6,7 @@ the servers to compare. The peers need Java 17, and an environment that contains
     python -m venv peers
     peers/bin/pip install -e '.[inference]' torchserve==0.12.0 \
         multi-model-server==1.1.11 sagemaker-inference==1.10.1
-    python -m benchmarks.compare_servers peers [--rounds 10]
+    python -m benchmarks.serving.compare_servers peers [--rounds 10]
 
 A JSON list on stdout. All five servers run throughout. They alternate within each round; an idle one computes nothing.
 """
@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rows import Row, row
-from benchmarks.serving import ROOT, Client, film, free_port, memory, save_model, server, together
+from benchmarks.serving.harness import ROOT, Client, film, free_port, memory, save_model, server, together
 from mammopipe.inference.settings import EngineKind
 from mammopipe.training.model.architecture import Precision
 
-COMMAND = "python -m benchmarks.compare_servers VENV"
+COMMAND = "python -m benchmarks.serving.compare_servers VENV"
 CLIENTS, WORKERS, SPELL_SECONDS, PATIENCE_SECONDS = 8, 2, 4.0, 180.0
 Place = tuple[int, str, int]
 """Port, path and process id of a server."""
@@ -60,7 +60,7 @@ def variables(venv: Path, work: Work, folder: Path) -> dict[str, str]:
         "BENCHMARK_MODEL": str(work.model),
         "BENCHMARK_ENGINE": str(work.engine),
         "BENCHMARK_PRECISION": str(work.precision),
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'benchmarks'}",
+        "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}",
         "TS_DISABLE_TOKEN_AUTHORIZATION": "true",
         "TMPDIR": str(folder),
         "TEMP": str(folder),
@@ -115,7 +115,7 @@ def torchserve(stack: ExitStack, venv: Path, folder: Path, work: Work) -> Place:
     # Replaces torch-model-archiver, which cannot be installed beside multi-model-server's own model-archiver.
     model_facts = {"modelName": "film", "modelVersion": "1.0", "handler": "peer_handlers.py:torchserve"}
     with zipfile.ZipFile(folder / "film.mar", "w") as archive:
-        archive.write(ROOT / "tests" / "benchmarks" / "peer_handlers.py", "peer_handlers.py")
+        archive.write(Path(__file__).with_name("peer_handlers.py"), "peer_handlers.py")
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", "model": model_facts}))
     properties = config(
         folder,

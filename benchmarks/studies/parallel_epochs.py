@@ -1,6 +1,6 @@
 """Runs epochs of one training job, divided among processes that share the cores; prints images a second.
 
-Run `torchrun --standalone --nproc-per-node=2 -m benchmarks.parallel_epochs CNN SIZE BATCH FILMS`.
+Run `torchrun --standalone --nproc-per-node=2 -m benchmarks.studies.parallel_epochs CNN SIZE BATCH FILMS`.
 """
 
 import os

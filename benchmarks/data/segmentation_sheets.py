@@ -1,9 +1,9 @@
 """Contact sheets of segmentations to look at, and how often each flag is raised.
 
-Run `python -m benchmarks.segmentation_sheets SOURCE --out FOLDER [--only NAME ...]`. SOURCE is mini-MIAS as released
-(tarball or folder), a folder of DICOM files, or `phantoms`. The outline is drawn on the image, the muscle hatched, and
-lesions circled. `flags.json` in FOLDER holds the share of images with each flag. Sheets of real images must lie
-outside of the repository: they may not be published.
+Run `python -m benchmarks.data.segmentation_sheets SOURCE --out FOLDER [--only NAME ...]`. SOURCE is mini-MIAS as
+released (tarball or folder), a folder of DICOM files, or `phantoms`. The outline is drawn on the image, the muscle
+hatched, and lesions circled. `flags.json` in FOLDER holds the share of images with each flag. Sheets of real images
+must lie outside of the repository: they may not be published.
 """
 
 import argparse
@@ -34,7 +34,7 @@ HEIGHT, CAPTION = 420, 22
 MARGIN = 30
 """Columns shown beside the breast."""
 COLUMNS, ROWS = 7, 3
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 Picture = NDArray[np.uint8]
 
 

@@ -1,10 +1,12 @@
-"""What a network gains by images of two kinds of detectors, and by harmonisation: `python -m benchmarks.joined_sets`.
+"""What a network gains by images of two kinds of detectors, and by harmonisation.
 
-Phantoms as a digital detector and as 8-bit digitisers with four tone curves see them (`benchmarks.bench_harmonisation`)
-are two datasets. A small network from random weights learns from one of them (the other is left out), or from both
-joined, with as many images in all. It then judges unseen phantoms of each. The rows are the mean malignant AUC over the
-seeds, the lowest and the highest, for each kind of harmonisation; a seed determines the phantoms and the training. The
-difference from no harmonisation is paired, by seed.
+Run `python -m benchmarks.studies.joined_sets`.
+
+Phantoms as a digital detector and as 8-bit digitisers with four tone curves see them
+(`benchmarks.data.bench_harmonisation`) are two datasets. A small network from random weights learns from one of them
+(the other is left out), or from both joined, with as many images in all. It then judges unseen phantoms of each. The
+rows are the mean malignant AUC over the seeds, the lowest and the highest, for each kind of harmonisation; a seed
+determines the phantoms and the training. The difference from no harmonisation is paired, by seed.
 """
 
 import argparse
@@ -18,8 +20,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.ablation import spread
-from benchmarks.bench_harmonisation import EXPONENTS, digitised
+from benchmarks.data.bench_harmonisation import EXPONENTS, digitised
+from benchmarks.studies.ablation import spread
 from mammopipe.processing.breast.harmonisation import Harmonisation
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, View
@@ -115,7 +117,7 @@ def table(found: Mapping[Harmonisation, Sequence[Mapping[tuple[str, str], float]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.joined_sets", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.joined_sets", description=__doc__)
     parser.add_argument("--images", type=int, default=200, help="phantoms to learn from")
     parser.add_argument("--judged", type=int, default=200, help="phantoms of each detector to judge")
     parser.add_argument("--seeds", type=int, default=3)

@@ -1,8 +1,8 @@
 """How often the reader notices that a stretch of coded pixel data was overwritten.
 
-Run `python -m benchmarks.bench_damage [--files 60]`: a JSON list on stdout. For each transfer syntax, stretches of 1 to
-256 random bytes are written over the coded data of a phantom, headers left alone. Damage that changes no pixel does not
-count. Native pixels are left out: they have no redundancy, so nothing can be noticed.
+Run `python -m benchmarks.data.bench_damage [--files 60]`: a JSON list on stdout. For each transfer syntax, stretches of
+1 to 256 random bytes are written over the coded data of a phantom, headers left alone. Damage that changes no pixel
+does not count. Native pixels are left out: they have no redundancy, so nothing can be noticed.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.phantoms.clinical import Kind, make_clinical_phantom
 from tests.processing.conftest import ENCODERS, PREFIX, RLE, write_dicom
 
-COMMAND = "python -m benchmarks.bench_damage"
+COMMAND = "python -m benchmarks.data.bench_damage"
 BYTES = (1, 4, 16, 64, 256)
 NAMES = {
     ".4.50": "JPEG Baseline",

@@ -1,11 +1,13 @@
-"""Further ideas for the network of `mias-located`, each beside it in pairs: `python -m benchmarks.located_variants`.
+"""Further ideas for the network of `mias-located`, each beside it in pairs.
 
-FILMS, WEIGHTS and WORK are those of `benchmarks.ablation`. The feature maps of the frozen body are computed once; WORK
-keeps them and the logits of finished deals, so a stopped command goes on. The classifier of each variant is trained for
-a fixed number of epochs in every fold of every deal (assignment of patients to folds) of the development images. With
-`--nested`, the training job's own folds lie inside each of these folds, and the mean of their classifiers predicts the
-held-out images, as the served model would. Held-out images choose nothing: no epoch, no calibration, no threshold. The
-images of the frozen test split are never read.
+Run `python -m benchmarks.studies.located_variants`.
+
+FILMS, WEIGHTS and WORK are those of `benchmarks.studies.ablation`. The feature maps of the frozen body are computed
+once; WORK keeps them and the logits of finished deals, so a stopped command goes on. The classifier of each variant is
+trained for a fixed number of epochs in every fold of every deal (assignment of patients to folds) of the development
+images. With `--nested`, the training job's own folds lie inside each of these folds, and the mean of their classifiers
+predicts the held-out images, as the served model would. Held-out images choose nothing: no epoch, no calibration, no
+threshold. The images of the frozen test split are never read.
 
 A figure is the mean over the deals, and its difference from the first variant has a 95 % interval by patient, from the
 same draws of patients for both.
@@ -27,8 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from benchmarks.ablation import LOCATED, Row, build, development_images, spread
-from benchmarks.mirrored_breasts import aligned
+from benchmarks.studies.ablation import LOCATED, Row, build, development_images, spread
+from benchmarks.studies.mirrored_breasts import aligned
 from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol, breast_id
 from mammopipe.processing.files import write_json
@@ -321,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.located_variants", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.located_variants", description=__doc__)
     parser.add_argument("films", type=Path, help="the folder of mini-MIAS")
     parser.add_argument("weights", type=Path, help="the folder of staged weights")
     parser.add_argument("work", type=Path, help="where segmented films and the figures are kept")

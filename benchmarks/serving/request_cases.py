@@ -18,7 +18,7 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
-from benchmarks.exam_images import IDENTITY, person, relatives
+from benchmarks.serving.exam_images import IDENTITY, person, relatives
 from mammopipe.processing.datasets.manifest import Label, Laterality
 from mammopipe.processing.phantoms.mias_tree import make_film
 from tests.processing.conftest import EXPLICIT, LOSSLESS, LOSSY, item, write_dicom

@@ -1,7 +1,7 @@
 """A plain loop of `Predictor` in one thread, as a notebook would run it, on the image of the benchmarks.
 
-`python -m benchmarks.plain_loop MODEL` reads lines "work count" and answers each with the seconds it took. The work is
-`film` (bytes to prediction), `forward` (only the network) or `heat` (only the heatmap).
+`python -m benchmarks.serving.plain_loop MODEL` reads lines "work count" and answers each with the seconds it took. The
+work is `film` (bytes to prediction), `forward` (only the network) or `heat` (only the heatmap).
 """
 
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cv2
 
-from benchmarks.serving import film
+from benchmarks.serving.harness import film
 from mammopipe.inference.contract.request import OperatingPoint
 from mammopipe.inference.engines.base import EngineSettings
 from mammopipe.inference.prediction.predictor import Predictor

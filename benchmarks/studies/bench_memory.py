@@ -1,7 +1,7 @@
 """Peak memory of a training process on a small and on a large set, with `cache = "disk"`.
 
-Run `python -m benchmarks.bench_memory [--images 500 10000]`: a JSON list on stdout. Each size trains one epoch of a
-small network in a process of its own, on random images of 96 x 64 pixels.
+Run `python -m benchmarks.studies.bench_memory [--images 500 10000]`: a JSON list on stdout. Each size trains one epoch
+of a small network in a process of its own, on random images of 96 x 64 pixels.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from benchmarks.rows import Row, row
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View
 from mammopipe.processing.images.mammogram import write_png
 
-COMMAND = "python -m benchmarks.bench_memory"
+COMMAND = "python -m benchmarks.studies.bench_memory"
 SHAPE = (96, 64)
 DIFFERENT = 50
 """Different images; the others are further names of them."""
@@ -66,7 +66,7 @@ def train_once(images: int) -> float:
 
 def measure(images: int) -> float:
     """Return the peak of a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.bench_memory", "--child", str(images)]
+    command = [sys.executable, "-m", "benchmarks.studies.bench_memory", "--child", str(images)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout.splitlines()[-1])
 

@@ -1,4 +1,4 @@
-"""Overhead of predicting a folder: `python -m benchmarks.bench_predict [--images 24]`.
+"""Overhead of predicting a folder: `python -m benchmarks.serving.bench_predict [--images 24]`.
 
 One process, synthetic PNG images of 1024 x 800. `mammopipe.inference.prediction.batch` with its CSV file alternates
 with a loop that reads and predicts and writes nothing. A JSON list on stdout.
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from benchmarks.rows import row
-from benchmarks.serving import save_model
+from benchmarks.serving.harness import save_model
 from mammopipe.inference.engines.base import EngineSettings
 from mammopipe.inference.prediction.batch import Batch, Image, model_columns, predict_groups
 from mammopipe.inference.prediction.predictor import Predictor
@@ -20,7 +20,7 @@ from mammopipe.pipelines.commands.models.predict import Table
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.phantoms.own_tree import write_own_tree
 
-COMMAND = "python -m benchmarks.bench_predict"
+COMMAND = "python -m benchmarks.serving.bench_predict"
 
 
 def main() -> None:

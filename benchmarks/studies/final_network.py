@@ -1,8 +1,8 @@
 """Compares ways to make the final network after cross-validation, on images that no part of it has seen.
 
-Run `python -m benchmarks.final_network FILMS WEIGHTS WORK [--repeats 3]`; FILMS, WEIGHTS and WORK are those of
-`benchmarks.ablation`. An outer fold of the development images is held out. On the others, the training job's own
-cross-validation makes a final network, and its out-of-fold logits give the temperature and the thresholds. Both are
+Run `python -m benchmarks.studies.final_network FILMS WEIGHTS WORK [--repeats 3]`; FILMS, WEIGHTS and WORK are those of
+`benchmarks.studies.ablation`. An outer fold of the development images is held out. On the others, the training job's
+own cross-validation makes a final network, and its out-of-fold logits give the temperature and the thresholds. Both are
 then evaluated on the held-out images: the areas under the curve, and whether a threshold for a specificity of 0.90
 achieves it there. The images of the frozen test split are never read.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.ablation import LOCATED, Row, build, development_images, network_inputs, spread
+from benchmarks.studies.ablation import LOCATED, Row, build, development_images, network_inputs, spread
 from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol, breast_id
 from mammopipe.processing.files import write_json
 from mammopipe.processing.splits.assignment import assign_folds
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.final_network", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.final_network", description=__doc__)
     parser.add_argument("films", type=Path, help="the folder of mini-MIAS")
     parser.add_argument("weights", type=Path, help="the folder of staged weights")
     parser.add_argument("work", type=Path, help="where segmented films are kept")

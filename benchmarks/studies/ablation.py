@@ -1,6 +1,6 @@
 """The effect of each training option, by cross-validation by patient on the development images.
 
-Run `python -m benchmarks.ablation FILMS WEIGHTS WORK [--rows NAME...] [--repeats 1] [--folds 5]`. FILMS is the
+Run `python -m benchmarks.studies.ablation FILMS WEIGHTS WORK [--rows NAME...] [--repeats 1] [--folds 5]`. FILMS is the
 folder of mini-MIAS, WEIGHTS the folder of staged weights. WORK keeps segmented images and finished folds, so a stopped
 run continues. There is one row per option: macro AUC and malignant-against-rest AUC out of fold of the mean
 probabilities over the deals (assignments of patients to folds), each with a 95 % interval by patient; then the figures
@@ -306,7 +306,7 @@ def _markdown(table: Mapping[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.ablation", description=__doc__)
     parser.add_argument("films", type=Path, help="the folder of mini-MIAS")
     parser.add_argument("weights", type=Path, help="the folder of staged weights")
     parser.add_argument("work", type=Path, help="where segmented films and finished folds are kept")

@@ -1,6 +1,6 @@
 """The deployed forward pass against eager torch in bfloat16, and the extra time of a heatmap.
 
-Run `python -m benchmarks.bench_engine [--repeats 30] [--threads 2] [--only resnet50]`: a JSON list on stdout.
+Run `python -m benchmarks.serving.bench_engine [--repeats 30] [--threads 2] [--only resnet50]`: a JSON list on stdout.
 Members of a ratio alternate image by image, so that a busy machine slows all of them equally. Weights are random, which
 does not affect time. Probabilities are compared on phantoms, at the temperature that gives the logits the spread of a
 trained network, 2.
@@ -32,7 +32,7 @@ from mammopipe.training.networks.model_directory import LoadedModel
 from mammopipe.training.networks.openvino_export import export_network
 from mammopipe.training.networks.registry import build_model
 
-COMMAND = "python -m benchmarks.bench_engine"
+COMMAND = "python -m benchmarks.serving.bench_engine"
 MEMBERS = (("resnet50", 224, 224), ("resnet50", 384, 256), ("alexnet", 224, 224), ("modified_cnn", 224, 224))
 BARS = {("resnet50", 224): 1.7}
 FASTER, PROBABILITY_BAR, HEATMAP_BAR = "faster than eager bfloat16", 1e-2, 1.0

@@ -26,7 +26,7 @@ from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.openvino_export import export_network
 from mammopipe.training.networks.registry import build_model
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PGM = "image/x-portable-graymap"
 SIDE = 224
 TEMPERATURE = 50.0
@@ -153,7 +153,7 @@ def loop(model: Path) -> Iterator[Loop]:
     """Run a plain loop on a model directory."""
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.plain_loop", str(model)],
+        [sys.executable, "-m", "benchmarks.serving.plain_loop", str(model)],
         cwd=ROOT,
         text=True,
         stdin=subprocess.PIPE,

@@ -1,7 +1,8 @@
 """Reads images from shards in order and at random: our tar archives with an index, single files, and three libraries.
 
-`python -m benchmarks.bench_shards [--images N]` prints rows. webdataset, litdata and mosaicml-streaming are measured
-where they are installed; none is a dependency. Every library's bytes are compared with the files that were packed.
+`python -m benchmarks.data.bench_shards [--images N]` prints rows. webdataset, litdata and mosaicml-streaming are
+measured where they are installed; none is a dependency. Every library's bytes are compared with the files that were
+packed.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from mammopipe.processing.images.image_files import ImageFiles
 from mammopipe.processing.images.mammogram import write_png
 from mammopipe.processing.images.shards import pack
 
-COMMAND = "python -m benchmarks.bench_shards"
+COMMAND = "python -m benchmarks.data.bench_shards"
 MEGABYTES = 20.0
 """Size of a shard here, so that a small set has several."""
 Reader = Callable[[int], bytes]

@@ -1,4 +1,6 @@
-"""The recommended network of mini-MIAS under three protocols, beside noise: `python -m benchmarks.located_protocols`.
+"""The recommended network of mini-MIAS under three protocols, beside noise.
+
+Run `python -m benchmarks.studies.located_protocols`.
 
 FILMS is the folder of mini-MIAS, WEIGHTS the folder of staged weights. WORK keeps feature maps and finished cells, so a
 stopped command goes on. A cell is one protocol with one seed, on the films or on noise: the training job's own
@@ -24,7 +26,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.ablation import LOCATED, Row, build, segmented
+from benchmarks.studies.ablation import LOCATED, Row, build, segmented
 from benchmarks.table import replace_between
 from mammopipe.processing.augmentation import copy_id, plan_copies
 from mammopipe.processing.classes import THREE
@@ -53,7 +55,7 @@ from mammopipe.training.metrics.metric import Metric
 from mammopipe.training.metrics.scorecard import figure
 from mammopipe.training.model.predictions import Floats, Integers, Kind, TestPredictions, ValidationPredictions
 
-PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "leaks-and-protocols.md"
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "leaks-and-protocols.md"
 MARKS = "located-protocols"
 FOLDS = 5
 DEVELOPMENT = (Split.TRAIN, Split.VALIDATION)
@@ -251,7 +253,7 @@ def _file(cell: Cell, work: Path) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.located_protocols", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.located_protocols", description=__doc__)
     parser.add_argument("films", type=Path, help="the folder of mini-MIAS")
     parser.add_argument("weights", type=Path, help="the folder of staged weights")
     parser.add_argument("work", type=Path, help="where segmented images, feature maps and finished cells are kept")

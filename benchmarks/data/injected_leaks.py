@@ -1,4 +1,4 @@
-"""Print the table of injected leaks as Markdown: `python -m benchmarks.injected_leaks [--mias FOLDER]`.
+"""Print the table of injected leaks as Markdown: `python -m benchmarks.data.injected_leaks [--mias FOLDER]`.
 
 Every kind of `tests.leak_kinds` is injected once per test image, or once per evaluation. `--mias` uses real images,
 evenly picked from patients of each worst label; otherwise the images are phantoms.
@@ -27,7 +27,7 @@ from tests.leak_kinds import KINDS, CleanSet, clean_findings, phantom_set
 
 def main(arguments: Sequence[str]) -> int:
     """Return 1 if a leak is not detected or a clean run is reported as leaking, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.injected_leaks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.data.injected_leaks", description=__doc__)
     parser.add_argument("--mias", type=Path, help="folder with mdb001.pgm ... and Info.txt")
     parser.add_argument("--films", type=int, default=40, help="two to a patient")
     parser.add_argument("--height", type=int, default=PreprocessConfig().height)
