@@ -58,7 +58,9 @@ class LocalMatch:
 
 def local_match(first: Features, second: Features) -> LocalMatch:
     """Return the matching features of two images, and which of them agree with each other."""
-    pairs = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(first.descriptors, second.descriptors)
+    both = min(len(first.points), len(second.points)) > 0
+    matcher = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True)
+    pairs = matcher.match(first.descriptors, second.descriptors) if both else ()
     close = [pair for pair in pairs if pair.distance <= _BITS]
     source = np.array([first.points[pair.queryIdx] for pair in close], np.float64).reshape(-1, 2)
     target = np.array([second.points[pair.trainIdx] for pair in close], np.float64).reshape(-1, 2)
