@@ -272,14 +272,15 @@ def _same_images(
 
     def correlated(pair: tuple[str, str], found: Match) -> float | None:
         """Return the correlation of two images' pixels, registered by the match; `None` if it has no transform."""
-        return None if found.transform is None else correlation(*map(shown, pair), found.transform)
+        return None if found.transform is None else correlation(shown(pair[0]), shown(pair[1]), found.transform)
 
     def deformed(place: int) -> tuple[int, float | None]:
         """Return the number of features that agree place by place, and the correlation around them if they are many."""
         pair = pairs[place]
         found = local_match(seen[pair[0]], seen[pair[1]])
-        enough = found.agreeing >= LOCALLY_ALIKE
-        return found.agreeing, local_correlation(*map(shown, pair), found) if enough else None
+        if found.agreeing < LOCALLY_ALIKE:
+            return found.agreeing, None
+        return found.agreeing, local_correlation(shown(pair[0]), shown(pair[1]), found)
 
     with ThreadPoolExecutor(cores()) as pool:
         matches = list(pool.map(lambda pair: match(seen[pair[0]], seen[pair[1]]), pairs))
