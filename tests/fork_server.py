@@ -31,6 +31,8 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+from tests import service_models
+
 VARIABLE = "FORK_SERVER_COMMAND"
 """Environment variable with the command of the server that pytest's main process runs for its workers, as JSON."""
 CLIENT = Path(__file__).with_name("fork_client.py")
@@ -113,6 +115,7 @@ def main(path: str, ready: int) -> dict[str, Any]:
     load_openvino()  # without telemetry
     for name in IMPORTS:
         importlib.import_module(name)
+    service_models.read_once("s3", "sagemaker", "sagemaker-runtime", "sts")
     importlib.import_module("mammopipe.pipelines.graph.sdk").prepare_sdk("us-east-1")
     importlib.import_module("mammopipe.pipelines.graph.steps")
     use(python(path))
