@@ -120,7 +120,7 @@ def test_luts_are_recorded_and_the_configured_one_is_used(make_dicom: MakeDicom,
     }
     white = image.pixels.ravel() == 65535
     assert white[:95].all() and not white[95:].any(), "modality values from 4001 on"
-    message = r"VOILUTSequence \(0028,3010\) gives 2 to choose from; number 2 \(counted from 0\) is configured"
+    message = r"^<bytes>: VOILUTSequence \(0028,3010\) gives 2 to choose from; number 2 \(counted from 0\) is configured"
     with pytest.raises(UnsupportedImageError, match=message):
         read(make_dicom, **values, config=ReadConfig(lut_index=2))
 
@@ -280,6 +280,12 @@ def test_the_first_input_of_a_lut_is_signed_if_its_input_is(
     item = make_item(LUTDescriptor=("US", [2, first, 8]), LUTData=("US", [0, 255]))
     image = read(make_dicom, RescaleSlope="1", RescaleIntercept=intercept, VOILUTSequence=[item])
     assert int((image.pixels == 0).sum()) == min(split + 1, 4096)
+
+
+def test_the_first_input_of_a_lut_is_signed_if_the_pixels_are(make_dicom: MakeDicom, make_item: MakeItem) -> None:
+    item = make_item(LUTDescriptor=("US", [2, 65536 - 50, 8]), LUTData=("US", [0, 255]))
+    cells = np.array([[-51, -50, -49, 3]], np.int16)
+    assert read(make_dicom, cells, bits=16, VOILUTSequence=[item]).pixels.tolist() == [[0, 0, 65535, 65535]]
 
 
 @pytest.mark.parametrize("signed", [False, True])

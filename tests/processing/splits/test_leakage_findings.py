@@ -222,6 +222,24 @@ def test_folds_are_compared_in_place_of_splits_where_they_are_given(tmp_path: Pa
     assert "a (fold 0) and b (fold 1)" in report.verdict
 
 
+def test_the_audit_finds_what_the_manifest_shows_too(tmp_path: Path) -> None:
+    blank = np.zeros((320, 192), np.uint16)
+    records = [
+        stored(tmp_path, row("a", TRAIN), blank),
+        stored(tmp_path, row("b", TEST), blank),
+        stored(tmp_path, replace(row("c", TEST).placed(TEST, None), label=Label.BENIGN), texture(1)),
+        stored(tmp_path, row("d", VALIDATION, "p-c"), texture(2)),
+        stored(tmp_path, row("e", VALIDATION, "p-c", source_image_id="d"), texture(2)),
+    ]
+    report = audit_leakage(records, tmp_path)
+    assert kinds(report) == [
+        ("copy-outside-training", ("e",)),
+        ("patient-in-two-splits", ("c", "d")),
+        ("equal-files", ("a", "b")),
+        ("label-changed", ("c",)),
+    ]
+
+
 def test_a_blank_picture_has_no_features_to_compare(tmp_path: Path) -> None:
     records = [
         stored(tmp_path, row(name, split), pixels)
