@@ -179,6 +179,28 @@ def test_one_picture_under_two_names_is_found_in_any_variant(tmp_path: Path, alt
     assert 0.9 < float(rest.rsplit(" ", 1)[1]) <= 1
 
 
+def test_an_altered_picture_is_found_between_the_smaller_splits_too(tmp_path: Path) -> None:
+    records = [
+        stored(tmp_path, row("a", TRAIN), texture(2)),
+        stored(tmp_path, row("b", TRAIN), texture(3)),
+        stored(tmp_path, row("c", VALIDATION), texture(1)),
+        stored(tmp_path, row("d", TEST), Variant.MIRRORED.of(lighter(texture(1)))),
+    ]
+    report = audit_leakage(records, tmp_path)
+    assert kinds(report) == [("same-film", ("c", "d"))]
+    # The picture of c with the mirrored variant of d, and the other way round; two variants are not compared.
+    assert report.checked["pairs_compared_by_pixels"] == 2
+
+
+def test_a_picture_that_lies_elsewhere_in_its_image_is_found(tmp_path: Path) -> None:
+    records = [
+        stored(tmp_path, row("a", TRAIN), texture(1)),
+        stored(tmp_path, row("b", TEST), np.roll(texture(1), (9, 9), axis=(0, 1))),
+    ]
+    [finding] = audit_leakage(records, tmp_path).findings
+    assert finding.images == ("a", "b") and float(finding.message.rsplit(" ", 1)[1]) > 0.9
+
+
 def test_a_copy_that_shows_its_source_is_not_compared_and_one_that_does_not_is(tmp_path: Path) -> None:
     copied = (TRAIN, TEST)
     records = [
