@@ -331,7 +331,7 @@ def test_the_range_of_stored_values() -> None:
 
 
 def test_the_range_of_modality_values_is_ordered() -> None:
-    assert Rescale(-2.0, 3.0).scale(0, 10) == (-17, 3) and Rescale(2.0, 3.0).scale(0, 10) == (3, 23)
+    assert Rescale(-2.0, 3.0).scale(4, 10) == (-17, -5) and Rescale(2.0, 3.0).scale(4, 10) == (11, 23)
     assert Lut(5, 10, np.array([1, 2], np.uint16)).scale(-7, 7) == (0, 1023)
 
 
