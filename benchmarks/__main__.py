@@ -25,7 +25,7 @@ HOURS = frozenset({"scale"})
 
 def main(arguments: Sequence[str]) -> int:
     """Return 1 if a figure misses its bar, else 0."""
-    found = {path.stem.removeprefix("bench_"): path for path in sorted(FOLDER.glob("bench_*.py"))}
+    found = {path.stem.removeprefix("bench_"): path for path in sorted(FOLDER.rglob("bench_*.py"))}
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(found)} but {', '.join(sorted(HOURS))}"
@@ -48,12 +48,17 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(script: Path, rsna: Path | None) -> list[Row]:
     """Return the rows that a benchmark prints; its progress goes to standard error."""
-    command = [sys.executable, "-m", f"benchmarks.{script.stem}"]
+    command = [sys.executable, "-m", module_of(script)]
     if rsna is not None and '"--rsna"' in script.read_text(encoding="utf-8"):
         command += ["--rsna", str(rsna.resolve())]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
     rows: list[Row] = json.loads(done.stdout)
     return rows
+
+
+def module_of(script: Path) -> str:
+    """Return the module name of a file of this folder, as `benchmarks.data.bench_audit`."""
+    return ".".join(script.relative_to(ROOT).with_suffix("").parts)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench_manifest import ROWS, make_table
-from benchmarks.process_memory import MemoryWatch
+from benchmarks.data.bench_manifest import ROWS, make_table
 from benchmarks.rows import Row, row
+from benchmarks.serving.process_memory import MemoryWatch
 from benchmarks.table import fill_in, replace_between
 from mammopipe.processing.datasets.rsna import COLUMNS, LABEL_TABLE
 from mammopipe.processing.files import write_csv

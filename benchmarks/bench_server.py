@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks import rows
 from benchmarks.rows import Row
-from benchmarks.serving import Client, Loop, film, loop, memory, save_model, server, slope, together
+from benchmarks.serving.harness import Client, Loop, film, loop, memory, save_model, server, slope, together
 
 COMMAND = "python -m benchmarks.bench_server"
 CLIENTS, CROWD = 8, 48

@@ -159,7 +159,7 @@ def shared(cnn: Cnn, processes: int, *, batch: int, size: int) -> Row:
             "--standalone",
             f"--nproc-per-node={count}",
             "-m",
-            "benchmarks.parallel_epochs",
+            "benchmarks.studies.parallel_epochs",
             cnn,
             str(size),
             str(batch),

@@ -1,9 +1,9 @@
 """Fuzz a real server over loopback: `python -m benchmarks.fuzz_requests --cases 50000 --seed 0`.
 
-A server process with two workers gets the cases of `benchmarks.request_cases`, from two clients at once, and the
-requests that schemathesis generates from its OpenAPI document. The rules: no 5xx answer except the documented 503 and
-504, no worker dies, no answer exceeds the time limit, and no answer or log line names a person. Prints one JSON object;
-on a broken rule, exits with code 1 and the numbers of the cases. `--case N` sends only that case.
+A server process with two workers gets the cases of `benchmarks.serving.request_cases`, from two clients at once, and
+the requests that schemathesis generates from its OpenAPI document. The rules: no 5xx answer except the documented 503
+and 504, no worker dies, no answer exceeds the time limit, and no answer or log line names a person. Prints one JSON
+object; on a broken rule, exits with code 1 and the numbers of the cases. `--case N` sends only that case.
 
 The long run uses seed 0; `tests/inference/server/test_requests_fuzz.py` sends 300 cases of seed 4.
 """
@@ -26,8 +26,8 @@ from typing import Any
 
 import requests
 
-from benchmarks.request_cases import DICOM, IDENTITY, Case, make
-from benchmarks.request_schema import send_generated
+from benchmarks.serving.request_cases import DICOM, IDENTITY, Case, make
+from benchmarks.serving.request_schema import send_generated
 from tests.inference.conftest import Server, poll, save_model, start
 
 CLIENTS = 2

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from benchmarks.serving import PGM, Client, film, memory_by_role, save_model, server, slope
+from benchmarks.serving.harness import PGM, Client, film, memory_by_role, save_model, server, slope
 from mammopipe.processing.files import write_bytes
 
 WIDTH, HEIGHT, EDGE = 900, 220, 50

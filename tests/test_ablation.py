@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import ablation, final_network
+from benchmarks.studies import ablation, final_network
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.datasets.manifest import Split
 from mammopipe.processing.datasets.mias import LABEL_TABLE, read_labels

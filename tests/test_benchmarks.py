@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import benchmarks
-from benchmarks import bench_drift, bench_scale
+from benchmarks import bench_scale
+from benchmarks.__main__ import FOLDER, module_of
 from benchmarks.bench_scale import Measured
-from benchmarks.process_memory import MemoryWatch
 from benchmarks.rows import holds, row, write
+from benchmarks.serving import bench_drift
+from benchmarks.serving.process_memory import MemoryWatch
 from benchmarks.table import BEGIN, END, fill_in, table
 from mammopipe.inference.monitoring.captures import CapturedExam, CapturedImage
 from mammopipe.inference.monitoring.drift import DriftConfig, gather
@@ -102,7 +103,7 @@ def test_drawn_weeks_are_those_that_the_monitor_makes_of_requests() -> None:
     assert drawn.keys() == made.keys()
     for group, weeks in made.items():
         for mine, theirs in zip(drawn[group], weeks, strict=True):
-            assert (mine.start, mine.exams, mine.films) == (theirs.start, theirs.exams, theirs.films)
+            assert (mine.start, mine.exams, mine.images) == (theirs.start, theirs.exams, theirs.images)
             assert {name: sorted(values) for name, values in mine.values.items()} == {
                 name: sorted(values) for name, values in theirs.values.items()
             }
@@ -153,9 +154,9 @@ def test_the_watch_sees_the_peak_of_a_process_below_another() -> None:
     assert other.peaks == {} and 0 < watch.cpu_seconds["benchmark"] < 60
 
 
-@pytest.mark.parametrize("module", sorted(path.stem for path in Path(benchmarks.__file__).parent.glob("[a-z]*.py")))
+@pytest.mark.parametrize("module", sorted(module_of(path) for path in FOLDER.rglob("[a-z]*.py")))
 def test_every_benchmark_can_be_imported(module: str) -> None:
-    importlib.import_module(f"benchmarks.{module}")
+    importlib.import_module(module)
 
 
 def test_the_rows_of_scale_fill_the_pages(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import located_protocols
-from benchmarks.located_protocols import MACRO, MALIGNANT, Cell, division
+from benchmarks.studies import located_protocols
+from benchmarks.studies.located_protocols import MACRO, MALIGNANT, Cell, division
 from mammopipe.processing.datasets.manifest import Split, SplitProtocol
 from mammopipe.processing.datasets.mias import LABEL_TABLE, read_labels
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree

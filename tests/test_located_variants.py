@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import located_variants
-from benchmarks.ablation import LOCATED, Row
-from benchmarks.mirrored_breasts import aligned
+from benchmarks.studies import located_variants
+from benchmarks.studies.ablation import LOCATED, Row
+from benchmarks.studies.mirrored_breasts import aligned
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.datasets.manifest import Split
 from mammopipe.processing.datasets.mias import LABEL_TABLE, read_labels

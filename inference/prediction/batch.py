@@ -32,6 +32,8 @@ EXAM_COLUMNS = (
 )
 """`images` counts the judged images. `refused` has the codes of images of the exam that are in no score."""
 
+_PREDICTOR = "mammopipe.inference.prediction.predictor"
+"""The fork server imports it once for all workers."""
 _EXAM_TAGS = (0x00100020, 0x0020000D)
 """Patient ID and Study Instance UID."""
 
@@ -90,6 +92,7 @@ def predict_groups(batch: Batch, groups: Sequence[Sequence[Image]], *, processes
         return
     # The fork server has no threads. A fork of this process could copy a lock that is never released.
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([_PREDICTOR])
     with ProcessPoolExecutor(min(processes, len(groups)), context, _start, (batch,)) as pool:
         chunk = max(1, min(8, len(groups) // (4 * processes)))
         yield from pool.map(_judge, groups, chunksize=chunk)

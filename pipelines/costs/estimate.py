@@ -16,13 +16,15 @@ from typing import Any
 
 from mammopipe.pipelines.config.compute import Distribution, gpus_of
 from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.costs.prices import Prices, Throughput
+from mammopipe.pipelines.costs.prices import Prices, Throughput, Work
 from mammopipe.processing.classes import Question
 from mammopipe.training.config import Final, Learns
 
 BYTES_A_PIXEL = 2
 LEARNING = ("Train-", "Tune-")
 """How the names of the steps begin that make the candidates."""
+BACKWARD_AND_FORWARD = 3
+"""A training step takes as long as three forward passes: the backward pass takes twice as long as the forward pass."""
 TRANSFORM = "Transform"
 """Name of the step that answers the images below `transform.input`."""
 
@@ -169,11 +171,8 @@ def estimate(
 
 
 def _forward(config: PipelineConfig, throughput: Throughput, size: Size) -> float:
-    """Return the core-seconds of a forward pass, mean over the candidates, beyond that of the measured input size.
-
-    A forward pass is a third of a training step: the backward pass takes twice as long.
-    """
-    more = max(0.0, size.pixels / throughput.training.pixels - 1) / 3
+    """Return the core-seconds of a forward pass, mean over the candidates, beyond that of the measured input size."""
+    more = max(0.0, size.pixels / throughput.training.pixels - 1) / BACKWARD_AND_FORWARD
     works = [throughput.of(f"train-{cnn.replace('_', '-').replace('.', '-')}") for cnn in config.cnns]
     members = max(1, len(config.fold_jobs))
     return more * members * sum(work.core_seconds for work in works) / len(works)
@@ -219,10 +218,7 @@ def passes(config: PipelineConfig, size: Size, *, fold: int | None = None) -> fl
         size: The amount of work.
         fold: The fold, where each fold is a job of its own.
     """
-    folds, development = config.training.folds, size.trained * config.data.folds / (config.data.folds - 1)
-    if config.training.learns is Learns.HEAD:
-        # The feature maps are computed once. The epochs of the classifier alone take hardly any time.
-        return development if folds else size.trained
+    folds, development = config.training.folds, _development(config, size)
     if not folds:
         # With `other_side`, each breast is computed together with the patient's other breast.
         return size.trained * size.epochs * (2 if config.training.other_side else 1)
@@ -231,6 +227,18 @@ def passes(config: PipelineConfig, size: Size, *, fold: int | None = None) -> fl
         return one
     refit = development * size.epochs if config.training.final is Final.REFIT else 0.0
     return config.training.deals * folds * one + refit
+
+
+def images_read(config: PipelineConfig, size: Size) -> float:
+    """Return how many images a training job reads over all epochs; where only the classifier learns, each once."""
+    if config.training.learns is Learns.HEAD:
+        return _development(config, size) if config.training.folds else size.trained
+    return passes(config, size)
+
+
+def _development(config: PipelineConfig, size: Size) -> float:
+    """Return the images of all folds of a cross-validation, with their copies."""
+    return size.trained * config.data.folds / (config.data.folds - 1)
 
 
 def _training(
@@ -242,9 +250,12 @@ def _training(
     trials, together = (tuning.trials, tuning.parallel) if searched else (1, 1)
     size = replace(size, epochs=_most_epochs(config)) if searched else size
     work, count = throughput.of(f"train-{name}"), compute.training_instance_count
-    core_seconds = work.core_seconds * size.pixels / throughput.training.pixels
+    core_seconds, units = work.core_seconds * size.pixels / throughput.training.pixels, passes(config, size, fold=fold)
+    if config.training.learns is Learns.HEAD:
+        head = _head(config, throughput, cnn, size)
+        core_seconds = head.core_seconds + core_seconds / BACKWARD_AND_FORWARD * images_read(config, size) / units
+        work = work.replace(measured=work.measured and head.measured, row=f"{work.row}; {head.row}")
     cores, known = throughput.cores(compute.training_instance_type, trains=True)
-    units = passes(config, size, fold=fold)
     one = _hours(units * core_seconds, cores, count, throughput)
     return Line(
         (f"Tune-{name}" if searched else f"Train-{name}") + ("" if fold is None else f"-fold-{fold}"),
@@ -260,6 +271,13 @@ def _training(
         work.row,
         billed_hours=one * trials * count,
     )
+
+
+def _head(config: PipelineConfig, throughput: Throughput, cnn: str, size: Size) -> Work:
+    """Return the work of an image in an epoch of the classifier alone, which grows with the places of the image."""
+    work = throughput.of("train-head")
+    places = size.pixels / config.training_of(cnn).stride ** 2
+    return work.replace(core_seconds=work.core_seconds * places / 1000)
 
 
 def _most_epochs(config: PipelineConfig) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from mammopipe.pipelines.config.compute import Distribution, InputMode, gpus_of
 from mammopipe.pipelines.config.instances import memory_gib
 from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.costs.estimate import BYTES_A_PIXEL, LEARNING, TRANSFORM, Line, Size, passes
+from mammopipe.pipelines.costs.estimate import BYTES_A_PIXEL, LEARNING, TRANSFORM, Line, Size, images_read
 from mammopipe.pipelines.costs.prices import Throughput
 from mammopipe.training.config import Cache
 
@@ -104,7 +104,7 @@ def reads(config: PipelineConfig, size: Size, throughput: Throughput) -> list[tu
     if config.compute.input_mode is InputMode.FILE:
         return []
     once = config.training.cache is Cache.MEMORY
-    images = (size.trained if once else passes(config, size)) * size.pixels * BYTES_A_PIXEL / 1e9
+    images = (size.trained if once else images_read(config, size)) * size.pixels * BYTES_A_PIXEL / 1e9
     what = f"training: up to {images:,.0f} GB of images, {'once' if once else 'each on each use'}"
     return [(what, images / (throughput.job.download_gigabytes_a_second * 3600))]
 

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
@@ -24,6 +26,7 @@ from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import Label, Laterality
 from mammopipe.processing.phantoms.mias_tree import make_film
 from mammopipe.training.networks import model_directory
+from mammopipe.training.networks.openvino_export import export_network
 from mammopipe.training.networks.registry import build_model
 from tests.points import image_point
 
@@ -182,13 +185,28 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def exported(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model with its OpenVINO files, as Evaluate writes it; a server of it starts without torch."""
+    folder = tmp_path_factory.mktemp("exported")
+    directory = folder / "model"
+    shutil.copytree(base / "model", directory)
+    model = model_directory.load(directory)
+    images = np.random.default_rng(5).random((2, *model.input_shape), np.float32)
+    logits = model.predict_logits(torch.from_numpy(images)[:, None]).double().numpy()
+    done = export_network(model, directory, model.description, lambda places: (images[at] for at in places), logits)
+    assert done.shipped, done.reason
+    model_directory.write_description(directory, {**model.description, "engines": done.described(directory)})
+    return folder
+
+
+@pytest.fixture(scope="session")
 def films() -> Films:
     image = make_film(4, label=Label.MALIGNANT, laterality=Laterality.RIGHT, height=400, width=320)
     return Films(image.pixels)
 
 
 @pytest.fixture(scope="session")
-def server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server that most tests share; its limits are low so that they can be met."""
     limits = {
         "MAMMOPIPE_WORKERS": "2",
@@ -197,7 +215,7 @@ def server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         "MAMMOPIPE_MAX_BYTES": "2000000",
         "MAMMOPIPE_MAX_PIXELS": "1000000",
     }
-    server = start(base, tmp_path_factory.mktemp("logs"), **limits)
+    server = start(exported, tmp_path_factory.mktemp("logs"), **limits)
     poll(lambda: server.ping() == 200)
     yield server
     server.process.kill()
@@ -205,10 +223,10 @@ def server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 
 @pytest.fixture(scope="session")
-def narrow_server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def narrow_server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that holds one request at a time, and none for longer than three seconds."""
     limits = {"MAMMOPIPE_WORKERS": "1", "MAMMOPIPE_MAX_WAITING": "1", "MAMMOPIPE_MAX_SECONDS": "3"}
-    server = start(base, tmp_path_factory.mktemp("logs"), **limits)
+    server = start(exported, tmp_path_factory.mktemp("logs"), **limits)
     poll(lambda: server.ping() == 200)
     yield server
     server.process.kill()
@@ -216,12 +234,12 @@ def narrow_server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture
-def own_server(base: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def own_server(exported: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Return a function that starts a server for one test, with settings of its own."""
     started: list[Server] = []
 
     def run(*, ready: bool = True, **environment: str) -> Server:
-        started.append(start(base, tmp_path, **environment))
+        started.append(start(exported, tmp_path, **environment))
         if ready:
             poll(lambda: started[-1].ping() == 200)
         return started[-1]

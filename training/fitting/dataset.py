@@ -190,10 +190,10 @@ def disturb(image: NDArray[np.float32], random: np.random.Generator, *, noise: f
         holes: Maximum number of patches.
     """
     if noise > 0:
-        deviation = np.float32(random.uniform(0, noise))
-        tissue = image > 0
-        drawn = random.standard_normal(int(np.count_nonzero(tissue)), np.float32)
-        drawn *= deviation
+        deviation, tissue = float(random.uniform(0, noise)), image > 0
+        # By torch, which draws normal numbers in a third of NumPy's time: they are most of the work of a batch.
+        source = torch.Generator().manual_seed(int(random.integers(1 << 63)))
+        drawn = torch.empty(int(np.count_nonzero(tissue))).normal_(0, deviation, generator=source).numpy()
         drawn += image[tissue]
         image[tissue] = np.clip(drawn, 0, 1, out=drawn)
     for top, left, rows, columns in draw_holes(image.shape, random, holes):

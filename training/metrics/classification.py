@@ -59,7 +59,8 @@ __all__ = [
 
 LEAST_IMAGES_FOR_CALIBRATION_ERROR = 3000
 """With fewer images, chance raises the calibration error so much that its intervals miss the true value too often:
-88 % coverage with 258 images, in the simulation of `benchmarks.bench_coverage` when such intervals were still made."""
+88 % coverage with 258 images, in the simulation of `benchmarks.studies.bench_coverage` when such intervals were still
+made."""
 CALIBRATION_BINS = 10
 """Number of equal-width bins over the confidence. Ten suit small test splits: that of MIAS has 64 images."""
 
@@ -263,6 +264,7 @@ expected_calibration_error = Metric(
     needs="at least one image",
     kinds=all_alike,
     least_images=LEAST_IMAGES_FOR_CALIBRATION_ERROR,
+    raised=True,
 )
 """The mean gap between confidence and accuracy over ten bins of equal width (Naeini 2015, Guo 2017)."""
 roc_auc = Metric("roc_auc", lambda labels, *given: auc(labels == 1, *given), needs=BOTH, binary=True, share=True)

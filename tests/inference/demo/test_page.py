@@ -38,8 +38,8 @@ DROP = """(files) => {
 
 
 @pytest.fixture(scope="module")
-def local(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = start(base, tmp_path_factory.mktemp("demo"), MAMMOPIPE_DEMO="true", MAMMOPIPE_WORKERS="1")
+def local(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = start(exported, tmp_path_factory.mktemp("demo"), MAMMOPIPE_DEMO="true", MAMMOPIPE_WORKERS="1")
     poll(lambda: server.ping() == 200)
     yield server
     server.process.kill()

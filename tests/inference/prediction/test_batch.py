@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.exam_images import CHANGES, relatives
+from benchmarks.serving.exam_images import CHANGES, relatives
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.pipelines import cli
 from mammopipe.pipelines.commands.models.predict import Table
@@ -88,10 +88,11 @@ def test_a_table_on_a_full_disk_keeps_its_rows_and_two_commands_never_write_one(
 
 
 def test_several_processes_and_a_table_give_the_same_rows_and_exams_beside_them(
-    base: Path, own: Path, tmp_path: Path
+    exported: Path, own: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "predictions.csv"
-    words = ["predict", str(base / "model"), str(own / "labels.csv"), "-o", str(output), "--exams", "--processes", "2"]
+    model, labels = str(exported / "model"), str(own / "labels.csv")
+    words = ["predict", model, labels, "-o", str(output), "--exams", "--processes", "2"]
     assert cli.main(words) == 0
     rows, exams = rows_of(output), rows_of(tmp_path / "predictions-exams.csv")
     assert [row["patient_id"] for row in rows] == ["P000", "P000", "P001", "P001"]

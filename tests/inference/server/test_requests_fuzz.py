@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import fuzz_requests, request_cases
+from benchmarks import fuzz_requests
 from benchmarks.fuzz_requests import Answer, fuzz, problem
+from benchmarks.serving import request_cases
 
 CASES = 300
 JSON = {"content-type": "application/json"}

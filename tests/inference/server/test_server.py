@@ -1,6 +1,7 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -305,12 +306,13 @@ def test_missing_model_is_one_line_and_exit_1(tmp_path: Path) -> None:
     assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1 and "model.json" in ended.stderr
 
 
-def test_altered_weights_are_one_line_and_exit_1(base: Path, tmp_path: Path) -> None:
-    weights = bytearray((base / "model" / "weights.safetensors").read_bytes())
+@pytest.mark.parametrize(("engine", "name"), [("openvino", "network.bin"), ("torch", "weights.safetensors")])
+def test_altered_weights_are_one_line_and_exit_1(exported: Path, tmp_path: Path, engine: str, name: str) -> None:
+    shutil.copytree(exported / "model", tmp_path / "model")
+    weights = bytearray((tmp_path / "model" / name).read_bytes())
     weights[-1] ^= 1
-    write_bytes(tmp_path / "model" / "weights.safetensors", bytes(weights))
-    write_bytes(tmp_path / "model" / "model.json", (base / "model" / "model.json").read_bytes())
-    ended = serve(tmp_path)
+    write_bytes(tmp_path / "model" / name, bytes(weights))
+    ended = serve(tmp_path, MAMMOPIPE_ENGINE=engine)
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1 and "SHA-256" in ended.stderr
 
@@ -343,7 +345,7 @@ def test_a_body_whose_framing_breaks_is_answered_once_and_leaves_no_trace_on_sta
 
 
 def test_a_batch_transform_gets_an_answer_for_every_body(own_server: Any, films: Any) -> None:
-    server = own_server(SAGEMAKER_BATCH="true")
+    server = own_server(SAGEMAKER_BATCH="true", MAMMOPIPE_ENGINE="torch")
     any_type = "application/octet-stream"
     reply = server.invoke(films.pgm, any_type, Accept="application/json")
     assert reply.status == 200 and b"\n" not in reply.body, "one line of the job's output"

@@ -53,7 +53,7 @@ def captures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stressed(
-    base: Path, tmp_path_factory: pytest.TempPathFactory, captures: Path, wait_for: Callable[..., Any]
+    exported: Path, tmp_path_factory: pytest.TempPathFactory, captures: Path, wait_for: Callable[..., Any]
 ) -> Iterator[Any]:
     """A server with one worker and low limits."""
     limits = {
@@ -64,7 +64,7 @@ def stressed(
         "MAMMOPIPE_METRICS": "true",
         "MAMMOPIPE_CAPTURE": str(captures),
     }
-    server = start(base, tmp_path_factory.mktemp("logs"), **limits)
+    server = start(exported, tmp_path_factory.mktemp("logs"), **limits)
     wait_for(lambda: server.ping() == 200)
     yield server
     server.process.kill()
@@ -120,9 +120,9 @@ def unlogged(base: Path, redirection: str, wait_for: Callable[..., Any], **envir
 
 @pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
 def test_a_log_that_cannot_be_written_fails_no_request_and_ping_says_so(
-    base: Path, films: Any, wait_for: Callable[..., Any], redirection: str
+    exported: Path, films: Any, wait_for: Callable[..., Any], redirection: str
 ) -> None:
-    with unlogged(base, redirection, wait_for) as request:
+    with unlogged(exported, redirection, wait_for) as request:
         assert [request("POST", "/invocations", films.pgm)[0] for _ in range(2)] == [200, 200]
         assert request("POST", "/invocations", b"no image")[0] == 422
         assert request("GET", "/ping") == (200, {"status": "degraded", "degraded": ["log"]})
@@ -217,19 +217,21 @@ def test_a_header_has_a_deadline_and_a_silent_connection_is_closed(stressed: Any
         assert answer(kept).status == 200, "a connection between two requests has more time"
 
 
-def test_connections_are_limited_and_a_new_one_replaces_an_idle_one(stressed: Any) -> None:
+def test_connections_are_limited_and_half_sent_headers_displace_each_other(stressed: Any) -> None:
     with ExitStack() as stack:
-        for _ in range(12):
-            connection = stack.enter_context(connect(stressed))
+        kept = [stack.enter_context(connect(stressed)) for _ in range(12)]
+        for connection in kept:
             connection.sendall(PING)
             assert answer(connection).read()
         assert stressed.ping() == 200, "an idle one has gone for it"
-        for _ in range(12):
-            stack.enter_context(connect(stressed)).sendall(b"GET /ping HTTP/1.1\r\n")
-        with connect(stressed) as further:
-            response = answer(further)
-            assert (response.status, response.getheader("retry-after")) == (503, "1")
-            assert json.loads(response.read())["error"]["code"] == "busy"
+        half = b"GET /ping HTTP/1.1\r\n"
+        kept[1].sendall(half)
+        for _ in range(11):
+            stack.enter_context(connect(stressed)).sendall(half)
+        assert [stressed.ping() for _ in range(3)] == [200] * 3
+        response = answer(kept[1])
+        assert (response.status, response.getheader("retry-after")) == (503, "1")
+        assert json.loads(response.read())["error"]["code"] == "busy"
 
 
 @contextmanager

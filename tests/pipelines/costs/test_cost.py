@@ -159,6 +159,39 @@ def test_work_done_several_times_is_counted_as_often(
     assert units[1] == pytest.approx(times * units[0], abs=2)
 
 
+def test_a_head_costs_one_forward_pass_and_its_epochs(capsys: Capture, tmp_path: Path) -> None:
+    config = tmp_path / "head.toml"
+
+    def trained(*more: str) -> dict[str, Any]:
+        lines = ['cnns = ["efficientnet_lite0"]', "pretrained = true", "[training]", 'learns = "head"', *more]
+        config.write_text("\n".join(lines))
+        (step,) = [s for s in said(capsys, "--config", str(config))["steps"] if s["step"].startswith("Train-")]
+        return dict(step)
+
+    throughput = Throughput.load()
+    body, head = throughput.of("train-efficientnet-lite0"), throughput.of("train-head")
+    places = {32: 160 * 112 / 32**2, 16: 160 * 112 / 16**2}
+    for stride, epochs in ((32, 4), (32, 40), (16, 4)):
+        step = trained(f"stride = {stride}", f"epochs = {epochs}")
+        one = body.core_seconds / 3 / epochs + head.core_seconds * places[stride] / 1000
+        assert step["core_seconds"] == pytest.approx(one, abs=1e-5), (stride, epochs)
+        assert body.row in step["row"] and head.row in step["row"]
+
+
+def test_a_head_computes_its_maps_once_for_all_deals() -> None:
+    throughput, seconds = Throughput.load(), []
+    for deals in (1, 3):
+        training = {"learns": "head", "folds": 5, "final": "mean", "epochs": 4, "head_epochs": 0, "deals": deals}
+        config = PipelineConfig.load(cnns=["efficientnet_lite0"], pretrained=True, training=training)
+        lines = estimate.estimate(config, Prices.load(), throughput)
+        (line,) = [line for line in lines if line.step.startswith("Train-")]
+        seconds.append((line.hours * 3600 - throughput.job.overhead_seconds) * line.cores)
+    developed = estimate.images_read(config, estimate.Size.of(config, throughput))
+    maps = developed * throughput.of("train-efficientnet-lite0").core_seconds / 3
+    head = developed * 4 / 5 * 5 * 4 * throughput.of("train-head").core_seconds * (160 * 112 / 32**2) / 1000
+    assert seconds == pytest.approx([maps + head, maps + 3 * head])
+
+
 def test_disks_memory_and_downloads_are_counted(capsys: Capture, tmp_path: Path) -> None:
     config = tmp_path / "large.toml"
     config.write_text(

@@ -17,6 +17,7 @@ TABLE = """
 00080051 IssuerOfAccessionNumberSequence
 00080080 InstitutionName
 00080081 InstitutionAddress
+00080082 InstitutionCodeSequence
 00080090 ReferringPhysicianName
 00080092 ReferringPhysicianAddress
 00080094 ReferringPhysicianTelephoneNumbers
@@ -33,6 +34,7 @@ TABLE = """
 00081070 OperatorsName
 00081072 OperatorIdentificationSequence
 00081120 ReferencedPatientSequence
+00084000 IdentifyingComments
 00100010 PatientName
 00100021 IssuerOfPatientID
 00100024 IssuerOfPatientIDQualifiersSequence
@@ -62,16 +64,25 @@ TABLE = """
 00102297 ResponsiblePerson
 00102299 ResponsibleOrganization
 00104000 PatientComments
+0016004d CameraOwnerName
+00184000 AcquisitionComments
 00200010 StudyID
 00204000 ImageComments
+00209158 FrameComments
+00284000 ImagePresentationComments
+00320012 StudyIDIssuer
+00321020 ScheduledStudyLocation
 00321031 RequestingPhysicianIdentificationSequence
 00321032 RequestingPhysician
 00321033 RequestingService
+00324000 StudyComments
+00380004 ReferencedPatientAliasSequence
 00380010 AdmissionID
 00380011 IssuerOfAdmissionID
 00380014 IssuerOfAdmissionIDSequence
 0038001e ScheduledPatientInstitutionResidence
 00380060 ServiceEpisodeID
+00380061 IssuerOfServiceEpisodeID
 00380064 IssuerOfServiceEpisodeIDSequence
 00380300 CurrentPatientLocation
 00380400 PatientInstitutionResidence
@@ -79,7 +90,10 @@ TABLE = """
 00400006 ScheduledPerformingPhysicianName
 00400009 ScheduledProcedureStepID
 0040000b ScheduledPerformingPhysicianIdentificationSequence
+00400011 ScheduledProcedureStepLocation
+00400243 PerformedLocation
 00400253 PerformedProcedureStepID
+00400280 CommentsOnThePerformedProcedureStep
 00401001 RequestedProcedureID
 00401004 PatientTransportArrangements
 00401005 RequestedProcedureLocation
@@ -110,9 +124,18 @@ TABLE = """
 0040a07c CustodialOrganizationSequence
 0040a088 VerifyingObserverIdentificationCodeSequence
 0040a123 PersonName
+0040a307 CurrentObserverTrial
+0040a352 VerbalSourceTrial
+0040a353 AddressTrial
+0040a354 TelephoneNumberTrial
+0040a358 VerbalSourceIdentifierCodeSequenceTrial
 00700084 ContentCreatorName
 00700086 ContentCreatorIdentificationCodeSequence
+00880910 TopicAuthor
+300600a6 ROIInterpreter
 300e0008 ReviewerName
+40004000 TextComments
+40080040 ResultsID
 40080042 ResultsIDIssuer
 40080102 InterpretationRecorder
 4008010a InterpretationTranscriber
@@ -122,7 +145,9 @@ TABLE = """
 40080118 ResultsDistributionListSequence
 40080119 DistributionName
 4008011a DistributionAddress
+40080200 InterpretationID
 40080202 InterpretationIDIssuer
+40084000 ResultsComments
 """
 """The identifying attributes of PS3.15 table E.1-1, by tag; kept apart from the list of the product, so that an entry
 that is lost there fails here."""

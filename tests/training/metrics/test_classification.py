@@ -280,9 +280,9 @@ def test_memory_bounded_steps_change_nothing(monkeypatch):
 
 
 def test_an_interval_stays_inside_the_range_of_its_figure():
-    labels, powers = np.array([0, 1, 2, 0, 1, 2]), np.exp(np.random.default_rng(1).normal(size=(6, 3)) * 4)
+    labels, powers = np.array([0, 1, 2] * 5), np.exp(np.random.default_rng(1).normal(size=(15, 3)) * 4)
     probabilities = powers / powers.sum(axis=1, keepdims=True)
-    interval = bootstrap_interval(classification.brier, labels, probabilities, groups=[0, 0, 1, 1, 2, 2])
+    interval = bootstrap_interval(classification.brier, labels, probabilities, groups=np.arange(15) // 3)
     assert 0 < interval.low < interval.value < interval.high < 2
     # The derivative that the interval uses is that of the scale.
     for scale, value in ((Scale.SHARE, 0.3), (Scale.UP_TO_TWO, 0.7), (Scale.POSITIVE, 3.0), (Scale.REAL, -1.0)):
@@ -378,15 +378,6 @@ def test_the_interval_of_a_difference_is_recovered_from_those_of_its_sides():
     assert found.value - found.low > found.high - found.value, "a high area can fall farther than it can rise"
     same = draws.difference(classification.roc_auc, labels, first, first, level=0.95)
     assert (same.value, same.low, same.high) == (0, 0, 0)
-
-
-def test_draws_of_some_images_are_those_of_their_patients():
-    patients = np.array(["b", "a", "b", "c", "a", "c", "c"])
-    whole = Resamples.draw(patients, n=50, seed=3)
-    part = whole.of(np.array([4, 2, 0]))
-    assert (part.counts == whole.counts[:, [4, 2, 0]]).all() and part.patients == 2 and whole.patients == 3
-    firsts = whole.of(np.array([1, 0, 3]))
-    assert (firsts.counts == Resamples.draw(["a", "b", "c"], n=50, seed=3).counts).all(), "one image for each patient"
 
 
 def test_the_bootstrap_refuses_what_it_cannot_do():

@@ -171,6 +171,14 @@ def test_a_share_at_a_bound_has_the_exact_interval_of_its_patients(value: float,
     assert (none.low, none.high) == (None, None)
 
 
+def test_bounds_beyond_every_number_are_none() -> None:
+    figures = np.linspace(0, 40, 10)
+    found = interval(known(figures, 0.001, scale=Scale.POSITIVE), 10)
+    assert (found.value, found.low, found.high) == (0.001, None, None)
+    near = interval(known(figures, 20.0, scale=Scale.POSITIVE), 10)
+    assert near.low is not None and near.high is not None and 0 < near.low < 20 < near.high
+
+
 def test_wrong_input_is_named() -> None:
     draws = Resamples.draw(["a", "b"], n=2, seed=0)
     for level in (0, 1, -0.5, 1.5):
@@ -190,6 +198,15 @@ def test_each_draw_has_as_many_patients_as_there_are() -> None:
     assert (patients.sum(axis=1) == 3).all() and (draws.counts[:, 1] == draws.counts[:, 2]).all()
     assert draws.counts.dtype == np.uint16 and draws.patients == 3
     assert patients.mean(axis=0) == pytest.approx([1, 1, 1], abs=0.15)
+
+
+def test_draws_of_some_images_are_those_of_their_patients() -> None:
+    patients = np.array(["b", "a", "b", "c", "a", "c", "c"])
+    whole = Resamples.draw(patients, n=50, seed=3)
+    part = whole.of(np.array([4, 2, 0]))
+    assert (part.counts == whole.counts[:, [4, 2, 0]]).all() and part.patients == 2 and whole.patients == 3
+    firsts = whole.of(np.array([1, 0, 3]))
+    assert (firsts.counts == Resamples.draw(["a", "b", "c"], n=50, seed=3).counts).all(), "one image for each patient"
 
 
 def test_figures_are_computed_for_a_bounded_number_of_cells_at_once() -> None:

@@ -11,7 +11,7 @@ import sklearn.metrics as reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import mias_page
+from benchmarks.studies import mias_page
 from mammopipe.inference.contract.request import OperatingPoint
 from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.processing.classes import THREE

@@ -25,7 +25,7 @@ FAMILIES = {
 }
 """The smallest network of each family, and the pooling that it is trained and exported with."""
 SLOW_TO_EXPORT = ("densenet121",)
-"""Their export takes six seconds of one core; `benchmarks.network_families` exports them, too."""
+"""Their export takes six seconds of one core; `benchmarks.studies.network_families` exports them, too."""
 
 
 @pytest.fixture(autouse=True)

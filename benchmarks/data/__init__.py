@@ -1,0 +1,1 @@
+"""Benchmarks of what comes before training: label tables, damaged files, shards, harmonisation, the leakage audit."""

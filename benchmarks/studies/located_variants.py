@@ -1,0 +1,341 @@
+"""Further ideas for the network of `mias-located`, each beside it in pairs.
+
+Run `python -m benchmarks.studies.located_variants`.
+
+FILMS, WEIGHTS and WORK are those of `benchmarks.studies.ablation`. The feature maps of the frozen body are computed
+once; WORK keeps them and the logits of finished deals, so a stopped command goes on. The classifier of each variant is
+trained for a fixed number of epochs in every fold of every deal (assignment of patients to folds) of the development
+images. With `--nested`, the training job's own folds lie inside each of these folds, and the mean of their classifiers
+predicts the held-out images, as the served model would. Held-out images choose nothing: no epoch, no calibration, no
+threshold. The images of the frozen test split are never read.
+
+A figure is the mean over the deals, and its difference from the first variant has a 95 % interval by patient, from the
+same draws of patients for both.
+"""
+
+import argparse
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from benchmarks.studies.ablation import LOCATED, Row, build, development_images, spread
+from benchmarks.studies.mirrored_breasts import aligned
+from mammopipe.processing.classes import THREE
+from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol, breast_id
+from mammopipe.processing.files import write_json
+from mammopipe.processing.splits.assignment import assign_folds
+from mammopipe.training.config import TrainConfig
+from mammopipe.training.fitting.dataset import ImageDataset
+from mammopipe.training.fitting.head_only import ImageMaps, learner
+from mammopipe.training.fitting.loop import refit
+from mammopipe.training.fitting.step import predict
+from mammopipe.training.metrics.bootstrap import Resamples
+from mammopipe.training.metrics.classification import macro_auc, malignant_auc
+from mammopipe.training.metrics.metric import Metric
+from mammopipe.training.model.exam_scores import beside_other
+from mammopipe.training.model.predictions import Floats, Integers, softmax
+from mammopipe.training.networks.efficientnet_lite import Surroundings
+from mammopipe.training.networks.network import BuildOptions, ImageNetwork, classifier
+from mammopipe.training.networks.registry import build_model
+
+FOLDS = 5
+OTHER_BREAST = 0.5
+BATCH = 8
+FINE_BLOCKS, NARROW_BLOCKS = 5, 11
+"""Blocks of EfficientNet-Lite0 up to the feature maps of stride 8, and of stride 16."""
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The feature maps of the frozen body."""
+
+    coarse: Tensor
+    """(images, 112, h, w) at stride 16."""
+    fine: Tensor
+    """(images, 40, 2 h, 2 w) at stride 8."""
+    tissue: NDArray[np.bool_]
+    """(images, H, W), the tissue of each image."""
+    other: NDArray[np.int64]
+    """(images,), the position of the image of the patient's other breast; -1 without one."""
+
+
+def recommended(maps: Maps) -> Tensor:
+    """Return the recipe's features: stride 16, averaged over 3 x 3 and 7 x 7 places."""
+    features: Tensor = Surroundings()(maps.coarse)
+    return features
+
+
+def both_strides(maps: Maps) -> Tensor:
+    """Return the recipe's features, and those of stride 8: mean and maximum of the four places in a place."""
+    mean, strongest = functional.avg_pool2d(maps.fine, 2), functional.max_pool2d(maps.fine, 2)
+    return torch.cat([recommended(maps), Surroundings()(mean), functional.max_pool2d(strongest, 3, 1, 1)], dim=1)
+
+
+def beside_aligned(maps: Maps) -> Tensor:
+    """Return the recipe's features, and their difference from the other breast's at the same place of the breast."""
+    wide = recommended(maps)[:, maps.coarse.shape[1] :]
+    return torch.cat([recommended(maps), wide - aligned(wide, maps.tissue, maps.other)], dim=1)
+
+
+def both_strides_beside_aligned(maps: Maps) -> Tensor:
+    """Return the features of both variants."""
+    return torch.cat([both_strides(maps), beside_aligned(maps)[:, 2 * maps.coarse.shape[1] :]], dim=1)
+
+
+Variant = Callable[[Maps], Tensor]
+VARIANTS: dict[str, Variant] = {
+    "stride 16 (the recipe)": recommended,
+    "strides 8 and 16": both_strides,
+    "stride 16 beside the other breast, aligned": beside_aligned,
+    "strides 8 and 16 beside the other breast, aligned": both_strides_beside_aligned,
+}
+
+
+def read_maps(row: Row, films: ImageDataset, weights: Path, kept: Path) -> Maps:
+    """Return the feature maps of all images; they are kept in a file, with the digest of the images in its name."""
+    path = kept / f"maps-{films.sha256[:12]}.pt"
+    if not path.is_file():
+        torch.save(_computed(row, films, weights), path)
+    coarse, fine, tissue = torch.load(path)
+    return Maps(coarse, fine, tissue.numpy(), others(films.records))
+
+
+def _computed(row: Row, films: ImageDataset, weights: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the maps at both strides, and the tissue."""
+    network = build(row.config, weights).eval()
+    body = dict(network.body.named_children())
+    stem = [network.normalise, body["_conv_stem"], body["_bn0"], body["_relu"]]
+    blocks = list(body["_blocks"].children())
+    first = nn.Sequential(*stem, *blocks[:FINE_BLOCKS])
+    second = nn.Sequential(*blocks[FINE_BLOCKS:NARROW_BLOCKS])
+    fine, coarse, tissue = [], [], []
+    with torch.inference_mode():
+        for start in tqdm(range(0, len(films), BATCH), desc="maps", unit="batch", disable=None):
+            images = torch.stack([films[index][0] for index in range(start, min(start + BATCH, len(films)))])
+            tissue.append(images[:, 0] > 0)
+            fine.append(first(images.contiguous(memory_format=torch.channels_last)))
+            coarse.append(second(fine[-1]))
+    # Copies, because tensors made in inference mode cannot be used in training.
+    made = [torch.cat(each).clone(memory_format=torch.contiguous_format) for each in (coarse, fine)]
+    return made[0], made[1], torch.cat(tissue)
+
+
+def others(records: Sequence[ImageRecord]) -> NDArray[np.int64]:
+    """Return, for each image or copy, the position of the original image of the patient's other breast; -1 without."""
+    originals = {breast_id(record): place for place, record in enumerate(records) if not record.source_image_id}
+    patients = {breast: records[place].patient_id for breast, place in originals.items()}
+    sources = {record.image_id: record for record in records}
+    found = np.full(len(records), -1, np.int64)
+    for place, record in enumerate(records):
+        # A mirrored copy has the other side than its source, but shows the same breast.
+        own = breast_id(sources[record.source_image_id or record.image_id])
+        for breast, patient in patients.items():
+            if patient == record.patient_id and breast != own:
+                found[place] = originals[breast]
+    return found
+
+
+def _network(config: TrainConfig, features: int) -> ImageNetwork:
+    """Return a network whose classifier takes this number of features; its body is not used."""
+    network = build_model(
+        config.cnn,
+        classes=list(THREE),
+        pooling=config.pooling,
+        top_places=config.top_places,
+        stride=config.stride,
+        initialise=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        head = classifier(features, BuildOptions(len(THREE), config.dropout))
+        nn.init.normal_(next(part for part in head if isinstance(part, nn.Linear)).weight, std=0.01)
+    network.body.set_submodule(network.head_path, head)
+    return network
+
+
+def classifiers(films: ImageMaps, config: TrainConfig, folds: Sequence[NDArray[np.int64]]) -> list[dict[str, Tensor]]:
+    """Return the weights of one classifier for each array of places to learn from."""
+    found = []
+    for places in folds:
+        network = _network(config, films.maps.shape[1])
+        with contextlib.redirect_stdout(io.StringIO()):
+            refit(
+                network,
+                films.part(places.tolist()),
+                config,
+                epochs=config.epochs,
+                precision=config.precision,
+                pretrained=True,
+            )
+        found.append({name: value.clone() for name, value in learner(network, config)[0].state_dict().items()})
+    return found
+
+
+def predicted(films: ImageMaps, config: TrainConfig, states: Sequence[dict[str, Tensor]]) -> Floats:
+    """Return the logits, (images, classes), of the mean of these classifiers."""
+    learns = learner(_network(config, films.maps.shape[1]), config)[0]
+    learns.load_state_dict({name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]})
+    return np.asarray(predict(learns, films, batch_size=BATCH, precision=config.precision), np.float64)
+
+
+def held_out(films: ImageMaps, config: TrainConfig, deal: int, inner_deals: int) -> Floats:
+    """Return the logits of the originals, (images, classes), each by a classifier that never saw the patient.
+
+    Args:
+        films: The features of the images and their copies.
+        config: The settings of the training.
+        deal: Number of the deal of the outer folds.
+        inner_deals: Deals of folds within the other outer folds, whose classifiers are averaged; 0 trains one
+            classifier on all of them.
+    """
+    settings = config.replace(seed=deal)
+    outer = np.array(assign_folds(films.records, FOLDS, seed=deal, protocol=SplitProtocol.PATIENT))
+    originals = np.array([not record.source_image_id for record in films.records])
+    logits = np.zeros((len(films), len(THREE)))
+    for fold in range(FOLDS):
+        rest, held = np.flatnonzero(outer != fold), np.flatnonzero((outer == fold) & originals)
+        left = films.part(rest.tolist())
+        states = [] if inner_deals else classifiers(films, settings, [rest])
+        for inner_deal in range(inner_deals):
+            inner = np.array(assign_folds(left.records, FOLDS, seed=inner_deal, protocol=SplitProtocol.PATIENT))
+            places = [np.flatnonzero(inner != number) for number in range(FOLDS)]
+            states += classifiers(left, settings.replace(seed=inner_deal), places)
+        logits[held] = predicted(films.part(held.tolist()), settings, states)
+    return logits[originals]
+
+
+def _kept(folder: Path, name: str, made: Callable[[int], Floats], deal: int) -> Floats:
+    """Return the logits of a deal, from their file if an earlier command made them."""
+    path = folder / f"{name}, deal {deal}.npy"
+    if not path.is_file():
+        np.save(path, made(deal))
+    logits: Floats = np.load(path)
+    return logits
+
+
+def _over_deals(metric: Metric, deals: int) -> Metric:
+    """Return the mean of a metric over the deals; values are (images, deals x classes), divided by the deals."""
+
+    def figures(labels: Integers, values: Floats, weights: Floats) -> Floats:
+        parts = np.split(values * deals, deals, axis=1)
+        found: Floats = np.mean([metric.weighted(labels, part, weights) for part in parts], axis=0)
+        return found
+
+    return Metric(metric.name, figures, needs=metric.needs, share=True, kinds=metric.kinds)
+
+
+def compare(
+    logits: Sequence[Floats], base: Sequence[Floats], records: Sequence[ImageRecord], share: float
+) -> dict[str, Any]:
+    """Return the figures of a variant and its paired differences from the base.
+
+    Args:
+        logits: (images, classes) of each deal.
+        base: The same of the variant to compare with.
+        records: The images.
+        share: Fraction of the other breast's logits to subtract.
+    """
+    patients = [record.patient_id for record in records]
+    labels = np.array([record.label.rank for record in records])
+    draws = Resamples.draw(np.array(patients), n=1000, seed=0)
+
+    def probabilities(deals: Sequence[Floats]) -> list[Floats]:
+        breasts = list(map(breast_id, records))
+        return [softmax(beside_other(one, patients, breasts, share) if share else one) for one in deals]
+
+    ours, theirs = probabilities(logits), probabilities(base)
+    found: dict[str, Any] = {}
+    for metric in (macro_auc, malignant_auc):
+        mean, count = _over_deals(metric, len(ours)), len(ours)
+        joined = [np.concatenate(deals, axis=1) / count for deals in (ours, theirs)]
+        together = np.mean(ours, axis=0)
+        found[metric.name] = {
+            "deals": [metric(labels, one) for one in ours],
+            "interval": draws.interval(mean, labels, joined[0], level=0.95).as_dict(),
+            "difference": draws.difference(mean, labels, joined[1], joined[0], level=0.95).as_dict(),
+            "ensemble": draws.interval(metric, labels, together, level=0.95).as_dict(),
+            "ensemble_difference": draws.difference(
+                mean, labels, joined[0], np.tile(together, count) / count, level=0.95
+            ).as_dict(),
+        }
+    return found
+
+
+def _line(name: str, found: dict[str, Any]) -> str:
+    cells = []
+    for each in found.values():
+        gain, gained = each["difference"], each["ensemble_difference"]
+        cells.append(f"{spread(each['deals'])} ({bounds(each['interval'])})")
+        cells.append("-" if gain["value"] == 0 else f"{gain['value']:+.3f} ({bounds(gain, signed=True)})")
+        cells.append(f"{each['ensemble']['value']:.3f} ({gained['value']:+.3f}; {bounds(gained, signed=True)})")
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def bounds(interval: dict[str, Any], *, signed: bool = False) -> str:
+    """Return the bounds of an interval as text."""
+    if interval["low"] is None:
+        return "no interval"
+    return " to ".join(f"{interval[bound]:{'+' if signed else ''}.3f}" for bound in ("low", "high"))
+
+
+HEADING = (
+    "| variant | macro AUC, mean of deals [lowest to highest] (interval) | difference from the first | "
+    "mean probabilities of the deals (gain) | malignant AUC | difference | mean probabilities (gain) |\n"
+    "|---|---|---|---|---|---|---|"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train the variants; after each, write `variants.json` and `variants.md` to the work folder."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    records, folder = development_images(options.films, options.work, LOCATED.preprocess)
+    films = ImageDataset(records, folder, shape=(LOCATED.preprocess.height, LOCATED.preprocess.width))
+    maps = read_maps(LOCATED, films, options.weights, options.work)
+    judged = [record for record in records if not record.source_image_id]
+    base: list[Floats] = []
+    table: dict[str, Any] = {}
+    for name in [name for name in VARIANTS if not options.variants or name in options.variants]:
+        given = ImageMaps(_network(LOCATED.config, 1), films, maps=VARIANTS[name](maps))
+        for inner in options.nested or [0]:
+            full = name if not inner else f"{name}, nested, {inner} inner deal{'s' if inner > 1 else ''}"
+            of_deal = partial(_kept, options.work, full, partial(held_out, given, LOCATED.config, inner_deals=inner))
+            logits = [of_deal(deal) for deal in tqdm(range(options.deals), desc=name, disable=None)]
+            base = base or logits
+            for share in (0.0, OTHER_BREAST):
+                row = f"{full}{', half of the other breast' if share else ''}"
+                table[row] = compare(logits, base, judged, share)
+                print(_line(row, table[row]), flush=True)
+            write_json(options.work / "variants.json", table)
+    lines = [HEADING, *(_line(name, found) for name, found in table.items())]
+    (options.work / "variants.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.located_variants", description=__doc__)
+    parser.add_argument("films", type=Path, help="the folder of mini-MIAS")
+    parser.add_argument("weights", type=Path, help="the folder of staged weights")
+    parser.add_argument("work", type=Path, help="where segmented films and the figures are kept")
+    parser.add_argument("--variants", nargs="+", metavar="NAME", choices=list(VARIANTS))
+    parser.add_argument("--deals", type=int, default=3, help="assignments of patients to outer folds")
+    parser.add_argument(
+        "--nested", nargs="+", type=int, metavar="DEALS", help="deals of inner folds to average, such as 1 3"
+    )
+    parser.add_argument("--threads", type=int, default=2)
+    return parser
+
+
+if __name__ == "__main__":
+    main()
