@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
 Grey = npt.NDArray[np.float32]
+Values = npt.NDArray[np.floating]
 
 
 class MuscleTrait(StrEnum):
@@ -104,7 +105,7 @@ def draw_muscle(trait: MuscleTrait, axilla: float, tissue: Grey, rng: np.random.
     return DrawnMuscle(mask, level.astype(np.float32), _lift(trait, x, y, edge, height, rng), bare)
 
 
-def _profile(trait: MuscleTrait, rng: np.random.Generator) -> Callable[[Grey], Grey]:
+def _profile(trait: MuscleTrait, rng: np.random.Generator) -> Callable[[Grey], Values]:
     """Return the width of a muscle, as a share of that at the upper edge, by depth as a share of its height."""
     if trait is MuscleTrait.S_SHAPED:
         bend = rng.uniform(0.10, 0.18)
@@ -124,12 +125,10 @@ def _without_corner(x: Grey, y: Grey, width: float, rng: np.random.Generator) ->
     return np.asarray(x / (rng.uniform(0.2, 0.7) * width) + y / rng.uniform(0.04, 0.15) > 1)
 
 
-def _lift(
-    trait: MuscleTrait, x: Grey, y: Grey, edge: npt.NDArray[np.floating], height: float, rng: np.random.Generator
-) -> Grey:
+def _lift(trait: MuscleTrait, x: Grey, y: Grey, edge: Values, height: float, rng: np.random.Generator) -> Grey:
     """Return the grey that a trait adds to the image."""
     rows = x.shape[0]
-    lift = np.zeros_like(x)
+    lift: Values = np.zeros_like(x)
     if trait is MuscleTrait.NODE:
         for _ in range(int(rng.integers(1, 4))):
             row = rng.uniform(0.05, 0.7) * height
