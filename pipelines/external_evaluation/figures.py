@@ -57,7 +57,12 @@ class Plan:
 
 
 def figures(
-    description: Mapping[str, Any], judgement: Judgement, cases: JudgedCases, dataset: Dataset, plan: Plan, where: Path
+    description: Mapping[str, Any],
+    judgement: Judgement,
+    cases: JudgedCases,
+    dataset: Dataset,
+    plan: Plan,
+    where: Path,
 ) -> dict[str, Any]:
     """Return the content of `external.json`.
 
