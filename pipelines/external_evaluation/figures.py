@@ -154,6 +154,8 @@ def _counts(judgement: Judgement, cases: JudgedCases, truth: Integers, classes: 
         "patients": len({image.record.patient_id for image in judgement.images}),
         **{name: int(count) for name, count in zip(classes, of_class, strict=True)},
         "refused": len(judgement.refused),
+        "unlabelled": len(judgement.unlabelled),
+        "unplaced_lesions": sum(image.unplaced for image in judgement.images),
         "with_lesions": sum(image.chance is not None for image in judgement.images),
     }
 
