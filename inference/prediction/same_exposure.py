@@ -101,8 +101,8 @@ def _cells(pixels: NDArray[np.uint16], inside: NDArray[np.uint8]) -> NDArray[np.
 
 def _same_frame(one: Exposure, other: Exposure) -> bool:
     """Return whether the shapes of two files differ by no more than the rounding of a size to whole pixels."""
-    first, second = (each.pixels.shape[0] / each.pixels.shape[1] for each in (one, other))
-    return abs(float(first) / float(second) - 1) <= 1 / min(one.pixels.shape[1], other.pixels.shape[1])
+    (rows, columns), (other_rows, other_columns) = one.pixels.shape, other.pixels.shape
+    return bool(abs(rows * other_columns / (columns * other_rows) - 1) <= 1 / min(columns, other_columns))
 
 
 def _correlation(one: Exposure, other: Exposure) -> float:
