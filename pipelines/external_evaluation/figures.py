@@ -112,6 +112,7 @@ def figures(
         "subgroups": subgroups(cases.records, image_cases(predictions, scaling), right, threshold, draws),
         "calibration": _calibration(predictions, scaling, draws, truth, shares),
         "referred": figure(share_of, _flags(cases.referred), np.zeros(len(cases.referred)), draws),
+        "referral_reasons": dict(Counter(code for image in judgement.images for code in image.reasons).most_common()),
         "drift": _drift(description, judgement.images, scaling.probabilities(of_images.logits)),
         "pointing": _pointing(judgement.images, Resamples.draw(of_images.patients, n=plan.bootstrap, seed=plan.seed)),
         "froc": _froc(judgement.images),

@@ -55,6 +55,8 @@ class Judged:
     """(channels,), the means of the last feature maps; only of a model that judges breasts."""
     unplaced: int = 0
     """Lesions of the label table that are left out: masks that show none, and circles outside of the image."""
+    reasons: tuple[str, ...] = ()
+    """Why the image is referred to a reader: values of `ReferralCode`."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the prediction as JSON values, with the lesions but without the rest of the record."""
@@ -66,6 +68,7 @@ class Judged:
             "quality": dict(self.quality),
             "chance": self.chance,
             "unplaced": self.unplaced,
+            "reasons": list(self.reasons),
             "detections": [[float(found.score), list(found.lesions)] for found in self.detections],
             "lesions": [lesion.as_dict() for lesion in self.record.lesions],
             "features": None if self.features is None else [float(value) for value in self.features],
@@ -86,6 +89,7 @@ class Judged:
             tuple(Detection(score, tuple(found)) for score, found in values["detections"]),
             None if values["features"] is None else np.array(values["features"], np.float64),
             values["unplaced"],
+            tuple(values["reasons"]),
         )
 
 
@@ -180,6 +184,7 @@ def _judged(
         said.prepared.quality,
         features=np.asarray(said.forward.features, np.float64) if of_breasts else None,
         unplaced=len(record.lesions) - len(lesions),
+        reasons=tuple(dict.fromkeys(str(reason.code) for reason in said.referral.reasons)),
         **placed,
     )
 

@@ -278,7 +278,7 @@ def _same_images(
         """Return the number of features that agree place by place, and the correlation around them if they are many."""
         pair = pairs[place]
         found = local_match(seen[pair[0]], seen[pair[1]])
-        if found.agreeing < LOCALLY_ALIKE:
+        if not found.alike:
             return found.agreeing, None
         return found.agreeing, local_correlation(shown(pair[0]), shown(pair[1]), found)
 

@@ -155,6 +155,9 @@ def test_every_collection_gives_the_figures_that_its_labels_allow(
     assert (found["macro_auc"]["value"] is None) == (name in ("cbis-ddsm", "cmmd"))
     assert (found["froc"] is None) == (name == "cmmd") == (found["counts"]["with_lesions"] == 0)
     page = (tmp_path / "report.html").read_text()
+    assert ("No lesion of these images is outlined" in page) == (name == "cmmd")
+    assert sum(found["referral_reasons"].values()) >= found["referred"]["value"] * 20
+    assert all(f"{code} <" in page for code in found["referral_reasons"])
     assert found["terms"] in html.unescape(page) and not (tmp_path / journal.NAME).exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from mammopipe.processing.datasets.manifest import Split
 from mammopipe.processing.splits.leakage_audit import audit_leakage
-from mammopipe.processing.splits.local_agreement import LOCALLY_ALIKE, local_correlation, local_match
+from mammopipe.processing.splits.local_agreement import LOCALLY_ALIKE, LocalMatch, local_correlation, local_match
 from mammopipe.processing.splits.near_duplicates import Features, features, match
 from mammopipe.processing.splits.pixel_confirmation import LEAST_LIMIT, correlation, detail
 from tests.processing.splits.test_leakage_findings import Pixels, row, stored, texture
@@ -29,12 +29,19 @@ def test_a_deformed_copy_agrees_place_by_place_where_no_one_transform_fits() -> 
     original, copy = texture(1), deformed(texture(1))
     found, under_one = (of(features(original), features(copy)) for of in (local_match, match))
     value = local_correlation(detail(original), detail(copy), found)
-    assert found.agreeing >= LOCALLY_ALIKE and value is not None and value > 0.85
+    assert found.alike and value is not None and value > 0.85
     assert under_one.transform is not None
     assert (correlation(detail(original), detail(copy), under_one.transform) or 0) < LEAST_LIMIT
     # Each agreeing feature is where the deformation moved it.
     moves = found.second[found.places] - found.first[found.places]
     assert 3 < np.abs(moves).max() < 0.05 * original.shape[0]
+
+
+@pytest.mark.parametrize(("side", "alike"), [(30, False), (120, True)])
+def test_one_structure_in_two_images_does_not_make_them_alike(side: int, alike: bool) -> None:
+    points = np.random.default_rng(0).uniform(100, 100 + side, (30, 2))
+    found = LocalMatch(points, points + 8, np.ones((30, 30), bool))
+    assert found.agreeing == 30 and found.alike is alike
 
 
 @pytest.mark.parametrize("seed", range(2, 6))
