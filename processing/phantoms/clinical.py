@@ -119,14 +119,8 @@ def make_clinical_phantom(
     density = list(Density)[int(rng.integers(3))] if kind in FILMS else Density.DENSE
     canvas = draw_anatomy(shape, size, density, rng, view, trait)
     grey, visible, bare = _exposed(canvas, shape, kind, rng)
-    marks = draw_marks(
-        canvas.breast,
-        rng,
-        laterality=laterality,
-        view=view,
-        film_edges=kind in (*FILMS, Kind.MARKED),
-        only=_MARKS.get(kind),
-    )
+    edges = kind in (*FILMS, Kind.MARKED)
+    marks = draw_marks(canvas.breast, rng, laterality=laterality, view=view, film_edges=edges, only=_MARKS.get(kind))
     grey = np.where(marks.mask, marks.grey, grey)
     breast, pectoral = visible & ~marks.mask, canvas.pectoral & bare & ~marks.mask
     if kind is Kind.SHUTTERED:
