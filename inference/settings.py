@@ -93,8 +93,8 @@ class ServerSettings(BaseSettings):
     max_connections: int = Field(
         default=512,
         gt=0,
-        description="open connections; a new one above that replaces an idle one or is answered 503; at most what the "
-        "limit on open files leaves",
+        description="open connections; a new one above that replaces the one that has been without a complete header "
+        "for longest, or is answered 503 if all have a request; at most what the limit on open files leaves",
     )
     header_seconds: float = Field(
         default=10.0,

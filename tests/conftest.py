@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import fork_server
+from tests import fork_server, service_models
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 """Threads of torch that wait for each other sleep. By default they spin, which takes the time of the other worker."""
+os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
+"""An emulated account has no machine images: making them takes half a second for each account and region."""
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 """A data folder beside the checkout, which is never part of it."""
 
@@ -36,6 +38,7 @@ SLOWEST_FIRST = (
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start one fork server for all workers of this run; it imports while they collect."""
+    service_models.read_once()
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         server = ExitStack()
         os.environ[fork_server.VARIABLE] = json.dumps(server.enter_context(fork_server.running(ready=False)))

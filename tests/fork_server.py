@@ -16,6 +16,7 @@ import json
 import os
 import runpy
 import selectors
+import shlex
 import signal
 import socket
 import subprocess
@@ -30,6 +31,8 @@ from functools import cache
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+
+from tests import service_models
 
 VARIABLE = "FORK_SERVER_COMMAND"
 """Environment variable with the command of the server that pytest's main process runs for its workers, as JSON."""
@@ -60,8 +63,13 @@ IMPORTS = (
 
 
 def python(socket_path: str) -> list[str]:
-    """Return the command that takes the place of `python`; its arguments are `[-W ACTION] SCRIPT or -m MODULE`."""
+    """Return the command that takes the place of `python`; its arguments are `[-u] [-W ACTION] SCRIPT or -m MODULE`."""
     return [sys.executable, "-I", "-S", str(CLIENT), socket_path]
+
+
+def executable(socket_path: str) -> Path:
+    """Return a file that takes the place of `python` where a command starts others, as torchrun its `PYTHON_EXEC`."""
+    return Path(socket_path).with_name("python")
 
 
 @contextmanager
@@ -69,6 +77,8 @@ def running(*, ready: bool = True) -> Iterator[list[str]]:
     """Yield the command that takes the place of `python` while a server runs; wait until it is ready, or not."""
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/socket"
+        executable(path).write_text(f'#!/bin/sh\nexec {shlex.join(python(path))} "$@"\n')
+        executable(path).chmod(0o700)
         reading, writing = os.pipe()
         command = [sys.executable, "-m", "tests.fork_server", path, str(writing)]
         server = subprocess.Popen(command, cwd=Path(__file__).parents[1], pass_fds=[writing], stdin=subprocess.PIPE)
@@ -113,6 +123,7 @@ def main(path: str, ready: int) -> dict[str, Any]:
     load_openvino()  # without telemetry
     for name in IMPORTS:
         importlib.import_module(name)
+    service_models.read_once("s3", "sagemaker", "sagemaker-runtime", "sts")
     importlib.import_module("mammopipe.pipelines.graph.sdk").prepare_sdk("us-east-1")
     importlib.import_module("mammopipe.pipelines.graph.steps")
     use(python(path))
@@ -215,6 +226,8 @@ def _report_ended(children: dict[int, socket.socket | None], selector: selectors
 def _run(arguments: list[str]) -> int:
     """Run a command and return its exit code."""
     try:
+        if arguments[0] == "-u":  # lines are written as they end
+            arguments = arguments[1:]
         if arguments[0] == "-W":
             warnings.simplefilter(arguments[1])  # type: ignore[arg-type]
             arguments = arguments[2:]

@@ -76,7 +76,7 @@ KINDS = (
     Kind(classification.f1(MALIGNANT)),
     Kind(classification.log_loss),
     Kind(classification.brier),
-    Kind(classification.expected_calibration_error, every=4, sizes=((1500, 2),)),
+    Kind(classification.expected_calibration_error, every=2, sizes=((1500, 2),)),
     Kind(thresholds.sensitivity_at(THRESHOLD), binary=True),
     Kind(thresholds.specificity_at(THRESHOLD), binary=True),
     Kind(thresholds.ppv_at(THRESHOLD), binary=True),

@@ -1,138 +1,223 @@
-"""What a network gains by images of two kinds of detectors, and by harmonisation.
+"""What several training sets and harmonisation are worth: `python -m benchmarks.studies.joined_sets WEIGHTS WORK SETS`.
 
-Run `python -m benchmarks.studies.joined_sets`.
+SETS are datasets as released, `NAME=FOLDER`; WEIGHTS is the folder of staged weights; WORK keeps the segmented images,
+the feature maps and the logits, so a stopped command goes on. For each harmonisation, the classifier of `mias-located`
+learns on the frozen body's maps from three kinds of training sets, and judges each set of `--judged`:
 
-Phantoms as a digital detector and as 8-bit digitisers with four tone curves see them
-(`benchmarks.data.bench_harmonisation`) are two datasets. A small network from random weights learns from one of them
-(the other is left out), or from both joined, with as many images in all. It then judges unseen phantoms of each. The
-rows are the mean malignant AUC over the seeds, the lowest and the highest, for each kind of harmonisation; a seed
-determines the phantoms and the training. The difference from no harmonisation is paired, by seed.
+- own: the set itself, in five folds by patient;
+- own and the others: the same folds, and all images of the other sets;
+- the others alone: the set is left out.
+
+Images of a judged set's frozen test split are never read. Nothing is chosen on the images that are judged: each
+training has a fixed number of epochs. A figure is the mean over the deals (assignments of patients to folds, and the
+seeds of the training); a difference is paired, with a 95 % interval by patient. `--page` puts the table between two
+marks of docs/how-to/external-evaluation.md.
 """
 
 import argparse
-import contextlib
-import io
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks.data.bench_harmonisation import EXPONENTS, digitised
-from benchmarks.studies.ablation import spread
+from benchmarks.studies.ablation import LOCATED, Row, build, spread
+from benchmarks.studies.located_variants import FOLDS, bounds, classifiers, compare, predicted
+from benchmarks.table import replace_between
+from mammopipe.pipelines.data.join import sources_of
 from mammopipe.processing.breast.harmonisation import Harmonisation
-from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
-from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, View
-from mammopipe.processing.images.mammogram import Mammogram, write_png
-from mammopipe.processing.phantoms.film import make_film
-from mammopipe.training.config import TrainConfig
+from mammopipe.processing.breast.preprocess import preprocess
+from mammopipe.processing.classes import THREE
+from mammopipe.processing.datasets.lesion_masks import with_lesions
+from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProtocol, read_manifest, write_manifest
+from mammopipe.processing.datasets.registry import EVALUATED
+from mammopipe.processing.errors import ImageError
+from mammopipe.processing.images.mammogram import ReadConfig, read_mammogram, write_png
+from mammopipe.processing.splits.assignment import SplitConfig, assign_folds, assign_splits
 from mammopipe.training.fitting.dataset import ImageDataset
-from mammopipe.training.fitting.loop import refit
-from mammopipe.training.fitting.step import predict
-from mammopipe.training.metrics.classification import roc_auc
-from mammopipe.training.model.architecture import Cnn, Precision
-from mammopipe.training.networks.registry import build_model
+from mammopipe.training.fitting.head_only import ImageMaps
+from mammopipe.training.model.predictions import Floats
 
-SHAPE = (160, 96)
-CLASSES = (Label.NORMAL, Label.MALIGNANT)
-LOOKS = ("digital", "digitised")
-JOINED = "joined"
-CONFIG = TrainConfig(
-    cnn=Cnn.MODIFIED_CNN,
-    epochs=10,
-    head_epochs=0,
-    warmup_epochs=1,
-    learning_rate=1e-3,
-    dropout=0.0,
-    noise=0.0,
-    holes=0,
-    precision=Precision.FLOAT32,
-)
-
-Phantom = tuple[Mapping[str, Mammogram], tuple[Lesion, ...], Label]
-"""One breast as each detector sees it, its lesions and its class."""
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "external-evaluation.md"
+MARKS = "joined-sets"
+OWN, BOTH, LEFT_OUT = "its own", "its own and the others", "the others alone"
+METRIC = "malignant_auc"
+MANIFEST = "manifest.csv"
 
 
-def phantoms(count: int, first: int) -> Iterator[Phantom]:
-    """Yield phantoms, half of them with a malignant lesion."""
-    for seed in tqdm(range(first, first + count), desc="phantoms", disable=None):
-        label, side = CLASSES[seed % 2], list(Laterality)[seed // 2 % 2]
-        film = make_film(seed, label=label, laterality=side, height=320, width=256, padded=False, bits=16)
-        curve = EXPONENTS[seed // 2 % len(EXPONENTS)]
-        pixels = {LOOKS[0]: film.pixels, LOOKS[1]: digitised(film.pixels, curve, seed)}
-        yield {look: Mammogram(seen, side, View.MLO) for look, seen in pixels.items()}, film.lesions, label
+@dataclass(frozen=True)
+class Images:
+    """All images of the sets with one harmonisation."""
+
+    maps: ImageMaps
+    sets: NDArray[np.str_]
+    """(images,), the name of each image's set."""
+
+    def part(self, chosen: NDArray[np.bool_]) -> ImageMaps:
+        """Return a subset of the maps."""
+        return self.maps.part(np.flatnonzero(chosen).tolist())
 
 
-def dataset(made: Sequence[Phantom], looks: Sequence[str], kind: Harmonisation, folder: Path) -> ImageDataset:
-    """Return phantoms as a training set; phantom number i is seen as `looks[i]` says."""
-    config, records = PreprocessConfig(height=SHAPE[0], width=SHAPE[1], harmonisation=kind), []
+def readable(name: str, folder: Path, judged: bool) -> Iterator[tuple[ImageRecord, Path]]:
+    """Yield the images of a set, with the folder of their files; a judged set without its frozen test split."""
+    dataset = EVALUATED[name]
+    place = dataset.find(folder)
+    table = dataset.check(place)
+    images = place / dataset.image_folder
+    for record in assign_splits(table.records, SplitConfig()) if judged else table.records:
+        if not (judged and record.split is Split.TEST):
+            yield with_lesions(record, table.masks.get(record.image_id, ()), images), images
+
+
+def segmented(sources: Mapping[str, Path], judged: Sequence[str], row: Row, folder: Path) -> list[ImageRecord]:
+    """Return the records of all sets, segmented into `folder`; segments them once."""
+    if (folder / MANIFEST).is_file():
+        return read_manifest(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for number, ((seen, lesions, label), look) in enumerate(zip(made, looks, strict=True)):
-        image = seen[look]
-        write_png(folder / f"{number}.png", preprocess(image, config, lesions).pixels)
-        records.append(ImageRecord(f"{number}", f"{number}", "phantoms", image.laterality, image.view, label))
-    return ImageDataset(records, folder, shape=SHAPE)
+    found = [(name, *item) for name, source in sources.items() for item in readable(name, source, name in judged)]
+    written = []
+    for name, record, images in tqdm(found, desc=f"segmenting, {row.preprocess.harmonisation}", disable=None):
+        try:
+            mammogram = read_mammogram(images / record.path, record=record, config=ReadConfig(jpeg_files=True))
+            result = preprocess(mammogram, row.preprocess, record.lesions)
+        except ImageError as error:
+            print(f"left out: {name}, {error}", flush=True)
+            continue
+        image_id = f"{name}-{record.image_id}"
+        write_png(folder / f"{image_id}.png", result.pixels)
+        shown = {
+            "image_id": image_id,
+            "path": f"{image_id}.png",
+            "patient_id": f"{name}-{record.patient_id}",
+            "dataset": name,
+            "synthetic": record.synthetic or bool(mammogram.facts.get("phantom")),
+        }
+        written.append(replace(record, lesions=result.lesions, split=None, fold=None, **shown))
+    write_manifest(written, folder / MANIFEST)
+    return read_manifest(folder)
 
 
-def measured(
-    learnt: Sequence[Phantom], judged: Sequence[Phantom], kind: Harmonisation, seed: int, scratch: Path
-) -> dict[tuple[str, str], float]:
-    """Return the malignant AUC by training set and detector."""
-    tests = {look: dataset(judged, [look] * len(judged), kind, scratch / f"test-{look}") for look in LOOKS}
-    found = {}
-    for trained in (*LOOKS, JOINED):
-        # Pairs of phantoms, one of each class, alternate in the joined set.
-        looks = [LOOKS[number // 2 % 2] if trained == JOINED else trained for number in range(len(learnt))]
-        films = dataset(learnt, looks, kind, scratch / f"train-{trained}")
-        network = build_model(CONFIG.cnn, classes=[str(label) for label in films.classes], seed=seed)
-        config = CONFIG.replace(seed=seed)
-        with contextlib.redirect_stdout(io.StringIO()):
-            refit(network, films, config, epochs=config.epochs, precision=config.precision, pretrained=False)
-        for look, test in tests.items():
-            logits = predict(network, test, batch_size=32, precision=config.precision)
-            malignant = (test.labels == len(test.classes) - 1).astype(np.int64)
-            found[trained, look] = roc_auc(malignant, np.asarray(logits[:, -1] - logits[:, 0], np.float64))
-    return found
+def maps_of(records: Sequence[ImageRecord], row: Row, weights: Path, folder: Path) -> Images:
+    """Return the feature maps of segmented images; computes them once."""
+    mammograms = ImageDataset(records, folder, shape=(row.preprocess.height, row.preprocess.width), classes=THREE)
+    path, network = folder / f"maps-{mammograms.sha256[:12]}.pt", build(row.config, weights)
+    maps = ImageMaps(network, mammograms, torch.load(path, weights_only=True) if path.is_file() else None)
+    if not path.is_file():
+        torch.save(maps.maps, path)
+    return Images(maps, np.array([record.dataset for record in mammograms.records]))
 
 
-def table(found: Mapping[Harmonisation, Sequence[Mapping[tuple[str, str], float]]]) -> Iterator[str]:
-    """Yield the rows in Markdown."""
-    yield (
-        "| trained on | judged on | "
-        + " | ".join(f"{kind}" if kind is Harmonisation.NONE else f"{kind} | difference" for kind in found)
-        + " |"
+def held_out(images: Images, name: str, training: str, row: Row, deal: int) -> Floats:
+    """Return the logits of a set's images, (images, classes), each by a classifier that never saw the patient."""
+    config = row.config.replace(seed=deal)
+    own = np.flatnonzero(images.sets == name)
+    if training == LEFT_OUT:
+        states = classifiers(images.maps, config, [np.flatnonzero(images.sets != name)])
+        return predicted(images.part(images.sets == name), config, states)
+    folds = np.array(
+        assign_folds(images.part(images.sets == name).records, FOLDS, seed=deal, protocol=SplitProtocol.PATIENT)
     )
-    yield "|---" * (2 * len(found) + 1) + "|"
-    base = found[Harmonisation.NONE]
-    for trained, look in base[0]:
+    logits = np.zeros((len(own), len(THREE)))
+    for fold in range(FOLDS):
+        learnt = np.isin(np.arange(len(images.sets)), own[folds != fold])
+        if training == BOTH:
+            learnt |= images.sets != name
+        states = classifiers(images.maps, config, [np.flatnonzero(learnt)])
+        held = images.maps.part(own[folds == fold].tolist())
+        logits[folds == fold] = predicted(held, config, states)
+    return logits
+
+
+def kept(images: Images, name: str, training: str, row: Row, deal: int, folder: Path) -> Floats:
+    """Return the logits of `held_out`, from their file if an earlier command made them."""
+    path = folder / f"{name}, {training}, deal {deal}.npy"
+    if not path.is_file():
+        np.save(path, held_out(images, name, training, row, deal))
+    logits: Floats = np.load(path)
+    return logits
+
+
+Logits = dict[tuple[str, str, Harmonisation], list[Floats]]
+"""The logits of each deal by judged set, kind of training set and harmonisation."""
+
+
+def table(found: Logits, records: Mapping[str, Sequence[ImageRecord]]) -> Iterator[str]:
+    """Yield the lines of the table: one row per judged set, kind of training set and harmonisation."""
+    columns = ("judged", "trained on", "harmonisation", "malignant AUC", "less its own alone", "less no harmonisation")
+    yield f"| {' | '.join(columns)} |"
+    yield "|---|---|---|---|---|---|"
+    for (name, training, kind), logits in found.items():
         cells = []
-        for kind, seeds in found.items():
-            cells.append(spread([seed[trained, look] for seed in seeds]))
-            gains = [seed[trained, look] - plain[trained, look] for seed, plain in zip(seeds, base, strict=True)]
-            cells += [] if kind is Harmonisation.NONE else [spread(gains)]
-        yield f"| {trained} | {look} | {' | '.join(cells)} |"
+        for base in ((name, OWN, kind), (name, training, Harmonisation.NONE)):
+            compared = compare(logits, found[base], records[name], 0.0)[METRIC]
+            gain = compared["difference"]
+            cells.append(
+                "" if base == (name, training, kind) else f"{gain['value']:+.3f} ({bounds(gain, signed=True)})"
+            )
+        figure = f"{spread(compared['deals'])} ({bounds(compared['interval'])})"
+        yield f"| {name} | {training} | {kind} | {figure} | {' | '.join(cells)} |"
+
+
+def described(records: Sequence[ImageRecord], judged: Sequence[str], deals: int, row: Row) -> Iterator[str]:
+    """Yield what the sets hold."""
+    size = row.preprocess
+    yield f"At {size.height} x {size.width} pixels, mean of {deals} deals [lowest to highest], intervals of 95 %."
+    yield ""
+    for name in dict.fromkeys(record.dataset for record in records):
+        own = [record for record in records if record.dataset == name]
+        labels = Counter(record.label for record in own)
+        counts = ", ".join(f"{labels[label]} {label}" for label in THREE if labels[label])
+        kind = "**phantoms**" if all(record.synthetic for record in own) else "mammograms"
+        use = "judged; without its frozen test split" if name in judged else "only trained on"
+        women = len({record.patient_id for record in own})
+        yield f"- {name}: {len(own)} {kind} of {women} patients ({counts}); {use}"
+    yield ""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.joined_sets", description=__doc__)
-    parser.add_argument("--images", type=int, default=200, help="phantoms to learn from")
-    parser.add_argument("--judged", type=int, default=200, help="phantoms of each detector to judge")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args(arguments)
+    """Measure what is missing, and print the table."""
+    options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
-    found: dict[Harmonisation, list[Mapping[tuple[str, str], float]]] = {kind: [] for kind in Harmonisation}
-    for seed in range(options.seeds):
-        first = seed * (options.images + options.judged)
-        made = list(phantoms(options.images + options.judged, first))
-        for kind in Harmonisation:
-            with TemporaryDirectory() as scratch:
-                learnt, judged = made[: options.images], made[options.images :]
-                found[kind].append(measured(learnt, judged, kind, seed, Path(scratch)))
-    print("\n".join(table(found)))
+    torch.set_flush_denormal(True)
+    sources = sources_of(options.sets)
+    found: Logits = {}
+    records: dict[str, Any] = {}
+    for kind in Harmonisation:
+        size = {"height": options.height, "width": options.width, "harmonisation": kind}
+        row = replace(LOCATED, preprocess=LOCATED.preprocess.replace(**size))
+        folder = options.work / row.preprocess.digest
+        images = maps_of(segmented(sources, options.judged, row, folder), row, options.weights, folder)
+        for name in options.judged:
+            records[name] = images.part(images.sets == name).records
+            for training in (OWN, BOTH, LEFT_OUT):
+                deals = range(options.deals)
+                found[name, training, kind] = [kept(images, name, training, row, deal, folder) for deal in deals]
+                print(f"{kind}, {name}, {training}: measured", flush=True)
+    order = sorted(found, key=lambda key: (list(options.judged).index(key[0]), (OWN, BOTH, LEFT_OUT).index(key[1])))
+    lines = described(images.maps.records, options.judged, options.deals, row)
+    text = "\n".join([*lines, *table({key: found[key] for key in order}, records)])
+    print(text)
+    if options.page:
+        replace_between(PAGE, MARKS, text + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.joined_sets", description=__doc__)
+    parser.add_argument("weights", type=Path, help="the folder of staged weights")
+    parser.add_argument("work", type=Path, help="where segmented images, feature maps and logits are kept")
+    parser.add_argument("sets", nargs="+", metavar="NAME=FOLDER", help="datasets as released")
+    parser.add_argument("--judged", nargs="+", default=["mias"], metavar="NAME", help="the sets to judge")
+    parser.add_argument("--deals", type=int, default=3)
+    parser.add_argument("--height", type=int, default=LOCATED.preprocess.height)
+    parser.add_argument("--width", type=int, default=LOCATED.preprocess.width)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--page", action="store_true", help="replace the table in docs/how-to/external-evaluation.md")
+    return parser
 
 
 if __name__ == "__main__":

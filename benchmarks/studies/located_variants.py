@@ -182,7 +182,7 @@ def classifiers(films: ImageMaps, config: TrainConfig, folds: Sequence[NDArray[n
     return found
 
 
-def _predicted(films: ImageMaps, config: TrainConfig, states: Sequence[dict[str, Tensor]]) -> Floats:
+def predicted(films: ImageMaps, config: TrainConfig, states: Sequence[dict[str, Tensor]]) -> Floats:
     """Return the logits, (images, classes), of the mean of these classifiers."""
     learns = learner(_network(config, films.maps.shape[1]), config)[0]
     learns.load_state_dict({name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]})
@@ -211,7 +211,7 @@ def held_out(films: ImageMaps, config: TrainConfig, deal: int, inner_deals: int)
             inner = np.array(assign_folds(left.records, FOLDS, seed=inner_deal, protocol=SplitProtocol.PATIENT))
             places = [np.flatnonzero(inner != number) for number in range(FOLDS)]
             states += classifiers(left, settings.replace(seed=inner_deal), places)
-        logits[held] = _predicted(films.part(held.tolist()), settings, states)
+        logits[held] = predicted(films.part(held.tolist()), settings, states)
     return logits[originals]
 
 
@@ -276,13 +276,14 @@ def _line(name: str, found: dict[str, Any]) -> str:
     cells = []
     for each in found.values():
         gain, gained = each["difference"], each["ensemble_difference"]
-        cells.append(f"{spread(each['deals'])} ({_bounds(each['interval'])})")
-        cells.append("-" if gain["value"] == 0 else f"{gain['value']:+.3f} ({_bounds(gain, signed=True)})")
-        cells.append(f"{each['ensemble']['value']:.3f} ({gained['value']:+.3f}; {_bounds(gained, signed=True)})")
+        cells.append(f"{spread(each['deals'])} ({bounds(each['interval'])})")
+        cells.append("-" if gain["value"] == 0 else f"{gain['value']:+.3f} ({bounds(gain, signed=True)})")
+        cells.append(f"{each['ensemble']['value']:.3f} ({gained['value']:+.3f}; {bounds(gained, signed=True)})")
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def _bounds(interval: dict[str, Any], *, signed: bool = False) -> str:
+def bounds(interval: dict[str, Any], *, signed: bool = False) -> str:
+    """Return the bounds of an interval as text."""
     if interval["low"] is None:
         return "no interval"
     return " to ".join(f"{interval[bound]:{'+' if signed else ''}.3f}" for bound in ("low", "high"))

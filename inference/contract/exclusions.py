@@ -43,51 +43,45 @@ class Rule:
     reason: str
 
 
-def _rules() -> Mapping[ImageFlag, Rule]:
-    refuse, refer, warn = Action.REFUSE, Action.REFER, Action.WARN
-    flag = ImageFlag
-    return MappingProxyType(
-        {
-            flag.FOR_PROCESSING: Rule(
-                refuse, "Presentation Intent Type, SOP Class", "raw detector data; models learn from processed images"
-            ),
-            flag.UNDER_18: Rule(
-                refuse, "Patient's Age, Birth Date", "the patient is under 18; models learn from adults"
-            ),
-            flag.FOR_PROCESSING_CONVERTED: Rule(
-                refer,
-                "Presentation Intent Type, SOP Class",
-                "raw detector data that were converted here, not by the manufacturer",
-            ),
-            flag.MALE: Rule(refer, "Patient's Sex", "the patient is male; models learn from women"),
-            flag.IMPLANT: Rule(refer, "Breast Implant Present, the picture", "an implant hides tissue"),
-            flag.IMPLANT_DISPLACED: Rule(
-                refer, "View Modifier Code", "an implant was displaced; part of the breast is seen"
-            ),
-            flag.PARTIAL_VIEW: Rule(refer, "Partial View", "part of the breast is not in the image"),
-            flag.SYNTHETIC_2D: Rule(refer, "Image Type, SOP Class", "computed from tomosynthesis, never exposed"),
-            flag.SECONDARY_CAPTURE: Rule(refer, "SOP Class", "not stored by the modality; its grey scale is unknown"),
-            flag.LOSSY_HIGH_RATIO: Rule(
-                refer, "Lossy Image Compression Ratio", "compressed by more than 15; fine detail is lost"
-            ),
-            flag.LOW_ENERGY: Rule(refer, "Image Type", "the low-energy image of a contrast study"),
-            flag.LATERALITY_CONFLICT: Rule(refer, "Laterality, View Position", "attributes name both breasts"),
-            flag.LOSSY: Rule(warn, "Lossy Image Compression", "compressed with a loss; fine detail may be lost"),
-            flag.DIGITISED: Rule(warn, "Image Type, SOP Class", "a digitised film"),
-            flag.EXAGGERATED_VIEW: Rule(warn, "View Code, View Position", "the view leaves out part of the breast"),
-            flag.VIEW_CONFLICT: Rule(warn, "View Code, View Position", "attributes name different views"),
-            flag.BURNED_IN: Rule(warn, "Burned In Annotation", "text in the picture may name the patient"),
-            flag.SPACING_UNUSABLE: Rule(warn, "Pixel Spacing", "the size of the pixels is not known"),
-            flag.WINDOW_UNUSABLE: Rule(warn, "Window, VOI LUT", "the grey scale is not the one that the file asks for"),
-            flag.RESCALE_UNUSABLE: Rule(warn, "Rescale Slope and Intercept", "the grey scale may be another one"),
-            flag.ATTRIBUTE_IGNORED: Rule(warn, "an optional attribute", "it could not be used and counts as absent"),
-            flag.VALUES_BEYOND_BITS: Rule(warn, "Bits Stored", "pixels have values that Bits Stored does not allow"),
-            flag.TURNED: Rule(warn, "Patient Orientation", "the picture was turned or mirrored, as the file asks"),
-        }
-    )
+_REFUSE, _REFER, _WARN, _FLAG = Action.REFUSE, Action.REFER, Action.WARN, ImageFlag
 
-
-RULES = _rules()
+RULES: Mapping[ImageFlag, Rule] = MappingProxyType(
+    {
+        _FLAG.FOR_PROCESSING: Rule(
+            _REFUSE, "Presentation Intent Type, SOP Class", "raw detector data; models learn from processed images"
+        ),
+        _FLAG.UNDER_18: Rule(_REFUSE, "Patient's Age, Birth Date", "the patient is under 18; models learn from adults"),
+        _FLAG.FOR_PROCESSING_CONVERTED: Rule(
+            _REFER,
+            "Presentation Intent Type, SOP Class",
+            "raw detector data that were converted here, not by the manufacturer",
+        ),
+        _FLAG.MALE: Rule(_REFER, "Patient's Sex", "the patient is male; models learn from women"),
+        _FLAG.IMPLANT: Rule(_REFER, "Breast Implant Present, the picture", "an implant hides tissue"),
+        _FLAG.IMPLANT_DISPLACED: Rule(
+            _REFER, "View Modifier Code", "an implant was displaced; part of the breast is seen"
+        ),
+        _FLAG.PARTIAL_VIEW: Rule(_REFER, "Partial View", "part of the breast is not in the image"),
+        _FLAG.SYNTHETIC_2D: Rule(_REFER, "Image Type, SOP Class", "computed from tomosynthesis, never exposed"),
+        _FLAG.SECONDARY_CAPTURE: Rule(_REFER, "SOP Class", "not stored by the modality; its grey scale is unknown"),
+        _FLAG.LOSSY_HIGH_RATIO: Rule(
+            _REFER, "Lossy Image Compression Ratio", "compressed by more than 15; fine detail is lost"
+        ),
+        _FLAG.LOW_ENERGY: Rule(_REFER, "Image Type", "the low-energy image of a contrast study"),
+        _FLAG.LATERALITY_CONFLICT: Rule(_REFER, "Laterality, View Position", "attributes name both breasts"),
+        _FLAG.LOSSY: Rule(_WARN, "Lossy Image Compression", "compressed with a loss; fine detail may be lost"),
+        _FLAG.DIGITISED: Rule(_WARN, "Image Type, SOP Class", "a digitised film"),
+        _FLAG.EXAGGERATED_VIEW: Rule(_WARN, "View Code, View Position", "the view leaves out part of the breast"),
+        _FLAG.VIEW_CONFLICT: Rule(_WARN, "View Code, View Position", "attributes name different views"),
+        _FLAG.BURNED_IN: Rule(_WARN, "Burned In Annotation", "text in the picture may name the patient"),
+        _FLAG.SPACING_UNUSABLE: Rule(_WARN, "Pixel Spacing", "the size of the pixels is not known"),
+        _FLAG.WINDOW_UNUSABLE: Rule(_WARN, "Window, VOI LUT", "the grey scale is not the one that the file asks for"),
+        _FLAG.RESCALE_UNUSABLE: Rule(_WARN, "Rescale Slope and Intercept", "the grey scale may be another one"),
+        _FLAG.ATTRIBUTE_IGNORED: Rule(_WARN, "an optional attribute", "it could not be used and counts as absent"),
+        _FLAG.VALUES_BEYOND_BITS: Rule(_WARN, "Bits Stored", "pixels have values that Bits Stored does not allow"),
+        _FLAG.TURNED: Rule(_WARN, "Patient Orientation", "the picture was turned or mirrored, as the file asks"),
+    }
+)
 """Rules by flag, the strictest first; other flags have no effect."""
 
 

@@ -50,7 +50,8 @@ def connection_class(*, most: int, header_seconds: float, log: Log) -> type[H11P
     """Return the class of a server's connections.
 
     Args:
-        most: Limit on open connections. A further connection replaces an idle one, or is refused with 503.
+        most: Limit on open connections. A further connection replaces the one that has been without a complete header
+            for longest, or is refused with 503 if every connection has a request.
         header_seconds: Seconds from a connection's start, or from a request's first byte, to the end of its header.
         log: Called with an event for each connection that is refused or times out.
     """
@@ -72,15 +73,15 @@ class Connection(H11Protocol):
         self._look: asyncio.TimerHandle | None = None
         self._half_closed_at = 0.0
         self._probed = False
+        self._idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept a connection, or refuse it if too many are open."""
         super().connection_made(transport)
-        if len(self.connections) > self.most and not self._replace_an_idle_one():
+        self._idle_since = self.loop.time()
+        if len(self.connections) > self.most and not self._replace_another():
             self.log("connection_refused", connections=len(self.connections) - 1)
-            self._refuse(
-                HTTPStatus.SERVICE_UNAVAILABLE, "busy", f"{self.most} connections are open, which is the limit"
-            )
+            self._refuse_busy()
             return
         self._set_deadline()
 
@@ -91,6 +92,7 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         """End a request; the start of the next one may have arrived already."""
+        self._idle_since = self.loop.time()
         super().on_response_complete()
         self._watch_header()
 
@@ -119,8 +121,11 @@ class Connection(H11Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether the connection has no request; a header may have begun."""
-        return self.cycle is None or self.cycle.response_complete
+        """Whether the connection has no request that is still to be answered; a header may have begun.
+
+        A client that got its answer before the end of its body, or that reads its answer slowly, counts as idle.
+        """
+        return self.cycle is None or self.cycle.response_started
 
     def _watch_header(self) -> None:
         """Run the timer only from a header's first byte to its last."""
@@ -147,6 +152,9 @@ class Connection(H11Protocol):
             f"no complete header within {self.header_seconds:g} seconds, the limit",
         )
 
+    def _refuse_busy(self) -> None:
+        self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "busy", f"{self.most} connections are open, which is the limit")
+
     def _refuse(self, status: HTTPStatus, code: str, message: str) -> None:
         """Answer with an error and close the connection."""
         body = error_body(code, message)
@@ -160,18 +168,34 @@ class Connection(H11Protocol):
         self.transport.write("\r\n".join((*lines, "", "")).encode() + body)
         self.transport.close()
 
-    def _replace_an_idle_one(self) -> bool:
-        """Close the connections whose clients have reset them or else one idle one; return whether there was any."""
+    def _replace_another(self) -> bool:
+        """Close the connections whose clients have reset them or else one without a request; return whether one was.
+
+        The connection that has been without a complete header for longest goes first. Clients that send half a header
+        and wait therefore displace each other, and health checks are answered.
+        """
         others = [other for other in self.connections if other is not self and isinstance(other, Connection)]
         gone = [other for other in others if _was_reset(other.transport.get_extra_info("socket"))]
         for other in gone:
             other.transport.abort()
-        idle = (other for other in others if other.idle and other.cycle is not None)
-        if not gone and (replaced := next(idle, None)) is not None:
-            replaced.transport.close()
-            gone = [replaced]
+        if not gone and (idle := [other for other in others if other.idle]):
+            gone = [min(idle, key=lambda other: other._idle_since)]
+            gone[0]._give_way()
         self.connections.difference_update(gone)
         return bool(gone)
+
+    def _give_way(self) -> None:
+        """Close this idle connection for a new one; a client that has begun a header is answered."""
+        waits_for_header = self.cycle is None or self.cycle.response_complete
+        header_begun = waits_for_header and bool(self.conn.trailing_data[0])
+        self.log("connection_replaced", header_begun=header_begun)
+        if self.transport.get_write_buffer_size():
+            # The client does not read. Closing would wait for it, and keep the connection's descriptor and its answer.
+            self.transport.abort()
+        elif header_begun:
+            self._refuse_busy()
+        else:
+            self.transport.close()
 
     def _look_for_client(self) -> None:
         """Check whether the client of a half-closed connection is still there, and end the connection if not.

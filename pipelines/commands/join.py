@@ -39,5 +39,6 @@ def join(options: argparse.Namespace) -> int:
         labels = Counter(str(record.label) for record in table.records if record.dataset == name)
         print(f"{name:<12} {count} images: " + ", ".join(f"{label} {labels[label]}" for label in sorted(labels)))
     print(f"refused      {len(table.refused)}")
+    print(f"without row  {len(table.unlabelled)}")
     print(f"Train on them: mammopipe run --dataset own --source {options.output}")
     return 0

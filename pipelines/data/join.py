@@ -61,7 +61,8 @@ def join(sources: Mapping[str, Path], folder: Path, split: SplitConfig | None = 
     stated = any(states_splits(table.records) for table in tables.values())
     records = [record for table in tables.values() for record in _placed(table.records, split, stated=stated)]
     write_manifest(records, folder / LABEL_TABLE)
-    return Table(records, [row for table in tables.values() for row in table.refused])
+    refused = [row for table in tables.values() for row in table.refused]
+    return Table(records, refused, [row for table in tables.values() for row in table.unlabelled])
 
 
 def _linked(dataset: Dataset, source: Path, images: Path) -> Table:
@@ -86,7 +87,7 @@ def _linked(dataset: Dataset, source: Path, images: Path) -> Table:
         patient = f"{dataset.name}-{record.patient_id}"
         records.append(replace(found, image_id=name, patient_id=patient, path=link.name))
     require_usable(Table(records, refused), source)
-    return Table(records, refused)
+    return Table(records, refused, table.unlabelled)
 
 
 def _placed(records: Sequence[ImageRecord], split: SplitConfig | None, *, stated: bool) -> list[ImageRecord]:

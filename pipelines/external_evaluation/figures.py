@@ -112,6 +112,7 @@ def figures(
         "subgroups": subgroups(cases.records, image_cases(predictions, scaling), right, threshold, draws),
         "calibration": _calibration(predictions, scaling, draws, truth, shares),
         "referred": figure(share_of, _flags(cases.referred), np.zeros(len(cases.referred)), draws),
+        "referral_reasons": dict(Counter(code for image in judgement.images for code in image.reasons).most_common()),
         "drift": _drift(description, judgement.images, scaling.probabilities(of_images.logits)),
         "pointing": _pointing(judgement.images, Resamples.draw(of_images.patients, n=plan.bootstrap, seed=plan.seed)),
         "froc": _froc(judgement.images),
@@ -154,6 +155,8 @@ def _counts(judgement: Judgement, cases: JudgedCases, truth: Integers, classes: 
         "patients": len({image.record.patient_id for image in judgement.images}),
         **{name: int(count) for name, count in zip(classes, of_class, strict=True)},
         "refused": len(judgement.refused),
+        "unlabelled": len(judgement.unlabelled),
+        "unplaced_lesions": sum(image.unplaced for image in judgement.images),
         "with_lesions": sum(image.chance is not None for image in judgement.images),
     }
 

@@ -16,7 +16,7 @@ from mammopipe.pipelines.external_evaluation.journal import Journal
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
 from mammopipe.processing.classes import class_index
 from mammopipe.processing.datasets.definition import Table
-from mammopipe.processing.datasets.lesion_masks import with_lesions
+from mammopipe.processing.datasets.lesion_masks import read_masks
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.processing.errors import ImageError, LabelError
 from mammopipe.processing.images.mammogram import Mammogram, ReadConfig, read_mammogram
@@ -53,6 +53,10 @@ class Judged:
     detections: tuple[Detection, ...] = ()
     features: Floats | None = None
     """(channels,), the means of the last feature maps; only of a model that judges breasts."""
+    unplaced: int = 0
+    """Lesions of the label table that are left out: masks that show none, and circles outside of the image."""
+    reasons: tuple[str, ...] = ()
+    """Why the image is referred to a reader: values of `ReferralCode`."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the prediction as JSON values, with the lesions but without the rest of the record."""
@@ -63,6 +67,8 @@ class Judged:
             "referred": bool(self.referred),
             "quality": dict(self.quality),
             "chance": self.chance,
+            "unplaced": self.unplaced,
+            "reasons": list(self.reasons),
             "detections": [[float(found.score), list(found.lesions)] for found in self.detections],
             "lesions": [lesion.as_dict() for lesion in self.record.lesions],
             "features": None if self.features is None else [float(value) for value in self.features],
@@ -82,6 +88,8 @@ class Judged:
             values["chance"],
             tuple(Detection(score, tuple(found)) for score, found in values["detections"]),
             None if values["features"] is None else np.array(values["features"], np.float64),
+            values["unplaced"],
+            tuple(values["reasons"]),
         )
 
 
@@ -92,6 +100,8 @@ class Judgement:
     images: list[Judged] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
     """Image id and reason of each refused image."""
+    unlabelled: list[tuple[str, str]] = field(default_factory=list)
+    """Image id and reason of each image that no row of the table names."""
     unjudged: list[ImageRecord] = field(default_factory=list)
     """Rows of the refused images whose row is in order."""
 
@@ -121,16 +131,17 @@ def judge(
         folder: Folder that the records' paths are relative to.
         journal: Holds the images that an interrupted evaluation has judged; receives each image that is judged now.
     """
-    found = Judgement(refused=list(table.refused))
+    found = Judgement(refused=list(table.refused), unlabelled=list(table.unlabelled))
     reading = ReadConfig(jpeg_files=True, for_processing=preprocessing.for_processing)
     outlined = any(record.lesions for record in table.records) or bool(table.masks)
     for record in tqdm(table.records, desc="Evaluate", unit="image", disable=not sys.stderr.isatty()):
         entry = journal.finished(record.image_id)
         if entry is None:
             try:
-                known = with_lesions(record, table.masks.get(record.image_id, ()), folder)
+                known, unplaced = read_masks(record, table.masks.get(record.image_id, ()), folder)
                 mammogram = read_mammogram(folder / record.path, record=record, config=reading)
-                entry = _judged(predictor, preprocessing, known, mammogram, outlined).as_dict()
+                judged = _judged(predictor, preprocessing, known, mammogram, outlined)
+                entry = replace(judged, unplaced=judged.unplaced + unplaced).as_dict()
             except (ImageError, LabelError) as error:
                 entry = {"refused": str(error)}
             journal.add(record.image_id, entry)
@@ -150,7 +161,11 @@ def _judged(
     prepared = predictor.prepare(mammogram)
     # As in serving: no bound on the rounding error of a view is one of a score that several views make.
     said = predictor.judge(mammogram, prepared, operating_point=OperatingPoint.SENSITIVITY, exact=of_breasts)
-    lesions = tuple(_turned(lesion, mammogram) for lesion in record.lesions)
+    lesions = tuple(
+        lesion
+        for lesion in (_turned(lesion, mammogram) for lesion in record.lesions)
+        if _reaches(lesion, *mammogram.pixels.shape)
+    )
     placed: dict[str, Any] = {}
     if outlined:
         heat = predictor.explain(said, mammogram, Label.MALIGNANT).heat
@@ -168,8 +183,16 @@ def _judged(
         said.referral.refer,
         said.prepared.quality,
         features=np.asarray(said.forward.features, np.float64) if of_breasts else None,
+        unplaced=len(record.lesions) - len(lesions),
+        reasons=tuple(dict.fromkeys(str(reason.code) for reason in said.referral.reasons)),
         **placed,
     )
+
+
+def _reaches(lesion: Lesion, rows: int, columns: int) -> bool:
+    """Return whether a part of a lesion's circle lies in the image."""
+    x, y = min(max(lesion.x, 0), columns - 1), min(max(lesion.y, 0), rows - 1)
+    return bool(np.hypot(x - lesion.x, y - lesion.y) <= lesion.radius)
 
 
 def _turned(lesion: Lesion, mammogram: Mammogram) -> Lesion:

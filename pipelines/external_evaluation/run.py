@@ -71,14 +71,15 @@ def evaluate_model(
         with closing(journal):
             judgement = judging.judge(Predictor(directory), preprocessing, table, images, journal)
     if not judgement.images:
-        raise ConfigError(f"{folder}: none of {len(judgement.refused)} images could be judged: {judgement.refused[:1]}")
+        first = ": ".join(judgement.refused[0])
+        raise ConfigError(f"{folder}: none of {len(judgement.refused)} images could be judged; {first}")
     cases = judged_cases(judgement, description["classes"], attention)
     found = figures.figures(description, judgement, cases, dataset, figures.Plan(bootstrap, seed), model)
     # The figures may be of fewer classes than the model has; the table holds what the model answers.
     shares = Calibration.of(description).probabilities(cases.predictions.logits)
     rows = list(cases.rows(shares, found["model_classes"]))
     write_csv(output / "predictions.csv", list(rows[0]), rows)
-    refused = [{"image_id": name, "reason": reason} for name, reason in judgement.refused]
+    refused = [{"image_id": name, "reason": why} for name, why in (*judgement.refused, *judgement.unlabelled)]
     write_csv(output / "refused.csv", ["image_id", "reason"], refused)
     write_json(output / "external.json", found)
     write_bytes(output / "report.html", render(found).encode())
@@ -106,10 +107,11 @@ def _summary(found: dict[str, Any], output: Path) -> str:
 
     counts = found["counts"]
     breasts = f"{counts['breasts']} breasts, " if "breasts" in counts else ""
+    unlabelled = f", {counts['unlabelled']} without a row of the table" if counts["unlabelled"] else ""
     return "\n".join(
         [
             f"{found['model']} on {found['dataset']}: {counts['images']} images of {counts['patients']} patients, "
-            f"{breasts}{counts['malignant']} malignant, {counts['refused']} refused",
+            f"{breasts}{counts['malignant']} malignant, {counts['refused']} refused{unlabelled}",
             f"macro AUC {text(found['macro_auc'])}; malignant AUC {text(found['malignant_auc'])}",
             f"expected over observed malignant {text(found['calibration']['expected_over_observed'])}",
             f"report: {output / 'report.html'}",

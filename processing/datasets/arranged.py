@@ -59,7 +59,7 @@ def arrange(released: Dataset, source: Path, folder: Path) -> Table:
         link.symlink_to((place / path).resolve())
         records.append(replace(found, path=link.name))
     write_manifest(records, folder / LABEL_TABLE)
-    return Table(records, refused)
+    return Table(records, refused, table.unlabelled)
 
 
 def read_staged(path: Path) -> Table:

@@ -18,7 +18,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mammopipe.processing.datasets.collection import by_folder, files_below, is_image, preferred, read_rows, worst
+from mammopipe.processing.datasets.collection import (
+    by_folder,
+    files_below,
+    is_image,
+    placed_by,
+    preferred,
+    read_rows,
+    worst,
+)
 from mammopipe.processing.datasets.definition import Dataset, Table, Terms
 from mammopipe.processing.datasets.lesion_masks import Mask
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View
@@ -83,7 +91,7 @@ class _Files:
         exact = self.folder.joinpath(*parts)
         if exact.is_file():
             return [exact]
-        for name in (*parts[-2:-1], *parts[:1]):
+        for name in map(str.casefold, (*parts[-2:-1], *parts[:1])):
             if name in self.by_folder:
                 return self.by_folder[name]
         if self._by_header is None:
@@ -131,7 +139,7 @@ def read_release(folder: Path) -> Table:
         masks[image_id] = list(_masks(group, files, found))
     if not records:
         raise LabelError(f"{folder}: no image of the tables is here{'; ' + refused[0][1] if refused else ''}")
-    return Table(records, refused, {image_id: held for image_id, held in masks.items() if held})
+    return Table(records, refused, masks={image_id: held for image_id, held in masks.items() if held})
 
 
 def _rows(table: Path, refused: list[tuple[str, str]]) -> Iterable[_Row]:
@@ -172,7 +180,7 @@ def _parts(path: str) -> tuple[str, ...]:
 def _image(rows: Sequence[_Row], files: _Files) -> Path | None:
     """Return the file of the whole image, the first that is found for one of its abnormalities."""
     for row in rows:
-        found = [path for path in files.find(row.image) if not _NO_IMAGE.search(str(path.relative_to(files.folder)))]
+        found = [path for path in files.find(row.image) if not _NO_IMAGE.search(placed_by(path))]
         if found:
             return preferred(found)
     return None

@@ -5,8 +5,8 @@ Source: C. Cui et al. 2021, The Cancer Imaging Archive, doi 10.7937/tcia.eqde-4b
 `abnormality`, `classification`, `subtype`. The images are `CMMD/<ID1>/<study>/<series>/1-1.dcm`, ...; their headers
 state laterality and view.
 
-Classes are pathology by breast: Benign or Malignant. No breast is normal. An image of a breast without a row is left
-out.
+Classes are pathology by breast: Benign or Malignant. No breast is normal. A breast with several rows has the most
+serious of their classes. The release has images of breasts without a row; they are left out.
 """
 
 import re
@@ -25,8 +25,9 @@ OTHER_TABLES = ("CMMD_clinicaldata_revision*.csv", "CMMD_clinicaldata*.xls*", "C
 COLUMNS = ("ID1", "LeftRight", "Age", "abnormality", "classification", "subtype")
 CLASSES = {"benign": Label.BENIGN, "malignant": Label.MALIGNANT}
 SIDES = {"l": Laterality.LEFT, "left": Laterality.LEFT, "r": Laterality.RIGHT, "right": Laterality.RIGHT}
-_PATIENT = re.compile(r"D[12]-\d{4}")
+_PATIENT = re.compile(r"D[12]-\d{4}", re.IGNORECASE)
 _NAME = re.compile(r"([LR])[-_ ]?(CC|MLO)|(CC|MLO)[-_ ]?([LR])")
+_STATED_VIEWS = {view.value: view for view in View}
 _VIEW_CODES = {"399162004": View.CC, "R-10242": View.CC, "399368009": View.MLO, "R-10226": View.MLO}
 _Breast = tuple[str, Laterality]
 
@@ -42,7 +43,7 @@ def read_release(folder: Path) -> Table:
         raise LabelError(f"{folder}: no {LABEL_TABLE} here, and no CSV file of this name")
     refused: list[tuple[str, str]] = []
     breasts = _breasts(tables[0], refused)
-    records, seen = [], set()
+    records, unlabelled, seen = [], [], set()
     for path in files_below(folder):
         if not is_image(path):
             continue
@@ -50,7 +51,7 @@ def read_release(folder: Path) -> Table:
         patient, side, view = _read_header(path, place)
         name = _image_id(patient, path)
         if side is None or (patient, side) not in breasts:
-            refused.append(
+            unlabelled.append(
                 (name, f"{place}: no row of {tables[0].name} with ID1 {patient}, LeftRight {side or 'unknown'}")
             )
             continue
@@ -59,8 +60,9 @@ def read_release(folder: Path) -> Table:
     for patient, side in sorted(set(breasts) - seen):
         refused.append((f"{patient}_{side}", f"{tables[0].name}: no image of the breast {side} of {patient}"))
     if not records:
-        raise LabelError(f"{folder}: no image of a breast of {tables[0].name}{'; ' + refused[0][1] if refused else ''}")
-    return Table(_with_unique_ids(records), refused)
+        reasons = [reason for _, reason in (*unlabelled, *refused)]
+        raise LabelError(f"{folder}: no image of a breast of {tables[0].name}{'; ' + reasons[0] if reasons else ''}")
+    return Table(_with_unique_ids(records), refused, unlabelled)
 
 
 def _breasts(table: Path, refused: list[tuple[str, str]]) -> dict[_Breast, dict[str, str]]:
@@ -72,13 +74,16 @@ def _breasts(table: Path, refused: list[tuple[str, str]]) -> dict[_Breast, dict[
             problem = f"LeftRight {row['LeftRight']!r} must be L or R"
         elif row["classification"].lower() not in CLASSES:
             problem = f"classification {row['classification']!r} must be Benign or Malignant"
-        elif (row["ID1"], side) in found and found[row["ID1"], side]["classification"] != row["classification"]:
-            problem = "an earlier row gives this breast another classification; the first is used"
         if problem:
             refused.append((row["ID1"], f"{table.name}, line {line}: {problem}"))
         elif side is not None:
-            found.setdefault((row["ID1"], side), row)
+            breast = (row["ID1"].upper(), side)
+            found[breast] = max(found.get(breast, row), row, key=lambda each: _class(each).rank)
     return found
+
+
+def _class(row: Mapping[str, str]) -> Label:
+    return CLASSES[row["classification"].lower()]
 
 
 def _read_header(path: Path, place: str) -> tuple[str, Laterality | None, View | None]:
@@ -89,10 +94,10 @@ def _read_header(path: Path, place: str) -> tuple[str, Laterality | None, View |
         patient = known[0] if known else str(header.get("PatientID", ""))
         side = SIDES.get(str(header.get("ImageLaterality", "") or header.get("Laterality", "")).lower())
         codes = [str(item.get("CodeValue", "")) for item in header.get("ViewCodeSequence", None) or ()]
-        view = next((_VIEW_CODES[code] for code in codes if code in _VIEW_CODES), None)
-        return patient, side, view
+        stated = _STATED_VIEWS.get(str(header.get("ViewPosition", "")).upper())
+        return patient.upper(), side, next((_VIEW_CODES[code] for code in codes if code in _VIEW_CODES), stated)
     named = _NAME.search(path.stem.upper())
-    patient = known[0] if known else ""
+    patient = known[0].upper() if known else ""
     if named is None:
         return patient, None, None
     return patient, Laterality(named[1] or named[4]), View(named[2] or named[3])
@@ -102,7 +107,7 @@ def _header(path: Path) -> Any:
     import pydicom
     from pydicom.errors import InvalidDicomError
 
-    tags = ["PatientID", "ImageLaterality", "Laterality", "ViewCodeSequence"]
+    tags = ["PatientID", "ImageLaterality", "Laterality", "ViewPosition", "ViewCodeSequence"]
     try:
         return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
     except (InvalidDicomError, OSError, EOFError, ValueError):
@@ -122,7 +127,7 @@ def _record(
         dataset=NAME,
         laterality=side,
         view=view,
-        label=CLASSES[row["classification"].lower()],
+        label=_class(row),
         path=place,
         age=float(row["Age"]) if row["Age"].replace(".", "", 1).isdigit() else None,
         finding=" ".join(filter(None, (row["abnormality"], row["subtype"]))),

@@ -1,8 +1,10 @@
 """Finds and reads the files of public collections, whose copies differ in folders, table formats and extra files."""
 
+import codecs
 import csv
 import io
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -79,10 +81,13 @@ def _plain(name: str) -> str:
 def _text(path: Path) -> list[list[str]]:
     try:
         data = path.read_bytes()
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = data.decode("cp1252")
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # "Unicode text" of spreadsheet programs
+            text = data.decode("utf-16")
+        else:
+            try:
+                text = data.decode("utf-8-sig")
+            except UnicodeDecodeError:
+                text = data.decode("cp1252")
         first = text.partition("\n")[0]
         return list(csv.reader(io.StringIO(text, newline=""), delimiter=max(_SEPARATORS, key=first.count)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -109,12 +114,20 @@ def _cell(value: object) -> str:
 
 
 def by_folder(paths: Iterable[Path], root: Path) -> dict[str, list[Path]]:
-    """Return the files by the name of each folder above them, below `root`."""
+    """Return the files by the name of each folder above them, below `root`; names are case-folded."""
     found: dict[str, list[Path]] = {}
     for path in paths:
-        for name in set(path.relative_to(root).parts[:-1]):
+        for name in {part.casefold() for part in path.relative_to(root).parts[:-1]}:
             found.setdefault(name, []).append(path)
     return found
+
+
+def placed_by(path: Path) -> str:
+    """Return a file's name with that of its folder, which say what it holds: `Masks/20586908.png`.
+
+    The names of folders further up may be the user's own.
+    """
+    return f"{path.parent.name}/{path.name}"
 
 
 def circle_around(left: float, top: float, right: float, bottom: float, label: Label, finding: str = "") -> Lesion:
@@ -142,9 +155,12 @@ BIRADS_CLASSES: Mapping[str, Label] = {
 """The class of each BI-RADS category, for collections without pathology: the project's convention."""
 
 
+_BIRADS = re.compile(r"(?:BI-?RADS)?[\s:_-]*(?:([1-6])(?:\.0)?|4\s*[ABC])", re.IGNORECASE)
+
+
 def class_of_birads(text: str, *, where: str) -> Label:
     """Return the class of a BI-RADS category such as `4a` or `BI-RADS 4`; raises `ValueError` outside 1 to 6."""
-    category = text.strip().upper().removeprefix("BI-RADS").strip()
-    if category[:1] not in BIRADS_CLASSES or category[1:] not in ("", "A", "B", "C", ".0"):
+    found = _BIRADS.fullmatch(text.strip())
+    if found is None:
         raise ValueError(f"{where} {text!r} must be 1 to 6, with a letter after 4 or not")
-    return BIRADS_CLASSES[category[0]]
+    return BIRADS_CLASSES[found[1] or "4"]

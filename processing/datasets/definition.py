@@ -20,7 +20,9 @@ class Table:
     records: list[ImageRecord]
     """One record per image, sorted by image id."""
     refused: list[tuple[str, str]] = field(default_factory=list)
-    """Image id and reason for each row or file that was left out."""
+    """Image id and reason for each row that was left out."""
+    unlabelled: list[tuple[str, str]] = field(default_factory=list)
+    """Image id and reason for each image that no row names. Releases hold such images, as CMMD the other breasts."""
     masks: Mapping[str, Sequence[Mask]] = field(default_factory=dict)
     """Masks of the lesions by image id; they are read image by image (`lesion_masks.with_lesions`)."""
 

@@ -22,6 +22,7 @@ from mammopipe.processing.datasets.collection import (
     class_of_birads,
     files_below,
     is_image,
+    placed_by,
     preferred,
     read_rows,
 )
@@ -38,9 +39,12 @@ VIEWS = {"CC": View.CC, "ML": View.MLO, "MLO": View.MLO, "FB": None}
 """The views of table and file names; there is no class of views for FB (from below)."""
 
 _COLUMNS = ("Laterality", "View", "File Name", "ACR", "Bi-Rads")
-_IMAGE = re.compile(r"(\d+)_([0-9a-z]+)_MG_([LR])_([A-Z]+)(_ANON)?", re.IGNORECASE)
-_MASK = re.compile(r"mask|roi", re.IGNORECASE)
-_NO_FINDING = re.compile(r"pectoral|muscle|breast", re.IGNORECASE)
+_IMAGE = re.compile(r"(\d+)_([0-9a-z]+)_MG_([LR])_([A-Z]+)(_ANON)?(\.dcm|\.dicom)?", re.IGNORECASE)
+_NUMBER = re.compile(r"(\d+)(\.0+|\.dcm)?", re.IGNORECASE)
+"""An image's number in the table; programs write it as a decimal number, or with the suffix of the file."""
+_MASK = re.compile(r"(?<![a-z])(all|mass|calc|lesion|finding)?[ _-]?(masks?|rois?)(?![a-z])", re.IGNORECASE)
+_NO_FINDING = re.compile(r"pectoral|muscle|(?<!in)breast", re.IGNORECASE)
+"""Names of outlines of whole organs; `INbreast` is the name of the collection."""
 _AREA_POINTS = 3
 """Least number of points of an outline that encloses an area; single points mark calcifications and are left out."""
 _CLUSTER_MM = 3.0
@@ -64,9 +68,10 @@ class _Files:
             if number is None:
                 continue
             if path.suffix.lower() == ".xml":
-                found.outlines.setdefault(number[0], path)
+                if not _NO_FINDING.search(placed_by(path)):  # copies hold the muscle's outlines in files of their own
+                    found.outlines.setdefault(number[0], path)
             elif is_image(path) and _MASK.search(path.relative_to(folder).as_posix()):
-                if not _NO_FINDING.search(path.relative_to(folder).as_posix()):
+                if not _NO_FINDING.search(placed_by(path)):
                     found.masks.setdefault(number[0], []).append(path)
             elif is_image(path) and _IMAGE.fullmatch(path.stem):
                 found.images.setdefault(number[0], []).append(path)
@@ -76,7 +81,7 @@ class _Files:
 def read_table(path: Path, folder: Path | None = None) -> Table:
     """Return one record per usable row of the table; the images and outlines are found by file name.
 
-    Rows without an image or with values that break a rule, and images without a row, are refused with the reason.
+    Rows without an image or with values that break a rule are refused with the reason.
 
     Args:
         path: `INbreast.csv` or `INbreast.xls`.
@@ -91,24 +96,28 @@ def read_table(path: Path, folder: Path | None = None) -> Table:
     refused: list[tuple[str, str]] = []
     named = set()
     for line, row in read_rows(path, _COLUMNS):
-        image_id = row["File Name"]
-        if not image_id.isdigit():
+        if not row["File Name"]:
             continue  # the released table ends in rows without an image
+        number = _NUMBER.fullmatch(row["File Name"])
+        image_id = number[1] if number else row["File Name"]
         named.add(image_id)
         try:
-            record = _record(row, files, folder)
+            record = _record(image_id, row, files, folder)
             if image_id in records:
                 raise ValueError(f"image {image_id} has two rows; the first is used")
             records[image_id] = record
         except ValueError as error:
             refused.append((image_id, f"{path.name}, line {line}: {error}"))
-    for image_id in sorted(set(files.images) - named):
-        refused.append((image_id, f"{files.images[image_id][0].name}: no row of {path.name} names this image"))
+    unlabelled = [
+        (image_id, f"{files.images[image_id][0].name}: no row of {path.name} names this image")
+        for image_id in sorted(set(files.images) - named)
+    ]
     if not records:
         raise LabelError(f"{path}: no usable row{': ' + refused[0][1] if refused else ''}")
     return Table(
         [records[image_id] for image_id in sorted(records)],
         refused,
+        unlabelled,
         {
             image_id: _masks(files.masks[image_id], folder, record.label)
             for image_id, record in records.items()
@@ -117,8 +126,8 @@ def read_table(path: Path, folder: Path | None = None) -> Table:
     )
 
 
-def _record(row: Mapping[str, str], files: _Files, folder: Path) -> ImageRecord:
-    image_id, side, view = row["File Name"], row["Laterality"].upper(), row["View"].upper()
+def _record(image_id: str, row: Mapping[str, str], files: _Files, folder: Path) -> ImageRecord:
+    side, view = row["Laterality"].upper(), row["View"].upper()
     if image_id not in files.images:
         raise ValueError(f"no image {image_id}_<hash>_MG_<side>_<view>_ANON")
     label = class_of_birads(row["Bi-Rads"], where="Bi-Rads")

@@ -33,7 +33,12 @@ class Mask:
 
 
 def with_lesions(record: ImageRecord, masks: Iterable[Mask], folder: Path) -> ImageRecord:
-    """Return the record with the lesions that its masks show, in addition to those that it has.
+    """Return the record with the lesions that its masks show (`read_masks`), in addition to those that it has."""
+    return read_masks(record, masks, folder)[0]
+
+
+def read_masks(record: ImageRecord, masks: Iterable[Mask], folder: Path) -> tuple[ImageRecord, int]:
+    """Return the record with the lesions that its masks show, and the number of masks that show none.
 
     A mask whose proportions are not those of the image is left out, because its position is then unknown.
 
@@ -45,13 +50,13 @@ def with_lesions(record: ImageRecord, masks: Iterable[Mask], folder: Path) -> Im
     Raises:
         LabelError: A mask cannot be read.
     """
-    found = list(record.lesions)
     masks = list(masks)
-    if masks:
-        size = _size(folder / record.path)
-        for mask in masks:
-            found += _lesions(mask, folder, size)
-    return replace(record, lesions=tuple(found))
+    if not masks:
+        return record, 0
+    size = _size(folder / record.path)
+    shown = [_lesions(mask, folder, size) for mask in masks]
+    lesions = (*record.lesions, *(lesion for each in shown for lesion in each))
+    return replace(record, lesions=lesions), sum(not each for each in shown)
 
 
 def _lesions(mask: Mask, folder: Path, size: tuple[int, int]) -> list[Lesion]:
@@ -118,7 +123,8 @@ def _pixels(path: Path) -> "NDArray[Any]":
 
     if path.suffix.lower() in (".dcm", ".dicom"):
         try:
-            return np.asarray(_dicom(path).pixel_array)
+            stored: NDArray[Any] = np.asarray(_dicom(path).pixel_array)
+            return stored if stored.ndim == 2 else np.asarray(stored.reshape(*stored.shape[:2], -1).max(axis=2))
         except (ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
             raise LabelError(f"{path}: the mask's pixels cannot be decoded: {error}") from None
     import cv2

@@ -11,8 +11,10 @@ The release has no pathology. Classes follow the BI-RADS category of the breast:
 """
 
 import ast
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from mammopipe.processing.datasets.collection import (
     circle_around,
@@ -33,8 +35,12 @@ FINDINGS = "finding_annotations.csv"
 COLUMNS = ("study_id", "image_id", "laterality", "view_position", "breast_birads", "breast_density", "split")
 FINDING_COLUMNS = ("image_id", "finding_categories", "finding_birads", "xmin", "ymin", "xmax", "ymax")
 SPLITS = {"training": Split.TRAIN, "test": Split.TEST}
+_BOX = ("xmin", "ymin", "xmax", "ymax")
+_EMPTY = ("", "nan", "none")
+"""Cells without a value, as programs write them."""
 _VIEWS = {view.value: view for view in View}
 _SIDES = {side.value: side for side in Laterality}
+_Value = TypeVar("_Value")
 
 
 def read_release(folder: Path) -> Table:
@@ -49,39 +55,44 @@ def read_release(folder: Path) -> Table:
     files: dict[str, list[Path]] = {}
     for path in files_below(folder):
         if is_image(path):
-            files.setdefault(path.stem, []).append(path)
+            files.setdefault(path.stem.casefold(), []).append(path)
     refused: list[tuple[str, str]] = []
     records: dict[str, ImageRecord] = {}
-    found = _findings(folder, refused)
+    found, named = _findings(folder), set()
     for line, row in read_rows(tables[0], COLUMNS):
         image_id = row["image_id"]
+        named.add(image_id.casefold())
         try:
             if image_id in records:
                 raise ValueError("the image id occurs twice; the first row is used")
-            records[image_id] = _record(row, files.get(image_id, []), folder, found.get(image_id, ()))
+            lesions = [_lesion(place, finding) for place, finding in found.get(image_id.casefold(), ())]
+            records[image_id] = _record(row, files.get(image_id.casefold(), []), folder, lesions)
         except ValueError as error:
             refused.append((image_id, f"{tables[0].name}, line {line}: {error}"))
     if not records:
         raise LabelError(f"{tables[0]}: no usable row{': ' + refused[0][1] if refused else ''}")
-    return Table([records[image_id] for image_id in sorted(records)], refused)
+    unlabelled = [
+        (paths[0].stem, f"{paths[0].relative_to(folder)}: no row of {tables[0].name} names this image")
+        for name, paths in sorted(files.items())
+        if name not in named
+    ]
+    return Table([records[image_id] for image_id in sorted(records)], refused, unlabelled)
 
 
 def _record(row: Mapping[str, str], paths: Iterable[Path], folder: Path, lesions: Iterable[Lesion]) -> ImageRecord:
     paths = list(paths)
     if not paths:
         raise ValueError(f"no image images/{row['study_id']}/{row['image_id']}.dicom")
-    for name, known in (("laterality", _SIDES), ("view_position", _VIEWS), ("split", SPLITS)):
-        if row[name] not in known:
-            raise ValueError(f"{name} {row[name]!r} must be one of {', '.join(known)}")
+    side, view = _one_of(row, "laterality", _SIDES), _one_of(row, "view_position", _VIEWS)
     birads = row["breast_birads"].upper().removeprefix("BI-RADS").strip()
     return ImageRecord(
         image_id=row["image_id"],
         patient_id=row["study_id"],
         dataset=NAME,
-        laterality=_SIDES[row["laterality"]],
-        view=_VIEWS[row["view_position"]],
+        laterality=side,
+        view=view,
         label=class_of_birads(row["breast_birads"], where="breast_birads"),
-        split=SPLITS[row["split"]],
+        split=_one_of(row, "split", SPLITS),
         path=preferred(paths).relative_to(folder).as_posix(),
         density=row["breast_density"].upper().removeprefix("DENSITY").strip(),
         birads=birads,
@@ -90,26 +101,43 @@ def _record(row: Mapping[str, str], paths: Iterable[Path], folder: Path, lesions
     )
 
 
-def _findings(folder: Path, refused: list[tuple[str, str]]) -> dict[str, tuple[Lesion, ...]]:
-    """Return the circles of the boxes by image id; images without a box have no entry."""
-    found: dict[str, list[Lesion]] = {}
+def _one_of(row: Mapping[str, str], name: str, known: Mapping[str, _Value]) -> _Value:
+    """Return the meaning of a cell, in upper case or lower."""
+    for word, value in known.items():
+        if row[name].casefold() == word.casefold():
+            return value
+    raise ValueError(f"{name} {row[name]!r} must be one of {', '.join(known)}")
+
+
+def _findings(folder: Path) -> dict[str, list[tuple[str, Mapping[str, str]]]]:
+    """Return the rows with a box, each with its table and line, by case-folded image id."""
+    found: dict[str, list[tuple[str, Mapping[str, str]]]] = {}
     for table in tables_in(folder, (FINDINGS,))[:1]:
         for line, row in read_rows(table, FINDING_COLUMNS):
-            if not row["xmin"]:
-                continue  # the row of an image without findings
-            try:
-                found.setdefault(row["image_id"], []).append(_lesion(row))
-            except ValueError as error:
-                refused.append((row["image_id"], f"{table.name}, line {line}: {error}"))
-    return {image_id: tuple(lesions) for image_id, lesions in found.items()}
+            if any(row[name].casefold() not in _EMPTY for name in _BOX):  # a row without a box has no finding
+                found.setdefault(row["image_id"].casefold(), []).append((f"{table.name}, line {line}", row))
+    return found
 
 
-def _lesion(row: Mapping[str, str]) -> Lesion:
-    left, top, right, bottom = (float(row[name]) for name in ("xmin", "ymin", "xmax", "ymax"))
+def _lesion(where: str, row: Mapping[str, str]) -> Lesion:
+    left, top, right, bottom = (_number(row[name]) for name in _BOX)
+    if not (left < right < math.inf and top < bottom < math.inf and min(left, top) > -math.inf):
+        cells = ", ".join(f"{name}={row[name]!r}" for name in _BOX)
+        raise ValueError(f"{where}: {cells} must be numbers, xmin below xmax and ymin below ymax")
     label = (
-        Label.BENIGN if not row["finding_birads"] else class_of_birads(row["finding_birads"], where="finding_birads")
+        Label.BENIGN
+        if row["finding_birads"].casefold() in _EMPTY
+        else class_of_birads(row["finding_birads"], where="finding_birads")
     )
     return circle_around(left, top, right, bottom, label, ", ".join(_names(row["finding_categories"])))
+
+
+def _number(text: str) -> float:
+    """Return a number, NaN for other text."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _names(text: str) -> list[str]:

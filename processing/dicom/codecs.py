@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pydicom.uid import UID
+
 from mammopipe.processing.errors import UnsupportedImageError
 
 
@@ -27,6 +29,8 @@ class Syntax:
     implicit: bool = False
     big_endian: bool = False
     deflated: bool = False
+    encapsulated: bool = False
+    """Whether uncompressed pixels stand in a fragment (PS3.5 A.4.11), as those of the other codecs always do."""
     lossy: bool = False
     """Whether the syntax is always lossy; for the others, `LossyImageCompression` (0028,2110) states it."""
 
@@ -34,6 +38,7 @@ class Syntax:
 SYNTAXES: dict[str, Syntax] = {
     "1.2.840.10008.1.2": Syntax("Implicit VR Little Endian", implicit=True),
     "1.2.840.10008.1.2.1": Syntax("Explicit VR Little Endian"),
+    "1.2.840.10008.1.2.1.98": Syntax("Encapsulated Uncompressed Explicit VR Little Endian", encapsulated=True),
     "1.2.840.10008.1.2.1.99": Syntax("Deflated Explicit VR Little Endian", deflated=True),
     "1.2.840.10008.1.2.2": Syntax("Explicit VR Big Endian", big_endian=True),
     "1.2.840.10008.1.2.5": Syntax("RLE Lossless", Codec.RLE),
@@ -51,11 +56,23 @@ SYNTAXES: dict[str, Syntax] = {
 }
 
 
+_NEWER_NAMES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+    "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
+}
+"""Transfer syntaxes of PS3.6 that pydicom's dictionary does not name yet."""
+
+
 def syntax_of(uid: str, where: str) -> Syntax:
     """Return the transfer syntax of `uid`; raises `UnsupportedImageError`, naming it, if it is not supported."""
     if uid not in SYNTAXES:
         # With a damaged length, this value includes bytes of the following attributes, which must not be shown.
-        shown = repr(uid) if re.fullmatch(r"[0-9.]{1,64}", uid) else f"{len(uid)} characters that are no UID"
+        shown = f"{len(uid)} characters that are no UID"
+        if re.fullmatch(r"[0-9.]{1,64}", uid):
+            name = _NEWER_NAMES.get(uid, UID(uid).name)
+            shown = repr(uid) if name == uid else f"{uid!r} ({name})"
         raise UnsupportedImageError(
             f"{where}: TransferSyntaxUID (0002,0010) is {shown}: no decoder for this transfer syntax"
         )

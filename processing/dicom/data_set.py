@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 
 from pydicom.datadict import dictionary_VR
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_16
 
 from mammopipe.processing.errors import CorruptImageError
 
@@ -23,7 +23,8 @@ MAX_DEPTH = 24
 MAX_VALUE = 2**20
 """Greatest size of a kept value in bytes; the longest that the reader uses, a look-up table, has 128 KiB."""
 _ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_LONG = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
+_SHORT = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_16)
+"""Representations whose length has 16 bits; all others, also those added later, have 32 (tables 7.1-1 and 7.1-2)."""
 _FRAGMENTED = (b"OB", b"OW", b"OD", b"OF", b"OL", b"OV")
 
 
@@ -97,7 +98,7 @@ class DataSetReader:
                 return self._pass_fragments(header.start, end, order)
             items, position = self._items(header, end, order, depth, delimited=True)
             if wanted or self._everywhere:
-                found[header.tag] = items
+                self._keep(found, header.tag, items)
             return position
         stop = header.start + header.length
         if stop > end:
@@ -106,7 +107,7 @@ class DataSetReader:
                 f"{end - header.start} are there: truncated"
             )
         if sequence and (wanted or self._everywhere):
-            found[header.tag] = self._items(header, stop, order, depth, delimited=False)[0]
+            self._keep(found, header.tag, self._items(header, stop, order, depth, delimited=False)[0])
         elif wanted:
             if header.length > MAX_VALUE:
                 raise self._corrupt(
@@ -114,8 +115,14 @@ class DataSetReader:
                     f"{MAX_VALUE} are read"
                 )
             vr = header.vr.decode("ascii")
-            found[header.tag] = Element(vr, self._data[header.start : stop], order == "<")
+            self._keep(found, header.tag, Element(vr, self._data[header.start : stop], order == "<"))
         return stop
+
+    def _keep(self, found: Elements, tag: int, value: Element | Items) -> None:
+        """Keep an attribute; it may occur once in a data set (7.1), so another value raises `CorruptImageError`."""
+        if found.setdefault(tag, value) != value:
+            name = f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+            raise CorruptImageError(f"{self._where}: {name} occurs twice in a data set, with different values")
 
     def _items(self, header: _Header, end: int, order: str, depth: int, *, delimited: bool) -> tuple[Items, int]:
         """Return the items of a sequence and where they end; a sequence of VR UN is implicit (6.2.2)."""
@@ -179,7 +186,7 @@ class DataSetReader:
         vr = self._data[position + 4 : position + 6]
         if implicit or group == 0xFFFE or not (vr.isalpha() and vr.isupper()):
             return _Header(tag, b"", struct.unpack_from(order + "I", self._data, position + 4)[0], position + 8, True)
-        if vr not in _LONG:
+        if vr in _SHORT:
             length = struct.unpack_from(order + "H", self._data, position + 6)[0]
             return _Header(tag, vr, length, position + 8, False)
         if position + 12 > end:

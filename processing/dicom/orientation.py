@@ -20,6 +20,8 @@ from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.turn import Turn
 
 _OPPOSITE = {"A": "P", "P": "A", "H": "F", "F": "H", "L": "R", "R": "L"}
+_DIRECTION = re.compile(r"(?!.*[AP].*[AP])(?!.*[HF].*[HF])(?!.*[LR].*[LR])[APHFLR]{1,3}")
+"""A direction has at most one letter of each axis."""
 _DEPTH = "AP"
 """Letters of the axis from the chest wall to the nipple: anterior and posterior."""
 _OUTWARDS = {Laterality.LEFT: "A", Laterality.RIGHT: "P"}
@@ -41,7 +43,7 @@ class Orientation:
         self._misplaced_view = read_view_text(values[0]).view if len(values) == 1 else None
         if not values or self._misplaced_view:
             return
-        usable = len(values) == 2 and all(re.fullmatch(r"[APHFLR]{1,3}", value) for value in values)
+        usable = len(values) == 2 and all(_DIRECTION.fullmatch(value) for value in values)
         # Exactly one of the two directions must run along the axis from the chest wall to the nipple.
         if not usable or (values[0][0] in _DEPTH) == (values[1][0] in _DEPTH):
             self.flags.add(ImageFlag.ATTRIBUTE_IGNORED)

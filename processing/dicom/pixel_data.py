@@ -6,7 +6,7 @@ Source: PS3.3 C.7.6.3 (Image Pixel Module), PS3.5 8.1 and 8.2.
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -19,6 +19,7 @@ from mammopipe.processing.dicom.attributes import OVERLAY_BIT_POSITIONS, Tag, Ta
 from mammopipe.processing.dicom.codecs import Announced, Codec
 from mammopipe.processing.dicom.codestreams import jpeg, jpeg2000
 from mammopipe.processing.dicom.codestreams.encapsulation import decode_rle, only_frame
+from mammopipe.processing.dicom.codestreams.jpeg2000_damage import MOST_BLOCKS, MOST_BYTES, VERBOSE, differences
 from mammopipe.processing.dicom.data_set import UNDEFINED
 from mammopipe.processing.dicom.file import DicomFile
 from mammopipe.processing.errors import CorruptImageError, NotAMammogramError, UnsupportedImageError
@@ -28,7 +29,7 @@ _DECODERS: dict[Codec, Callable[[bytes, int], Any]] = {
     Codec.JPEG: lambda data, threads: imagecodecs.jpeg8_decode(data),
     Codec.JPEG_LOSSLESS: lambda data, threads: imagecodecs.jpeg8_decode(data),
     Codec.JPEG_LS: lambda data, threads: imagecodecs.jpegls_decode(data),
-    Codec.JPEG_2000: lambda data, threads: imagecodecs.jpeg2k_decode(data, numthreads=threads),
+    Codec.JPEG_2000: lambda data, threads: imagecodecs.jpeg2k_decode(data, numthreads=threads, verbose=VERBOSE),
 }
 _DECODER_FAILURES = (
     imagecodecs.DelayedImportError,
@@ -51,6 +52,10 @@ MOST_PIXELS_PER_BYTE = {Codec.JPEG_LOSSLESS: 8, Codec.JPEG: 256, Codec.JPEG_LS: 
 """Greatest number of pixels per byte of a large image. JPEG Lossless needs at least one bit per pixel, and JPEG two
 bits per block of 64 pixels. The other codecs have no such minimum, but the noise of a film or detector alone needs a
 thousand times as many bytes."""
+
+
+LEAST_BITS = 6
+"""Least number of bits stored that PS3.3 C.8.11.3 allows."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,12 @@ def read_layout(tags: Tags, limits: Limits) -> Layout:
         )
     if frames is not None and frames != 1:
         raise NotAMammogramError(f"{tags.where}: {label(Tag.NUMBER_OF_FRAMES)} is {frames:g}; a mammogram is one frame")
+    described = len(tags.items(Tag.PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE))
+    if described > 1:
+        raise NotAMammogramError(
+            f"{tags.where}: {label(Tag.PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE)} describes {described} frames; a "
+            "mammogram is one frame"
+        )
     rows, columns = tags.integer(Tag.ROWS), tags.integer(Tag.COLUMNS)
     limits.check_size(rows, columns, tags.where)
     stored = tags.integer(Tag.BITS_STORED)
@@ -116,10 +127,10 @@ def _check_bits(layout: Layout, tags: Tags) -> None:
         raise UnsupportedImageError(
             f"{tags.where}: {label(Tag.BITS_ALLOCATED)} is {layout.bits_allocated}; 8 and 16 are read"
         )
-    if not 8 <= layout.bits_stored <= layout.bits_allocated:
+    if not LEAST_BITS <= layout.bits_stored <= layout.bits_allocated:
         raise tags.corrupt(
             Tag.BITS_STORED,
-            f"is {layout.bits_stored}; it must be between 8 and the {layout.bits_allocated} bits allocated",
+            f"is {layout.bits_stored}; it must be between {LEAST_BITS} and the {layout.bits_allocated} bits allocated",
         )
     if not layout.bits_stored - 1 <= layout.high_bit < layout.bits_allocated:
         raise tags.corrupt(
@@ -143,15 +154,18 @@ def decode(file: DicomFile, layout: Layout, config: ReadConfig = DEFAULT_CONFIG)
         UnsupportedImageError: The pixel data have an encoding that is not supported.
     """
     tags, codec = file.tags, file.syntax.codec
-    if codec is Codec.NATIVE:
+    if codec is Codec.NATIVE and not file.syntax.encapsulated:
         return _uncompressed(_native(file, layout), layout, tags)
     if file.pixel_length != UNDEFINED:
         raise CorruptImageError(
             f"{tags.where}: Pixel Data (7FE0,0010) has a given length; transfer syntax "
             f"{file.syntax.name} encapsulates it in fragments"
         )
-    frame = only_frame(tags, file.pixel_data, codec)
+    if codec is Codec.NATIVE:
+        pixels = memoryview(only_frame(tags, file.pixel_data, codec))
+        return _uncompressed(_native(replace(file, pixel_data=pixels, pixel_length=len(pixels)), layout), layout, tags)
     if codec is Codec.RLE:
+        frame = only_frame(tags, file.pixel_data, codec)
         cells = decode_rle(frame, layout.rows, layout.columns, layout.bits_allocated // 8, tags.where)
         return _uncompressed(cells, layout, tags)
     if layout.shift:
@@ -159,7 +173,7 @@ def decode(file: DicomFile, layout: Layout, config: ReadConfig = DEFAULT_CONFIG)
             f"{tags.where}: {label(Tag.HIGH_BIT)} is {layout.high_bit} in a compressed image of "
             f"{layout.bits_stored} bits stored; {layout.bits_stored - 1} is read"
         )
-    return _codestream(frame, codec, layout, config, tags.where)
+    return _codestream(file, layout, config)
 
 
 def _uncompressed(array: NDArray[Any], layout: Layout, tags: Tags) -> Cells:
@@ -224,7 +238,9 @@ def _check_surplus(file: DicomFile, needed: int, present: int) -> None:
         )
 
 
-def _codestream(frame: bytes, codec: Codec, layout: Layout, config: ReadConfig, where: str) -> Cells:
+def _codestream(file: DicomFile, layout: Layout, config: ReadConfig) -> Cells:
+    codec, where = file.syntax.codec, file.tags.where
+    frame = only_frame(file.tags, file.pixel_data, codec)
     is_2000 = codec is Codec.JPEG_2000
     head = jpeg2000.announced(frame, where) if is_2000 else jpeg.announced(frame, codec, where)
     _check_announced(head, layout, where)
@@ -234,19 +250,25 @@ def _codestream(frame: bytes, codec: Codec, layout: Layout, config: ReadConfig, 
             f"{where}: Pixel Data (7FE0,0010) announces {head.rows} x {head.columns} pixels in {len(frame)} bytes; "
             f"by {codec}, a byte holds {most} at most"
         )
-    if is_2000:
-        jpeg2000.check_cost(frame, where)
+    if is_2000 and jpeg2000.check_cost(frame, where) <= MOST_BLOCKS:
+        frame = jpeg2000.with_checked_ends(frame, where)
     reduction = 2 if _may_halve(head, layout, config) else 1
 
     def whole(data: bytes) -> NDArray[Any]:
         return np.asarray(_DECODERS[codec](data, config.threads))
 
     try:
-        decoded = _half(frame, head) if reduction > 1 else whole(frame)
+        with differences(config.threads) as found:
+            decoded = _half(frame, head) if reduction > 1 else whole(frame)
         if codec in (Codec.JPEG, Codec.JPEG_LOSSLESS):
             jpeg.check_coded_data(frame, decoded, whole, codec, where)
     except _DECODER_FAILURES:
         raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) cannot be decoded by {codec}") from None
+    if max(found, default=0) > MOST_BYTES:
+        raise CorruptImageError(
+            f"{where}: Pixel Data (7FE0,0010): decoding a code-block takes {max(found)} bytes more or fewer than it "
+            "has: damaged"
+        )
     if decoded.shape != (-(-layout.rows // reduction), -(-layout.columns // reduction)) or decoded.dtype.itemsize > 2:
         raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) decodes to {decoded.dtype} {decoded.shape}")
     # Signed: only the stored bits, because not all writers extend the sign beyond them. Unsigned: all bits of the

@@ -154,6 +154,7 @@ _SYNTHETIC_WORDS = re.compile(
 _LOW_ENERGY_WORDS = re.compile(r"\bLOW[-_ ]?ENERGY\b")
 _REFUSED_DESCRIPTIONS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a magnification view", re.compile(r"\b(MAG|MAGNIF\w*|MAGNI|MAGVIEW|SPOTMAG|[LR]?M(CC|MLO|ML|LM))\b")),
+    ("a magnification view", re.compile(r"\b(VERGR(OE|O|.)(SS|ß)?ER|AGRANDI|INGRANDI|AMPLIAD|AMPLIACI)")),
     ("a spot compression view", re.compile(r"\b(SPOT|SPOT[-_ ]?COMP\w*|CONE[-_ ]?COMP\w*|CONED)\b")),
     ("a tangential or cleavage view", re.compile(r"\b(TANGENTIAL|TANG|CLEAVAGE)\b")),
     ("a specimen", re.compile(r"\b(SPECIMENS?|SURGICAL SPEC)\b")),
@@ -162,12 +163,16 @@ _REFUSED_DESCRIPTIONS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("an image of quality control", re.compile(r"\b(FLAT[-_ ]?FIELD\w*|CALIBRATION|PHANTOM|QC|GAIN MAP)\b")),
     ("a screenshot", re.compile(r"\bSCREEN[-_ ]?(SAVE|SHOT|CAPTURE)\b")),
     (
+        "the result of another program",
+        re.compile(r"\bHEAT[-_ ]?MAPS?\b|\b(I?CAD|AI|TRANSPARA) (OVERLAY|RESULTS?|REPORT|MARKS?|SUMMARY|SECONDLOOK)\b"),
+    ),
+    (
         "a contrast-enhanced image other than its low-energy one",
-        re.compile(r"\b(RECOMB\w*|SUBTRACT\w*|HIGH[-_ ]?ENERGY|IODINE)\b"),
+        re.compile(r"\b(RECOMB\w*|SUBTRACT\w*|HIGH[-_ ]?ENERGY|IODINE|(CESM|CEDM|CEM|CE|CE2D) (SUB|HE|REC))\b"),
     ),
 )
 _TOMOGRAPHIC_WORDS = re.compile(
-    r"\bTOMO\w*[ _-]*(RECON\w*|SLICES?|SLABS?|PLANES?|PROJ\w*|VOLUME)\b|\bSLABS?\b|\b(MIP|MPR)\b"
+    r"\bTOMO\w*[ _-]*(RECON\w*|SLICES?|SLABS?|PLANES?|PROJ\w*|VOLUME)\b|\bSLABS?\b|\b(SMART[ -]?SLICES?|MIP|MPR)\b"
 )
 _PLANE_WORDS = re.compile(r"\b(SLICES?|PLANES?|PROJECTIONS?)\b")
 """Words that exclude an image where its description also names tomosynthesis, and no 2-D image."""

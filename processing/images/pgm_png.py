@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mammopipe.processing.errors import ConfigError, CorruptImageError, NotAMammogramError, UnsupportedImageError
 from mammopipe.processing.files import written_whole
 from mammopipe.processing.image_flags import ImageFlag
+from mammopipe.processing.images.exif import check_upright
 from mammopipe.processing.read_config import Limits
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -28,6 +29,7 @@ FULL_SCALE = 65535
 # A token of a PGM header: whitespace and comments (from # to the end of the line), then decimal digits. The number of
 # digits is bounded, so that a hostile header costs nothing. The caller matches the whitespace that ends the header.
 _TOKEN = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,10})(?=[\s#])")
+_LONE_CR = re.compile(rb"\r(?!\n)")
 _PADDING, _NETPBM = re.compile(rb"[\s\0]*"), re.compile(rb"P[1-7]\s")
 _PNG_COLOURS = {2: "truecolour", 3: "palette", 4: "greyscale with alpha", 6: "truecolour with alpha"}
 
@@ -88,7 +90,9 @@ def _pgm_header(data: bytes, where: str) -> tuple[int, int, int, int]:
         position = match.end()
     if data[position : position + 1] == b"#":
         raise CorruptImageError(f"{where}: PGM header: exactly one whitespace must follow maxval, not a comment")
-    return values[0], values[1], values[2], position + 1
+    # One whitespace ends the header. Some writers end its lines with CR LF; a header with a lone CR means the CR alone.
+    ends_crlf = data[position : position + 2] == b"\r\n" and not _LONE_CR.search(data, 0, position)
+    return values[0], values[1], values[2], position + 1 + ends_crlf
 
 
 def _to_full_scale(samples: NDArray[Any], maxval: int) -> NDArray[np.uint16]:
@@ -127,7 +131,7 @@ def read_png(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uin
         limits.check_size(2 * rows, columns, where)
     if depth not in (8, 16):
         raise UnsupportedImageError(f"{where}: PNG bit depth {depth}; 8 and 16 are read")
-    _check_png_chunks(data, where)
+    transparent = _check_png_chunks(data, where)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -137,6 +141,8 @@ def read_png(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uin
     flags: set[ImageFlag] = set()
     if image.ndim == 3:
         image, flags = _grey(image, colour, where), {ImageFlag.COLOUR_REMOVED}
+    elif transparent and bool((image == transparent).any()):
+        raise NotAMammogramError(f"{where}: PNG with transparency: the grey value {transparent} shows nothing (tRNS)")
     pixels = _to_full_scale(image, 255) if depth == 8 else np.ascontiguousarray(image, dtype=np.uint16)
     return pixels, {"format": "PNG", "bits_stored": depth}, flags
 
@@ -161,9 +167,13 @@ def _png_header(data: bytes, where: str) -> tuple[int, int, int, int]:
     return columns, rows, depth, colour
 
 
-def _check_png_chunks(data: bytes, where: str) -> None:
-    """Raise unless all chunks up to IEND are complete; a decoder may silently fill missing pixels with black."""
-    position, name = len(PNG_SIGNATURE), b""
+def _check_png_chunks(data: bytes, where: str) -> int:
+    """Raise unless all chunks up to IEND are complete; a decoder may silently fill missing pixels with black.
+
+    Returns:
+        The grey value that tRNS makes transparent (11.3.1.1); 0 if there is none or it is black, the value of air.
+    """
+    position, name, transparent = len(PNG_SIGNATURE), b"", 0
     while name != b"IEND":
         if position + 12 > len(data):
             raise CorruptImageError(f"{where}: PNG ends at byte {len(data)} without an IEND chunk")
@@ -175,11 +185,16 @@ def _check_png_chunks(data: bytes, where: str) -> None:
         body = memoryview(data)[position + 4 : position + 8 + length]
         if zlib.crc32(body) != int.from_bytes(data[position + 8 + length : position + 12 + length]):
             raise CorruptImageError(f"{where}: PNG chunk {name!r} has a wrong checksum")
+        if name == b"tRNS" and length == 2:
+            transparent = int.from_bytes(body[4:])
+        if name == b"eXIf":
+            check_upright(bytes(body[4:]), where, "PNG")
         if name == b"acTL":
             raise NotAMammogramError(f"{where}: animated PNG; a mammogram is one frame")
         position += 12 + length
     if data.find(PNG_SIGNATURE, position) >= 0:
         raise NotAMammogramError(f"{where}: a second PNG follows the first; a mammogram is one frame")
+    return transparent
 
 
 def write_png(path: Path, pixels: NDArray[np.uint16]) -> None:

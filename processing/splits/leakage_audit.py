@@ -11,6 +11,7 @@ from mammopipe.processing.container.job import cores
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, split_digest
 from mammopipe.processing.images.image_files import ImageFiles
 from mammopipe.processing.splits.duplicate_index import FeatureStore, candidate_pairs
+from mammopipe.processing.splits.local_agreement import LOCALLY_ALIKE, local_correlation, local_match
 from mammopipe.processing.splits.near_duplicates import (
     SAME_IMAGE,
     Features,
@@ -20,12 +21,15 @@ from mammopipe.processing.splits.near_duplicates import (
     features,
     match,
 )
-from mammopipe.processing.splits.pixel_confirmation import Confirmation, correlation, detail
+from mammopipe.processing.splits.pixel_confirmation import Confirmation, Detail, correlation, detail
 
 _DIFFERENT_FEATURES = 8
 """Pairs of different images with at least this number of agreeing features give the distribution of correlations."""
 _DIFFERENT_PAIRS = 200
 """Greatest number of such pairs to measure."""
+_DEFORMED_FEATURES = 10
+"""Pairs with at least this number of agreeing features may be deformed copies; measured on mini-MIAS, elastically
+deformed by 4 % of the height."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +256,7 @@ def _same_images(
 ) -> tuple[list[Finding], Confirmation]:
     """Compare the originals, and the copies that do not resemble their source, between groups: splits or folds.
 
-    A pair is a finding if both its features and its pixels agree.
+    A pair is a finding if both its features and its pixels agree, under one transform or place by place.
     """
     by_id = {record.image_id: record for record in records}
     named = {name: _named(name) for name in seen}
@@ -262,15 +266,21 @@ def _same_images(
         [variant is not Variant.AS_IT_IS for _, variant in named.values()],
     )
 
+    def shown(name: str) -> Detail:
+        image_id, variant = named[name]
+        return detail(variant.of(files.pixels(by_id[image_id].path)))
+
     def correlated(pair: tuple[str, str], found: Match) -> float | None:
         """Return the correlation of two images' pixels, registered by the match; `None` if it has no transform."""
-        if found.transform is None:
-            return None
-        first, second = (
-            detail(variant.of(files.pixels(by_id[image_id].path)))
-            for image_id, variant in (named[name] for name in pair)
-        )
-        return correlation(first, second, found.transform)
+        return None if found.transform is None else correlation(shown(pair[0]), shown(pair[1]), found.transform)
+
+    def deformed(place: int) -> tuple[int, float | None]:
+        """Return the number of features that agree place by place, and the correlation around them if they are many."""
+        pair = pairs[place]
+        found = local_match(seen[pair[0]], seen[pair[1]])
+        if not found.alike:
+            return found.agreeing, None
+        return found.agreeing, local_correlation(shown(pair[0]), shown(pair[1]), found)
 
     with ThreadPoolExecutor(cores()) as pool:
         matches = list(pool.map(lambda pair: match(seen[pair[0]], seen[pair[1]]), pairs))
@@ -278,16 +288,25 @@ def _same_images(
         other = [place for place, found in enumerate(matches) if _DIFFERENT_FEATURES <= found.agreeing < SAME_IMAGE]
         other = other[:: -(-len(other) // _DIFFERENT_PAIRS) or 1]
         measured = list(pool.map(lambda place: correlated(pairs[place], matches[place]), [*alike, *other]))
-    different = [value for value in measured[len(alike) :] if value is not None]
-    confirmation = Confirmation.of(different, len(alike))
-    findings: list[Finding] = []
-    for place, value in zip(alike, measured, strict=False):
+        different = [value for value in measured[len(alike) :] if value is not None]
+        confirmation = Confirmation.of(different, len(alike))
         # Without a common block, the pixels cannot be compared, and the features alone decide.
-        if value is None or value >= confirmation.limit:
-            finding = _same_image([named[name] for name in pairs[place]], by_id, group_of, matches[place], value)
-            # A pair may agree under several variants, if an image is symmetric for example: report it once.
-            if all(before.images != finding.images for before in findings):
-                findings.append(finding)
+        same = {
+            place: (f"{matches[place].agreeing} features agree, different images have fewer than {SAME_IMAGE}", value)
+            for place, value in zip(alike, measured, strict=False)
+            if value is None or value >= confirmation.limit
+        }
+        left = [n for n, found in enumerate(matches) if n not in same and found.agreeing >= _DEFORMED_FEATURES]
+        for place, (agreeing, value) in zip(left, pool.map(deformed, left), strict=True):
+            if value is not None and value >= confirmation.limit:
+                says = f"{agreeing} features agree place by place, different images have fewer than {LOCALLY_ALIKE}"
+                same[place] = says, value
+    findings: list[Finding] = []
+    for place, (features_agree, value) in sorted(same.items()):
+        finding = _same_image([named[name] for name in pairs[place]], by_id, group_of, features_agree, value)
+        # A pair may agree under several variants, if an image is symmetric for example: report it once.
+        if all(before.images != finding.images for before in findings):
+            findings.append(finding)
     return findings, confirmation
 
 
@@ -295,7 +314,7 @@ def _same_image(
     pair: Sequence[tuple[str, Variant]],
     by_id: Mapping[str, ImageRecord],
     group_of: Mapping[str, str],
-    found: Match,
+    features_agree: str,
     value: float | None,
 ) -> Finding:
     records = [by_id[image_id] for image_id, _ in pair]
@@ -307,5 +326,5 @@ def _same_image(
         (first.image_id, second.image_id),
         f"images {first.image_id} ({group_of[first.image_id]}) and {second.image_id} ({group_of[second.image_id]}) "
         f"show the same image{f', one {altered}' if altered else ''}: "
-        f"{found.agreeing} features agree, different images have fewer than {SAME_IMAGE}, and {pixels}",
+        f"{features_agree}, and {pixels}",
     )

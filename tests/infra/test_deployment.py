@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -151,8 +152,11 @@ def execute(account: Account, machine: dict[str, Any], given: dict[str, Any]) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(default_user_config, "stepfunctions", {"execute_state_machine": True})
         made = client.create_state_machine(name=f"run-{uuid4()}", definition=json.dumps(machine), roleArn=role)
+        before = set(threading.enumerate())
         started = client.start_execution(stateMachineArn=made["stateMachineArn"], input=json.dumps(given))
         execution = {"executionArn": started["executionArn"]}
+        for thread in set(threading.enumerate()) - before:
+            thread.join(120)
         while (status := client.describe_execution(**execution)["status"]) == "RUNNING":
             pass
         events = client.get_execution_history(**execution)["events"]

@@ -24,6 +24,7 @@ settings.load_profile("repeatable")
 
 PREFIX = "1.2.840.10008.1.2"
 IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN, RLE = PREFIX, PREFIX + ".1", PREFIX + ".1.99", PREFIX + ".2", PREFIX + ".5"
+ENCAPSULATED = PREFIX + ".1.98"
 
 
 def _rle(cells: NDArray[Any], bits: int) -> bytes:
@@ -57,6 +58,7 @@ def _jpeg(**options: Any) -> Callable[[NDArray[Any], int], bytes]:
 
 ENCODERS: dict[str, Callable[[NDArray[Any], int], bytes]] = {
     RLE: _rle,
+    ENCAPSULATED: lambda cells, bits: cells.astype(cells.dtype.newbyteorder("<")).tobytes(),
     PREFIX + ".4.50": _jpeg(level=95),
     PREFIX + ".4.51": _jpeg(level=95),
     PREFIX + ".4.57": _jpeg(lossless=True, predictor=4),
@@ -79,6 +81,7 @@ LOSSLESS = (
     DEFLATED,
     BIG_ENDIAN,
     RLE,
+    ENCAPSULATED,
     *(PREFIX + suffix for suffix in (".4.57", ".4.70", ".4.80", ".4.90", ".4.201", ".4.202", ".4.203")),
 )
 LOSSY = tuple(PREFIX + suffix for suffix in (".4.50", ".4.51", ".4.81", ".4.91"))
@@ -174,4 +177,8 @@ def make_item() -> Callable[..., Dataset]:
 @pytest.fixture(scope="session")
 def syntaxes() -> dict[str, tuple[str, ...]]:
     """The transfer syntaxes that `make_dicom` writes, by whether they keep every value."""
-    return {"lossless": LOSSLESS, "lossy": LOSSY, "native": (IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN, RLE)}
+    return {
+        "lossless": LOSSLESS,
+        "lossy": LOSSY,
+        "native": (IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN, RLE, ENCAPSULATED),
+    }

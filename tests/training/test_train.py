@@ -166,7 +166,10 @@ EXACT = SETTINGS | {"epochs": "2", "warmup_epochs": "0", "dropout": "0.3", "samp
 def in_two_processes(paths, target, *stop):
     """Return the figures of the job under torchrun, in float64; `None` where it was stopped."""
     script = str(Path(__file__).parent / "fitting" / "fit_in_float64.py")
-    run(paths, (*fork_server.shared(), *TORCHRUN, script, str(target), *map(str, stop)))
+    python = fork_server.shared()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHON_EXEC", str(fork_server.executable(python[-1])))
+        run(paths, (*python, *TORCHRUN, script, str(target), *map(str, stop)))
     return json.loads(target.read_text())
 
 

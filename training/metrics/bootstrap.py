@@ -16,19 +16,26 @@ each patient in turn (delete-one jackknife).
 A proportion of 0 or 1 has no spread; it gets the exact bounds of Clopper and Pearson (1934), with patients as cases. An
 AUC is a proportion of pairs; for it, the patients of the rarer kind are the cases.
 
+Losses, ratios and slopes have no interval with fewer than `LEAST_PATIENTS` patients of the rarest kind. Student's t
+with one to three degrees of freedom would reach from 0 to a hundred times the metric.
+
+A calibration error is raised by chance, and its resamples once more. The lower bound is therefore that of the metric
+less this rise (Davison and Hinkley 1997, 2.4); the upper bound is that of the metric itself.
+
 `python -m benchmarks.studies.bench_coverage` shows why this method is used: the coverage of percentile intervals is too
 low where a metric is high or patients are few.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from mammopipe.processing.errors import MammopipeError
+from mammopipe.training.metrics.exact import exact_bounds, student_quantile
 from mammopipe.training.metrics.scale import Scale
 from mammopipe.training.model.predictions import Floats, Integers
 
@@ -41,6 +48,9 @@ patient at a time, or one of this many blocks of patients."""
 
 _LEAST_SPREAD = 1e-12
 """A standard deviation over the resamples below this proportion of the metric is rounding: the metric has no spread."""
+
+LEAST_PATIENTS = 5
+"""Minimum number of patients with the rarest kind of image for the interval of a metric that is no proportion."""
 
 _LEAST_DEFINED = 0.5
 """Minimum proportion of resamples in which a metric must be defined to have an interval."""
@@ -66,6 +76,11 @@ class Weighted(Protocol):
     @property
     def least_images(self) -> int:
         """The minimum number of images for an interval."""
+        ...
+
+    @property
+    def raised(self) -> bool:
+        """Whether chance raises the metric, the more the fewer images there are."""
         ...
 
     @property
@@ -166,15 +181,16 @@ class Resamples:
             return Interval(value, None, None, missing)
         spread, patients = _spread(defined, value), self._rarest(metric, truth, scores)
         if spread == 0 or not np.isfinite(metric.scale.to(np.array([value]))[0]):
-            exact = _exact(value, patients, level) if metric.share else (None, None)
+            exact = exact_bounds(value, patients, level) if metric.share else (None, None)
             return Interval(value, exact[0], exact[1], missing)
-        if patients < 2:
+        if patients < (2 if metric.scale is Scale.SHARE else LEAST_PATIENTS):
             return Interval(value, None, None, missing)
         left_out = self._left_out(metric, truth, scores)
         error = max(spread, _jackknife_error(left_out))
-        reach = _student((1 + level) / 2, self._freedom(left_out, patients)) * error * metric.scale.slope(value)
+        reach = student_quantile((1 + level) / 2, self._freedom(left_out, patients)) * error * metric.scale.slope(value)
+        rise = max(0.0, float(defined.mean()) - value) * metric.scale.slope(value) if metric.raised else 0.0
         middle = metric.scale.to(np.array([value]))
-        low, high = metric.scale.back(middle + np.array([-reach, reach]))
+        low, high = metric.scale.back(middle + np.array([-rise - reach, reach]))
         if not np.isfinite([low, high]).all():
             return Interval(value, None, None, missing)
         return Interval(value, float(low), float(high), missing)
@@ -296,23 +312,6 @@ def _jackknife_error(left_out: Floats | None) -> float:
     if len(found) < 2:
         return 0.0
     return float(np.sqrt((len(found) - 1) / len(found) * ((found - found.mean()) ** 2).sum()))
-
-
-def _exact(value: float, cases: int, level: float) -> tuple[float, float] | tuple[None, None]:
-    """Return the exact bounds of a proportion of 0 or 1; `None` for other values."""
-    if value not in (0.0, 1.0) or cases < 1:
-        return None, None
-    reach = float(((1 - level) / 2) ** (1 / cases))
-    return (reach, 1.0) if value == 1 else (0.0, 1 - reach)
-
-
-@lru_cache(maxsize=4096)
-def _student(probability: float, freedom: float) -> float:
-    """Return a quantile of Student's t distribution."""
-    # Imported here because it takes 0.3 s and many users of this module need no interval.
-    from scipy.stats import t as student
-
-    return float(student.ppf(probability, freedom))
 
 
 def bootstrap_interval(

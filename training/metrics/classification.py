@@ -264,6 +264,7 @@ expected_calibration_error = Metric(
     needs="at least one image",
     kinds=all_alike,
     least_images=LEAST_IMAGES_FOR_CALIBRATION_ERROR,
+    raised=True,
 )
 """The mean gap between confidence and accuracy over ten bins of equal width (Naeini 2015, Guo 2017)."""
 roc_auc = Metric("roc_auc", lambda labels, *given: auc(labels == 1, *given), needs=BOTH, binary=True, share=True)

@@ -60,6 +60,7 @@ class Metric:
         scale: Scale = Scale.SHARE,
         kinds: Kinds = by_label,
         least_images: int = 0,
+        raised: bool = False,
     ) -> None:
         """Define the metric.
 
@@ -72,9 +73,10 @@ class Metric:
             scale: Range of the metric.
             kinds: Kind of each image. The number of patients with the rarest kind gives the degrees of freedom.
             least_images: Minimum number of images for an interval.
+            raised: Whether chance raises the metric, the more the fewer images there are.
         """
         self.name, self.needs, self.share, self._figures, self._binary = name, needs, share, figures, binary
-        self.scale, self.kinds, self.least_images = scale, kinds, least_images
+        self.scale, self.kinds, self.least_images, self.raised = scale, kinds, least_images, raised
 
     def __call__(self, labels: npt.ArrayLike, values: npt.ArrayLike) -> float:
         """Return the metric over the images; raises `MetricError` for invalid input and where it is undefined."""

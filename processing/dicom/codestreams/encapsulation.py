@@ -54,6 +54,8 @@ def _extended_name() -> str:
 
 
 def _starts_frame(fragment: memoryview | bytes, first: memoryview | bytes, codec: Codec) -> bool:
+    if codec is Codec.NATIVE:
+        return len(fragment) > 0  # Each fragment of uncompressed pixels is a frame (A.4.11).
     if codec is Codec.RLE:
         # An RLE header starts with the number of segments and the first offset, always 64. These eight bytes cannot be
         # mistaken for a run of pixels.

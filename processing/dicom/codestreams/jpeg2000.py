@@ -27,6 +27,8 @@ _SIZ_START = b"\xff\x4f\xff\x51"
 _COD, _COC, _POC, _SOT, _SOD, _EOC = 0x52, 0x53, 0x5F, 0x90, 0x93, 0xD9
 _TRANSFORM, _IRREVERSIBLE = 9, 0
 """Place of the wavelet transformation in COD, and its value for the 9-7 filter (table A.20)."""
+_PREDICTABLE_TERMINATION, _HIGH_THROUGHPUT = 0x10, 0x40
+"""Bits of the code-block style (tables A.19 and, for high throughput, 15444-15 A.5)."""
 _NO_SEGMENT = (0x4F, 0x93, 0xD9, *range(0x30, 0x40))
 """Markers without a length (table A.1)."""
 
@@ -76,6 +78,8 @@ def unboxed(data: bytes, where: str) -> bytes:
         if length == 1 and position + 16 <= len(data):
             length, header = int.from_bytes(data[position + 8 : position + 16], "big"), 16
         end = len(data) if length == 0 else position + length
+        if kind == b"jp2h" and b"pclr" in data[position + header : end]:
+            raise NotAMammogramError(f"{where}: {_PIXELS} is a JP2 file with a palette: its samples are no grey values")
         if kind == b"jp2c":
             return data[position + header : end]
         if length < header:
@@ -88,7 +92,7 @@ def announced(data: bytes, where: str) -> Announced:
     """Return the size and depth that the SIZ segment announces; raises `CorruptImageError` if it is damaged."""
     with _damage(where):
         size, levels, lossy = _siz(data), 0, False
-        for marker, body, _ in _segments(data, where):
+        for marker, body, _, _ in _segments(data, where):
             if marker == _COD:
                 levels = _coding(body, marker, None, size.components).levels
                 lossy = body[_TRANSFORM] == _IRREVERSIBLE
@@ -106,8 +110,27 @@ def _damage(where: str) -> Iterator[None]:
         raise CorruptImageError(f"{where}: {_PIXELS} cannot be read by {Codec.JPEG_2000}: {reason}") from None
 
 
-def check_cost(data: bytes, where: str) -> None:
+def with_checked_ends(data: bytes, where: str) -> bytes:
+    """Return the codestream with a bit set that makes the decoder check where the coded data of code-blocks end.
+
+    The bit is that of predictable termination in the style of code-blocks (table A.19); it changes no sample. See
+    `mammopipe.processing.dicom.codestreams.jpeg2000_damage`. High-throughput code-blocks have no such check.
+    """
+    changed = bytearray(data)
+    with _damage(where):
+        components = _siz(data).components
+        for marker, body, _, start in _segments(data, where):
+            style = 8 if marker == _COD else 5 if components < 257 else 6
+            if marker in (_COD, _COC) and style < len(body) and not body[style] & _HIGH_THROUGHPUT:
+                changed[start + style] |= _PREDICTABLE_TERMINATION
+    return bytes(changed)
+
+
+def check_cost(data: bytes, where: str) -> int:
     """Count tiles, code-blocks and packets in all headers of a codestream, and raise if there are too many.
+
+    Returns:
+        The greatest number of code-blocks that a header announces.
 
     Raises:
         CorruptImageError: The headers are damaged, or no packet follows them.
@@ -115,7 +138,7 @@ def check_cost(data: bytes, where: str) -> None:
         NotAMammogramError: A second codestream follows the first.
     """
     with _damage(where):
-        _check_headers(data, _siz(data), where)
+        return _check_headers(data, _siz(data), where)
 
 
 def _siz(data: bytes) -> _Size:
@@ -132,18 +155,18 @@ def _siz(data: bytes) -> _Size:
     return _Size(x1, y1, x0, y0, *tiles, components, depth)
 
 
-def _check_headers(data: bytes, size: _Size, where: str) -> None:
-    """Raise if the main header or the header of a tile-part announces too much, or if no packet follows."""
+def _check_headers(data: bytes, size: _Size, where: str) -> int:
+    """Return the greatest number of code-blocks; raise if a header announces too much, or if no packet follows."""
     if size.tiles > MAX_TILES:
         raise ImageTooLargeError(f"{where}: {_PIXELS} announces {size.tiles} tiles; at most {MAX_TILES} are read")
     main: _Coding | None = None
-    packets = False
-    for marker, body, in_tile in _segments(data, where):
+    packets, blocks = False, 0
+    for marker, body, in_tile, _ in _segments(data, where):
         if marker == _SOD:
             packets = packets or bool(body)
         elif marker in (_COD, _COC):
             coding = _coding(body, marker, main, size.components)
-            _check_cost(coding, size, where)
+            blocks = max(blocks, _check_cost(coding, size, where))
             if marker == _COD and not in_tile:
                 main = main or coding
         elif marker == _POC and len(body) > 7 * 32:
@@ -152,10 +175,14 @@ def _check_headers(data: bytes, size: _Size, where: str) -> None:
         raise ValueError("its main header has no COD segment")
     if not packets:
         raise ValueError("no packet follows its headers: truncated")
+    return blocks
 
 
-def _segments(data: bytes, where: str) -> Iterator[tuple[int, bytes, bool]]:
-    """Yield marker, body, and whether inside a tile-part, of all header segments; SOD's body is the packets' start."""
+def _segments(data: bytes, where: str) -> Iterator[tuple[int, bytes, bool, int]]:
+    """Yield all header segments; SOD's body is the start of the packets.
+
+    Each is its marker, its body, whether it lies inside a tile-part, and where its body starts.
+    """
     position, in_tile, tile_end = 2, False, 0
     while True:
         prefix, marker = struct.unpack_from(">BB", data, position)
@@ -167,7 +194,7 @@ def _segments(data: bytes, where: str) -> Iterator[tuple[int, bytes, bool]]:
             return
         if marker == _SOD:
             end = tile_end or len(data)
-            yield marker, data[position + 2 : min(end, position + 18)].removesuffix(b"\xff\xd9"), in_tile
+            yield marker, data[position + 2 : min(end, position + 18)].removesuffix(b"\xff\xd9"), in_tile, position + 2
             if not tile_end or end >= len(data):
                 return  # The last tile-part reaches to the end of the codestream. The decoder reports missing data.
             position = end
@@ -184,7 +211,7 @@ def _segments(data: bytes, where: str) -> Iterator[tuple[int, bytes, bool]]:
             if part and part < 14:
                 raise ValueError("a tile-part is shorter than its own header")
             in_tile = True
-        yield marker, body, in_tile
+        yield marker, body, in_tile, position + 4
         position += 2 + length
 
 
@@ -205,8 +232,8 @@ def _coding(body: bytes, marker: int, main: _Coding | None, components: int) -> 
     return _Coding(layers, levels, (width & 15) + 2, (height & 15) + 2, tuple((s & 15, s >> 4) for s in sizes))
 
 
-def _check_cost(coding: _Coding, size: _Size, where: str) -> None:
-    """Raise `ImageTooLargeError` if the image consists of too many code-blocks or packets.
+def _check_cost(coding: _Coding, size: _Size, where: str) -> int:
+    """Return the number of code-blocks; raise `ImageTooLargeError` if there are too many of them or of packets.
 
     The count is that of a single tile plus, for each further tile, one row and column of cut pieces, the most it adds.
     """
@@ -236,6 +263,7 @@ def _check_cost(coding: _Coding, size: _Size, where: str) -> None:
             raise ImageTooLargeError(
                 f"{where}: {_PIXELS} announces {count * size.components} {name}; at most {limit} are read"
             )
+    return blocks * size.components
 
 
 def _pieces(side: int, exponent: int, tiles: int) -> int:

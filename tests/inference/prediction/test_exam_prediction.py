@@ -37,7 +37,7 @@ class Recorder:
     def judge(self, mammogram: Any, prepared: Any, *, operating_point: OperatingPoint, exact: bool = False) -> Any:
         assert operating_point is POINT and prepared.image[0, 0] == mammogram.number
         if mammogram.action is not None:
-            raise ExcludedImageError(ImageFlag.IMPLANT, Rule(mammogram.action, "a tag", "a reason"))
+            raise ExcludedImageError(ImageFlag.IMPLANT, Rule(mammogram.action, "a tag", f"reason {mammogram.number}"))
         self.judged.append((mammogram.number, exact))
         return SimpleNamespace(as_view=f"view {mammogram.number}", number=mammogram.number)
 
@@ -99,7 +99,7 @@ def test_an_image_that_is_left_out_is_named_and_refers_its_breast() -> None:
     assert [(each.index, each.laterality) for each in left_out] == [(1, R)]
     [reason] = left_out[0].referral.reasons
     assert left_out[0].referral.refer and reason.code == "excluded"
-    assert reason.message == "not judged: image 1: excluded (implant): a reason; stated by a tag"
+    assert reason.message == "not judged: image 1: excluded (implant): reason 4; stated by a tag"
 
 
 def test_a_refused_image_refuses_the_exam_and_is_named() -> None:
@@ -110,6 +110,6 @@ def test_a_refused_image_refuses_the_exam_and_is_named() -> None:
 
 def test_an_exam_of_which_all_images_are_left_out_is_refused() -> None:
     predictor = Recorder()
-    with pytest.raises(ExcludedImageError):
+    with pytest.raises(ExcludedImageError, match="reason 5"):
         exam(predictor, [image(5, L, Action.LEAVE_OUT), image(4, R, Action.LEAVE_OUT)])
     assert predictor.combined == []

@@ -217,19 +217,21 @@ def test_a_header_has_a_deadline_and_a_silent_connection_is_closed(stressed: Any
         assert answer(kept).status == 200, "a connection between two requests has more time"
 
 
-def test_connections_are_limited_and_a_new_one_replaces_an_idle_one(stressed: Any) -> None:
+def test_connections_are_limited_and_half_sent_headers_displace_each_other(stressed: Any) -> None:
     with ExitStack() as stack:
-        for _ in range(12):
-            connection = stack.enter_context(connect(stressed))
+        kept = [stack.enter_context(connect(stressed)) for _ in range(12)]
+        for connection in kept:
             connection.sendall(PING)
             assert answer(connection).read()
         assert stressed.ping() == 200, "an idle one has gone for it"
-        for _ in range(12):
-            stack.enter_context(connect(stressed)).sendall(b"GET /ping HTTP/1.1\r\n")
-        with connect(stressed) as further:
-            response = answer(further)
-            assert (response.status, response.getheader("retry-after")) == (503, "1")
-            assert json.loads(response.read())["error"]["code"] == "busy"
+        half = b"GET /ping HTTP/1.1\r\n"
+        kept[1].sendall(half)
+        for _ in range(11):
+            stack.enter_context(connect(stressed)).sendall(half)
+        assert [stressed.ping() for _ in range(3)] == [200] * 3
+        response = answer(kept[1])
+        assert (response.status, response.getheader("retry-after")) == (503, "1")
+        assert json.loads(response.read())["error"]["code"] == "busy"
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny INbreast of phantoms, with one file that is no image."""
+    """A tiny INbreast of phantoms, with a file that is no image, an image without a row, and a lesion outside."""
     folder = tmp_path_factory.mktemp("inbreast")
     (folder / "ALL-IMGS").mkdir()
     (folder / "AllXML").mkdir()
@@ -71,10 +71,14 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cv2.imwrite(str(folder / "ALL-IMGS" / f"{image}_{number // 2:016x}_MG_{side}_ML_ANON.png"), drawn.pixels)
         if label is Label.MALIGNANT:
             square = [f"({x}, {y})" for x, y in ((100, 100), (140, 100), (140, 140), (100, 140))]
-            outlines = {"Images": [{"ROIs": [{"Name": "Mass", "Point_px": square}]}]}
+            regions = [{"Name": "Mass", "Point_px": square}]
+            if number == 2:
+                regions.append({"Name": "Mass", "Point_px": ["(900, 900)", "(940, 900)", "(940, 940)"]})
+            outlines = {"Images": [{"ROIs": regions}]}
             (folder / "AllXML" / f"{image}.xml").write_bytes(plistlib.dumps(outlines))
     lines.append("removed;removed;L;CC;200801;30000000;1;1")
     (folder / "ALL-IMGS" / f"30000000_{99:016x}_MG_L_CC_ANON.png").write_bytes(b"\x89PNG\r\n\x1a\n no picture")
+    (folder / "ALL-IMGS" / f"30000001_{99:016x}_MG_R_CC_ANON.png").write_bytes(b"")
     (folder / "INbreast.csv").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -103,8 +107,15 @@ def test_figures_are_those_of_the_rows(evaluated: Path) -> None:
 
 
 def test_what_cannot_be_judged_is_named_and_the_rest_goes_on(evaluated: Path) -> None:
-    [refused] = csv.DictReader((evaluated / "refused.csv").read_text().splitlines())
-    assert refused["image_id"] == "30000000" and "30000000" in (evaluated / "report.html").read_text()
+    rows = list(csv.DictReader((evaluated / "refused.csv").read_text().splitlines()))
+    page, counts = (
+        (evaluated / "report.html").read_text(),
+        json.loads((evaluated / "external.json").read_text())["counts"],
+    )
+    assert [row["image_id"] for row in rows] == ["30000000", "30000001"] and "30000000" in page
+    assert "no row of INbreast.csv names this image" in rows[1]["reason"]
+    assert (counts["refused"], counts["unlabelled"], counts["unplaced_lesions"]) == (1, 1, 1)
+    assert "further images have no row" in page and "outlined lesions are left out" in page
 
 
 def test_the_report_is_one_file_that_says_whose_images_they_are(evaluated: Path) -> None:
@@ -144,6 +155,9 @@ def test_every_collection_gives_the_figures_that_its_labels_allow(
     assert (found["macro_auc"]["value"] is None) == (name in ("cbis-ddsm", "cmmd"))
     assert (found["froc"] is None) == (name == "cmmd") == (found["counts"]["with_lesions"] == 0)
     page = (tmp_path / "report.html").read_text()
+    assert ("No lesion of these images is outlined" in page) == (name == "cmmd")
+    assert sum(found["referral_reasons"].values()) >= found["referred"]["value"] * 20
+    assert all(f"{code} <" in page for code in found["referral_reasons"])
     assert found["terms"] in html.unescape(page) and not (tmp_path / journal.NAME).exists()
 
 

@@ -15,30 +15,13 @@ from mammopipe.processing.datasets import arranged, cbis_ddsm, cmmd, vindr_mammo
 from mammopipe.processing.datasets.definition import Table
 from mammopipe.processing.datasets.lesion_masks import with_lesions
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View
-from mammopipe.processing.datasets.registry import DATASETS, EVALUATED, dataset_in
+from mammopipe.processing.datasets.registry import DATASETS, EVALUATED, dataset_in, require_usable
 from mammopipe.processing.errors import ConfigError, LabelError
 from mammopipe.processing.images.mammogram import read_mammogram
-from mammopipe.processing.phantoms.trees import write_phantoms
 from mammopipe.processing.read_config import ReadConfig
 from mammopipe.processing.splits.assignment import SplitConfig, keep_splits
+from tests.processing.datasets.conftest import COLLECTIONS, WOMEN
 from tests.spreadsheets import write_spreadsheet
-
-COLLECTIONS = ("inbreast", "cbis-ddsm", "cmmd", "vindr-mammo")
-WOMEN = 5
-
-
-@pytest.fixture(scope="module")
-def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folders = {name: tmp_path_factory.mktemp(name) for name in COLLECTIONS}
-    for name, folder in folders.items():
-        write_phantoms(name, folder, 4 * WOMEN)
-    return folders
-
-
-@pytest.fixture
-def tree(trees: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
-    """Return a copy of a tree that a test may change."""
-    return lambda name: Path(shutil.copytree(trees[name], tmp_path / name))
 
 
 def read(folder: Path) -> tuple[Table, Path]:
@@ -229,8 +212,9 @@ def test_a_breast_without_a_row_is_left_out_and_a_spreadsheet_is_read(tree: Call
     write_spreadsheet(folder / cmmd.LABEL_TABLE, [row for row in rows if row[:2] != ["D1-0001", "L"]])
     table, _ = read(folder)
     assert len(table.records) == 4 * WOMEN - 2
-    assert {name for name, _ in table.refused} == {"D1-0001_1-1", "D1-0001_1-2"}
-    assert "LeftRight L" in table.refused[0][1]
+    assert {name for name, _ in table.unlabelled} == {"D1-0001_1-1", "D1-0001_1-2"} and table.refused == []
+    assert "LeftRight L" in table.unlabelled[0][1]
+    require_usable(table, folder)
 
 
 @pytest.mark.parametrize("name", COLLECTIONS)

@@ -116,8 +116,9 @@ def test_irregular_copies_are_read(tmp_path: Path) -> None:
     table.write_text("\r\n".join([*lines, lines[1]]).replace(";", ","), encoding="utf-8-sig")
     found = read_table(table)
     assert [record.path[-4:] for record in found.records] == [".dcm", ".dcm"]
-    assert [name for name, _ in found.refused] == ["20586908", "99999999"]
-    assert "two rows" in found.refused[0][1] and "no row of INbreast.csv" in found.refused[1][1]
+    assert [name for name, _ in found.refused] == ["20586908"] and "two rows" in found.refused[0][1]
+    assert [name for name, _ in found.unlabelled] == ["99999999"]
+    assert "no row of INbreast.csv" in found.unlabelled[0][1]
 
 
 def test_the_table_may_lie_beside_the_folder_of_images_and_be_a_spreadsheet(tmp_path: Path) -> None:

@@ -120,7 +120,9 @@ def test_luts_are_recorded_and_the_configured_one_is_used(make_dicom: MakeDicom,
     }
     white = image.pixels.ravel() == 65535
     assert white[:95].all() and not white[95:].any(), "modality values from 4001 on"
-    message = r"VOILUTSequence \(0028,3010\) gives 2 to choose from; number 2 \(counted from 0\) is configured"
+    message = (
+        r"^<bytes>: VOILUTSequence \(0028,3010\) gives 2 to choose from; number 2 \(counted from 0\) is configured"
+    )
     with pytest.raises(UnsupportedImageError, match=message):
         read(make_dicom, **values, config=ReadConfig(lut_index=2))
 
@@ -258,6 +260,12 @@ def test_an_odd_number_of_packed_entries_is_padded_by_one_byte(make_dicom: MakeD
     assert read(make_dicom, cells, VOILUTSequence=[packed]).pixels.tolist() == [[0, 13107, 65535, 65535]]
 
 
+def test_packed_entries_are_read_in_little_endian_files_alone(make_dicom: MakeDicom, make_item: MakeItem) -> None:
+    packed = make_item(LUTDescriptor=("US", [4, 0, 8]), LUTData=("OW", bytes([0, 51, 102, 255])))
+    with pytest.raises(CorruptImageError, match="has 4 bytes; 4 entries of 16 bits are announced"):
+        read(make_dicom, VOILUTSequence=[packed], syntax="1.2.840.10008.1.2.2")
+
+
 def test_lut_entries_follow_the_byte_order_of_the_file(make_dicom: MakeDicom, make_item: MakeItem) -> None:
     item = make_item(LUTDescriptor=("US", [2, 0, 12]), LUTData=("US", [256, 4095]))
     cells = np.array([[0, 1]], np.uint16)
@@ -272,6 +280,8 @@ def test_lut_entries_follow_the_byte_order_of_the_file(make_dicom: MakeDicom, ma
         ("-100", 65536 - 50, 50),  # an unsigned VR with signed input: -50
         ("0", 1000, 1000),
         ("-100", 0x7FFF, 4096),  # the greatest value that is not negative
+        ("-100", 0x8000, -1),  # the least value
+        ("0", 40000, 4096),  # no input is negative, so the descriptor is unsigned
     ],
 )
 def test_the_first_input_of_a_lut_is_signed_if_its_input_is(
@@ -280,6 +290,12 @@ def test_the_first_input_of_a_lut_is_signed_if_its_input_is(
     item = make_item(LUTDescriptor=("US", [2, first, 8]), LUTData=("US", [0, 255]))
     image = read(make_dicom, RescaleSlope="1", RescaleIntercept=intercept, VOILUTSequence=[item])
     assert int((image.pixels == 0).sum()) == min(split + 1, 4096)
+
+
+def test_the_first_input_of_a_lut_is_signed_if_the_pixels_are(make_dicom: MakeDicom, make_item: MakeItem) -> None:
+    item = make_item(LUTDescriptor=("US", [2, 65536 - 50, 8]), LUTData=("US", [0, 255]))
+    cells = np.array([[-51, -50, -49, 3]], np.int16)
+    assert read(make_dicom, cells, bits=16, VOILUTSequence=[item]).pixels.tolist() == [[0, 0, 65535, 65535]]
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -292,6 +308,8 @@ def test_padding_has_the_sign_of_the_pixels(make_dicom: MakeDicom, signed: bool)
         assert image.pixels[0, 0] == 0 < image.pixels[0, 1]
     highest = read(make_dicom, np.array([[0x7FFF, 1]], cells.dtype), bits=16, PixelPaddingValue=("US", 0x7FFF))
     assert highest.facts["padding_low"] == 0x7FFF
+    lowest = read(make_dicom, np.array([[1, 7]], cells.dtype), bits=16, PixelPaddingValue=("US", 0x8000))
+    assert lowest.facts["padding_low"] == (-0x8000 if signed else 0x8000)
 
 
 # --- single steps
@@ -313,7 +331,7 @@ def test_the_range_of_stored_values() -> None:
 
 
 def test_the_range_of_modality_values_is_ordered() -> None:
-    assert Rescale(-2.0, 3.0).scale(0, 10) == (-17, 3) and Rescale(2.0, 3.0).scale(0, 10) == (3, 23)
+    assert Rescale(-2.0, 3.0).scale(4, 10) == (-17, -5) and Rescale(2.0, 3.0).scale(4, 10) == (11, 23)
     assert Lut(5, 10, np.array([1, 2], np.uint16)).scale(-7, 7) == (0, 1023)
 
 

@@ -8,7 +8,13 @@ import pytest
 from pydicom.encaps import encapsulate
 
 from mammopipe.processing.dicom.codecs import SYNTAXES
-from mammopipe.processing.images.mammogram import CorruptImageError, ReadConfig, UnsupportedImageError, read_mammogram
+from mammopipe.processing.images.mammogram import (
+    CorruptImageError,
+    NotAMammogramError,
+    ReadConfig,
+    UnsupportedImageError,
+    read_mammogram,
+)
 
 MakeDicom = Callable[..., bytes]
 Syntaxes = dict[str, tuple[str, ...]]
@@ -120,6 +126,21 @@ def test_half_resolution_is_opt_in_close_and_recorded(make_dicom: MakeDicom) -> 
         assert half.facts["reduction"] == 2 and half.pixel_spacing_mm == 0.2
         mean = full.pixels.reshape(32, 2, 24, 2).mean((1, 3))
         assert half.pixels.shape == (32, 24) and np.abs(half.pixels - mean).max() < 65535 * 0.03
+
+
+def test_samples_that_are_indexes_of_a_palette_are_refused(make_dicom: MakeDicom) -> None:
+    import imagecodecs  # the encoder; the module under test never encodes
+
+    whole = imagecodecs.jpeg2k_encode(RAMP, codecformat="jp2", reversible=True, level=0, bitspersample=12)
+    header = whole.index(b"jp2h") - 4
+    length = int.from_bytes(whole[header : header + 4], "big")
+    palette = (8 + 7).to_bytes(4, "big") + b"pclr" + b"\0\x02\x01\x07\xff\0\0"
+    boxes = (length + len(palette)).to_bytes(4, "big") + whole[header + 4 : header + length] + palette
+    frame = whole[:header] + boxes + whole[header + length :]
+    with pytest.raises(NotAMammogramError, match="a JP2 file with a palette"):
+        read_mammogram(
+            make_dicom(RAMP, bits=12, syntax=J2K, pixel_data=encapsulate([frame + b"\0" * (len(frame) % 2)]))
+        )
 
 
 def test_half_resolution_of_a_damaged_file_is_an_error(make_dicom: MakeDicom) -> None:

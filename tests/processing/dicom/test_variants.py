@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from mammopipe.processing.datasets.manifest import View
-from mammopipe.processing.images.mammogram import CorruptImageError, NotAMammogramError, read_mammogram
+from mammopipe.processing.images.mammogram import (
+    CorruptImageError,
+    NotAMammogramError,
+    UnsupportedImageError,
+    read_mammogram,
+)
 from tests.processing.conftest import ENCODERS
 
 MakeDicom = Callable[..., bytes]
@@ -51,6 +56,83 @@ def test_a_value_in_another_form_is_the_same_value(make_dicom: MakeDicom, values
 def test_text_that_is_no_decimal_string_is_refused(make_dicom: MakeDicom, text: str) -> None:
     with pytest.raises(CorruptImageError, match="WindowWidth"):
         read_mammogram(make_dicom(CELLS, bits=12, WindowCenter="2048", WindowWidth=("LO", text)))
+
+
+UNSUPPORTED = {
+    "4.52": "JPEG Extended", "4.66": "JPEG Lossless", "4.92": "JPEG 2000 Part 2", "4.94": "JPIP", "4.100": "MPEG2",
+    "4.102": "MPEG-4", "4.107": "HEVC", "4.110": "JPEG XL Lossless", "4.112": "JPEG XL", "4.204": "JPIP HTJ2K",
+    "6.2": "XML", "7.1": "SMPTE", "8.1": "Deflated Image Frame Compression",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", UNSUPPORTED)
+def test_other_transfer_syntaxes_are_refused_by_name(make_dicom: MakeDicom, suffix: str) -> None:
+    with pytest.raises(UnsupportedImageError, match=rf"'{SYNTAX}{suffix}' \(.*{UNSUPPORTED[suffix]}"):
+        read_mammogram(make_dicom(CELLS, bits=12, syntax=SYNTAX + suffix))
+
+
+def test_each_fragment_of_encapsulated_pixels_is_a_frame(make_dicom: MakeDicom) -> None:
+    frame = CELLS.tobytes()
+    data = make_dicom(CELLS, bits=12, syntax=SYNTAX + "1.98", pixel_data=fragments(frame, frame))
+    with pytest.raises(NotAMammogramError, match="2 fragments .* start a frame"):
+        read_mammogram(data)
+    with pytest.raises(CorruptImageError, match="has 6000 bytes"):
+        read_mammogram(make_dicom(CELLS, bits=12, syntax=SYNTAX + "1.98", pixel_data=fragments(frame[:6000])))
+
+
+@pytest.mark.parametrize("allocated", [8, 16])
+@pytest.mark.parametrize("bits", [6, 7])
+@pytest.mark.parametrize("syntax", ["1", "5", "4.80", "4.90"])
+def test_six_and_seven_bits_are_full_scale(make_dicom: MakeDicom, allocated: int, bits: int, syntax: str) -> None:
+    cells = (CELLS % (1 << bits)).astype(f"u{allocated // 8}")
+    pixels = read_mammogram(make_dicom(cells, bits=bits, syntax=SYNTAX + syntax)).pixels
+    assert np.array_equal(pixels, np.floor(cells / (2**bits - 1) * 65535 + 0.5))
+
+
+def test_fewer_than_six_bits_are_refused(make_dicom: MakeDicom) -> None:
+    with pytest.raises(CorruptImageError, match="BitsStored .* is 5; it must be between 6 and the 16 bits"):
+        read_mammogram(make_dicom(CELLS % 32, bits=5))
+
+
+def with_element(data: bytes, inserted: bytes) -> bytes:
+    """Return the file with the bytes of an element before Samples per Pixel."""
+    place = data.index(b"\x28\x00\x02\x00")
+    return data[:place] + inserted + data[place:]
+
+
+@pytest.mark.parametrize(
+    "inserted",
+    [
+        b"\x19\x00\x05\x10ZZ\0\0\x06\0\0\0abcdef",
+        b"\x19\x00\x10\x00LO\x04\x00ACME\x19\x00\x01\x10OB\0\0\x04\0\0\0\xff\xff\xff\xff",
+        b"\x19\x00\x02\x10SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff\xfe\xff\x0d\xe0\0\0\0\0" + END,
+        b"\x19\x00\x03\x10UN\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\x0c\0\0\0\x19\x00\x04\x10\x04\0\0\0ABCD" + END,
+    ],
+    ids=["unknown representation", "private value", "private sequence", "unknown sequence"],
+)
+def test_private_elements_are_passed_over(make_dicom: MakeDicom, inserted: bytes) -> None:
+    data = make_dicom(CELLS, bits=12)
+    assert np.array_equal(read_mammogram(with_element(data, inserted)).pixels, read_mammogram(data).pixels)
+
+
+def test_an_attribute_that_occurs_twice_must_be_the_same(make_dicom: MakeDicom) -> None:
+    left, right = (b"\x20\x00\x62\x00CS\x02\x00" + side for side in (b"L ", b"R "))
+    data = make_dicom(CELLS, bits=12)
+    assert read_mammogram(with_element(data, left + left)).laterality == "L"
+    with pytest.raises(CorruptImageError, match=r"\(0020,0062\) occurs twice in a data set, with different values"):
+        read_mammogram(with_element(data, left + right))
+
+
+def test_groups_of_several_frames_are_refused(make_dicom: MakeDicom, make_item: MakeItem) -> None:
+    frames = [make_item(FrameAnatomySequence=[make_item(FrameLaterality=side)]) for side in "LR"]
+    with pytest.raises(NotAMammogramError, match="PerFrameFunctionalGroupsSequence .* describes 2 frames"):
+        read_mammogram(make_dicom(CELLS, bits=12, PerFrameFunctionalGroupsSequence=frames))
+
+
+@pytest.mark.parametrize("orientation", ["AP\\F", "AA\\F", "A\\FH", "A\\RL", "A\\FRR", "AF\\HH", "LE\\V", "A\\F\\R"])
+def test_directions_with_two_letters_of_one_axis_are_ignored(make_dicom: MakeDicom, orientation: str) -> None:
+    image = read_mammogram(make_dicom(CELLS, bits=12, ImageLaterality="L", PatientOrientation=("LO", orientation)))
+    assert "attribute-ignored" in image.flags and "turned" not in image.flags
 
 
 def concept(make_item: MakeItem, form: str, value: str, **values: Any) -> Any:

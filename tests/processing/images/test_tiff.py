@@ -69,7 +69,7 @@ GREY = Image.fromarray(PIXELS)
         (saved(GREY, save_all=True, append_images=[GREY]), NotAMammogramError, "several pages"),
         (saved(Image.new("1", (64, 64))), UnsupportedImageError, "1 bits"),
         (saved(Image.new("F", (64, 64))), UnsupportedImageError, "32 bits, SampleFormat 3"),
-        (tiff(PIXELS)[:-100], CorruptImageError, "cannot be decoded"),
+        (tiff(PIXELS)[:-100], CorruptImageError, "do not lead to the image.s data in the file"),
         (tiff(PIXELS)[:60], CorruptImageError, "header cannot be read"),
     ],
 )

@@ -60,6 +60,7 @@ def test_the_order_of_the_rows_does_not_matter(patients: list[list[Label]], rand
 def test_the_division_is_the_same_on_every_machine() -> None:
     records = assign_splits(build([[Label.NORMAL]] * 10))
     assert [record.patient_id for record in records if record.split is Split.TEST] == ["p2", "p6"]
+    assert [record.fold for record in records] == [4, 2, None, 2, 0, 1, None, 3, 0, 1]
 
 
 def test_another_seed_gives_another_test_set() -> None:
@@ -74,11 +75,11 @@ def test_another_seed_gives_another_test_set() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"test_fraction": 0.0}, "test_fraction=0.0 must lie between 0 and 1"),
-        ({"test_fraction": 1.0}, "test_fraction=1.0 must lie between 0 and 1"),
-        ({"folds": 1}, "folds=1 must be at least 2"),
-        ({"validation_fold": 5}, r"validation_fold=5 must be one of 0 to 4 \(folds=5\)"),
-        ({"validation_fold": -1}, "validation_fold=-1"),
+        ({"test_fraction": 0.0}, "^test_fraction=0.0 must lie between 0 and 1"),
+        ({"test_fraction": 1.0}, "^test_fraction=1.0 must lie between 0 and 1"),
+        ({"folds": 1}, "^folds=1 must be at least 2"),
+        ({"validation_fold": 5}, r"^validation_fold=5 must be one of 0 to 4 \(folds=5\)"),
+        ({"validation_fold": -1}, "^validation_fold=-1 must"),
     ],
 )
 def test_a_contradiction_is_refused_by_name(changes: dict[str, float], named: str) -> None:
@@ -134,7 +135,7 @@ def stated(splits: Sequence[Split | None], patients: Sequence[str] | None = None
 
 
 def test_a_table_states_all_splits_or_none() -> None:
-    assert states_splits(stated([Split.TRAIN, Split.TEST])) is True
+    assert states_splits(stated([Split.TRAIN, Split.TEST])) is True and states_splits(stated([Split.TEST])) is True
     assert states_splits(stated([None, None])) is False and states_splits([]) is False
     with pytest.raises(LabelError, match=r"^2 of 3 images have a split; give one for all of them or for none$"):
         states_splits(stated([Split.TRAIN, None, Split.TEST]))

@@ -179,6 +179,28 @@ def test_one_picture_under_two_names_is_found_in_any_variant(tmp_path: Path, alt
     assert 0.9 < float(rest.rsplit(" ", 1)[1]) <= 1
 
 
+def test_an_altered_picture_is_found_between_the_smaller_splits_too(tmp_path: Path) -> None:
+    records = [
+        stored(tmp_path, row("a", TRAIN), texture(2)),
+        stored(tmp_path, row("b", TRAIN), texture(3)),
+        stored(tmp_path, row("c", VALIDATION), texture(1)),
+        stored(tmp_path, row("d", TEST), Variant.MIRRORED.of(lighter(texture(1)))),
+    ]
+    report = audit_leakage(records, tmp_path)
+    assert kinds(report) == [("same-film", ("c", "d"))]
+    # The picture of c with the mirrored variant of d, and the other way round; two variants are not compared.
+    assert report.checked["pairs_compared_by_pixels"] == 2
+
+
+def test_a_picture_that_lies_elsewhere_in_its_image_is_found(tmp_path: Path) -> None:
+    records = [
+        stored(tmp_path, row("a", TRAIN), texture(1)),
+        stored(tmp_path, row("b", TEST), np.roll(texture(1), (9, 9), axis=(0, 1))),
+    ]
+    [finding] = audit_leakage(records, tmp_path).findings
+    assert finding.images == ("a", "b") and float(finding.message.rsplit(" ", 1)[1]) > 0.9
+
+
 def test_a_copy_that_shows_its_source_is_not_compared_and_one_that_does_not_is(tmp_path: Path) -> None:
     copied = (TRAIN, TEST)
     records = [
@@ -220,6 +242,24 @@ def test_folds_are_compared_in_place_of_splits_where_they_are_given(tmp_path: Pa
     report = audited({"a": "fold 0", "b": "fold 1"})
     assert kinds(report) == [("same-film", ("a", "b"))] and report.checked["folds"] == 2
     assert "a (fold 0) and b (fold 1)" in report.verdict
+
+
+def test_the_audit_finds_what_the_manifest_shows_too(tmp_path: Path) -> None:
+    blank = np.zeros((320, 192), np.uint16)
+    records = [
+        stored(tmp_path, row("a", TRAIN), blank),
+        stored(tmp_path, row("b", TEST), blank),
+        stored(tmp_path, replace(row("c", TEST).placed(TEST, None), label=Label.BENIGN), texture(1)),
+        stored(tmp_path, row("d", VALIDATION, "p-c"), texture(2)),
+        stored(tmp_path, row("e", VALIDATION, "p-c", source_image_id="d"), texture(2)),
+    ]
+    report = audit_leakage(records, tmp_path)
+    assert kinds(report) == [
+        ("copy-outside-training", ("e",)),
+        ("patient-in-two-splits", ("c", "d")),
+        ("equal-files", ("a", "b")),
+        ("label-changed", ("c",)),
+    ]
 
 
 def test_a_blank_picture_has_no_features_to_compare(tmp_path: Path) -> None:

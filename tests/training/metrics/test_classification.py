@@ -280,9 +280,9 @@ def test_memory_bounded_steps_change_nothing(monkeypatch):
 
 
 def test_an_interval_stays_inside_the_range_of_its_figure():
-    labels, powers = np.array([0, 1, 2, 0, 1, 2]), np.exp(np.random.default_rng(1).normal(size=(6, 3)) * 4)
+    labels, powers = np.array([0, 1, 2] * 5), np.exp(np.random.default_rng(1).normal(size=(15, 3)) * 4)
     probabilities = powers / powers.sum(axis=1, keepdims=True)
-    interval = bootstrap_interval(classification.brier, labels, probabilities, groups=[0, 0, 1, 1, 2, 2])
+    interval = bootstrap_interval(classification.brier, labels, probabilities, groups=np.arange(15) // 3)
     assert 0 < interval.low < interval.value < interval.high < 2
     # The derivative that the interval uses is that of the scale.
     for scale, value in ((Scale.SHARE, 0.3), (Scale.UP_TO_TWO, 0.7), (Scale.POSITIVE, 3.0), (Scale.REAL, -1.0)):

@@ -28,6 +28,15 @@ def test_softmax_of_each_row_sums_to_one_for_logits_of_any_size() -> None:
     assert found[1].tolist() == [0, 0, 1] and found[2] == pytest.approx([1 / 3] * 3)
 
 
+def test_float32_logits_are_calibrated_in_float64() -> None:
+    logits = np.array([[0.1, 0.2, 0.7], [3.3, -0.1, 1e-3]], np.float32)
+    wide = logits.astype(np.float64)
+    assert softmax(logits).dtype == np.float64 and np.array_equal(softmax(logits), softmax(wide))
+    calibration = Calibration(1.7, (0.1, 0.2, 0.3))
+    assert np.array_equal(calibration.probabilities(logits), calibration.probabilities(wide))
+    assert Calibration().temperature == 1 and Calibration().intercepts == ()
+
+
 def test_the_json_values_are_those_that_are_read_by_class_name() -> None:
     calibration = Calibration(1.5, (0.1, -0.2, 0.3))
     stated = calibration.as_dict(CLASSES)

@@ -1,0 +1,313 @@
+"""PNG, TIFF, PGM and JPEG files in their less usual forms: each is read with the right pixels, or refused by name."""
+
+import struct
+import zlib
+from io import BytesIO
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from mammopipe.processing.errors import CorruptImageError, ImageTooLargeError, NotAMammogramError, UnsupportedImageError
+from mammopipe.processing.images.mammogram import ReadConfig, read_mammogram
+
+WIDE = (np.mgrid[0:40, 0:30][0] * 1500 + np.mgrid[0:40, 0:30][1] * 40).astype(np.uint16)
+NARROW = (WIDE >> 8).astype(np.uint8)
+JPEG_FILES = ReadConfig(jpeg_files=True)
+
+
+def shown(cells: NDArray[Any]) -> NDArray[np.uint16]:
+    """Return the pixels that a reader must give for these cells."""
+    return cells if cells.itemsize == 2 else cells.astype(np.uint16) * np.uint16(257)
+
+
+# ---- PGM ----
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"P5\r\n30 40\r\n%d\r\n",
+        b"P5 30 40 %d\r\n",
+        b"P5\r\n# made by hand\r\n30 40\r\n%d\r\n",
+        b"P5\r30 40\r%d\r",
+        b"P5\n30 40\n%d\r\n",
+        b"P5\x0b30\x0c40\t%d ",
+        b"P5\n#\n030 0040 %d\n",
+    ],
+)
+@pytest.mark.parametrize("cells", [NARROW, WIDE], ids=["8", "16"])
+@pytest.mark.parametrize("last", [0, 32, 255])
+def test_every_line_end_of_a_pgm_header(header: bytes, cells: NDArray[Any], last: int) -> None:
+    """A header that ends with CR LF must not shift the samples by a byte, whatever the last sample is."""
+    cells = cells.copy()
+    cells[-1, -2:] = last
+    data = header % np.iinfo(cells.dtype).max + cells.astype(cells.dtype.newbyteorder(">")).tobytes()
+    assert np.array_equal(read_mammogram(data).pixels, shown(cells))
+
+
+def test_a_line_feed_may_be_the_first_sample_or_a_sample_may_be_missing() -> None:
+    cells = NARROW.copy()
+    cells[0, 0] = ord("\n")
+    assert np.array_equal(read_mammogram(b"P5\r30 40\r255\r" + cells.tobytes()).pixels, shown(cells))
+    with pytest.raises(CorruptImageError, match="needs 1200 bytes of samples, 1199 are there"):
+        read_mammogram(b"P5\r\n30 40\r\n255\r\n" + cells.tobytes()[:-1])
+
+
+@pytest.mark.parametrize("maxval", [1, 2, 100, 254, 255, 256, 257, 1023, 4095, 65534, 65535])
+def test_every_maxval_is_full_scale(maxval: int) -> None:
+    samples = WIDE.astype(np.int64) * maxval // 65535
+    samples[0, 0] = maxval
+    data = b"P5\n30 40\n%d\n" % maxval + samples.astype(">u2" if maxval > 255 else np.uint8).tobytes()
+    assert np.array_equal(read_mammogram(data).pixels, (samples * 65535 * 2 + maxval) // (2 * maxval))
+
+
+# ---- Exif ----
+
+
+def exif(orientation: int, order: str) -> bytes:
+    """Return Exif data that state nothing but the orientation."""
+    start = {"<": b"II*\0\x08\0\0\0", ">": b"MM\0*\0\0\0\x08"}[order]
+    return start + struct.pack(order + "HHHIHHI", 1, 274, 3, 1, orientation, 0, 0)
+
+
+def with_chunks(before: bytes = b"", after: bytes = b"", cells: NDArray[Any] = WIDE) -> bytes:
+    """Return a PNG with chunks before and after its pixels."""
+    stream = BytesIO()
+    Image.fromarray(cells).save(stream, "PNG")
+    data = stream.getvalue()
+    pixels, end = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+    return data[:pixels] + before + data[pixels:end] + after + data[end:]
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def jpeg(cells: NDArray[np.uint8] = NARROW, **options: Any) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(cells).save(stream, "JPEG", quality=92, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_an_image_that_exif_says_is_turned_is_refused(orientation: int, order: str) -> None:
+    block = exif(orientation, order)
+    files = {
+        "PNG": [with_chunks(chunk(b"eXIf", block)), with_chunks(after=chunk(b"eXIf", block))],
+        "JPEG": [jpeg(exif=b"Exif\0\0" + block)],
+    }
+    for name, datas in files.items():
+        for data in datas:
+            with pytest.raises(UnsupportedImageError, match=f"{name} with Exif Orientation {orientation}; only 1"):
+                read_mammogram(data, config=JPEG_FILES)
+
+
+@pytest.mark.parametrize("block", [exif(1, "<"), exif(0, ">"), exif(9, "<"), b"", b"MM\0*\xff\xff\xff\xff", b"II*\0"])
+def test_exif_data_of_an_upright_image_and_damaged_ones_change_nothing(block: bytes) -> None:
+    assert np.array_equal(read_mammogram(with_chunks(chunk(b"eXIf", block))).pixels, WIDE)
+    assert read_mammogram(jpeg(exif=b"Exif\0\0" + block), config=JPEG_FILES).pixels.shape == WIDE.shape
+
+
+# ---- PNG ----
+
+
+@pytest.mark.parametrize("cells", [NARROW, WIDE], ids=["8", "16"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        chunk(b"gAMA", struct.pack(">I", 45455)),
+        chunk(b"gAMA", struct.pack(">I", 0)),
+        chunk(b"sRGB", b"\0"),
+        chunk(b"sBIT", b"\x08"),
+        chunk(b"bKGD", b"\0\1"),
+        chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(128))),
+        chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**6))),
+        chunk(b"abCd", b"private"),
+        chunk(b"tRNS", b"\0\0"),
+        chunk(b"tRNS", b"\0\xfe"),
+    ],
+    ids=lambda data: str(data[4:8]),
+)
+def test_chunks_about_display_change_no_sample(cells: NDArray[Any], before: bytes) -> None:
+    """Samples are taken as they are stored; black that is transparent is air, like other black."""
+    assert np.array_equal(read_mammogram(with_chunks(before, cells=cells)).pixels, shown(cells))
+
+
+def test_grey_values_that_are_transparent_are_refused() -> None:
+    for cells, value in ((WIDE, int(WIDE[5, 5])), (NARROW, int(NARROW[20, 5]))):
+        with pytest.raises(NotAMammogramError, match=rf"the grey value {value} shows nothing \(tRNS\)"):
+            read_mammogram(with_chunks(chunk(b"tRNS", struct.pack(">H", value)), cells=cells))
+
+
+@pytest.mark.parametrize("cells", [NARROW, WIDE], ids=["8", "16"])
+def test_interlaced_files_are_read_and_refused_if_a_pass_is_missing(cells: NDArray[Any]) -> None:
+    passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+    swapped = cells.astype(cells.dtype.newbyteorder(">"))
+    lines = b"".join(b"\0" + row.tobytes() for y, x, dy, dx in passes for row in swapped[y::dy, x::dx])
+
+    def png(data: bytes) -> bytes:
+        header = struct.pack(">IIBBBBB", 30, 40, 8 * cells.itemsize, 0, 0, 0, 1)
+        chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+        return b"\x89PNG\r\n\x1a\n" + chunks
+
+    assert np.array_equal(read_mammogram(png(lines)).pixels, shown(cells))
+    with pytest.raises(CorruptImageError, match="cannot be decoded"):
+        read_mammogram(png(lines[: len(lines) // 2]))
+
+
+def test_every_cut_of_a_png_is_refused() -> None:
+    data = with_chunks(chunk(b"gAMA", struct.pack(">I", 45455)))
+    for length in (8, 16, 29, 33, 40, 45, 57, len(data) // 2, len(data) - 16, len(data) - 12, len(data) - 1):
+        with pytest.raises(CorruptImageError):
+            read_mammogram(data[:length])
+
+
+# ---- TIFF ----
+
+SIZES = {"H": 3, "I": 4, "Q": 16}
+Fields = dict[int, tuple[str, tuple[int, ...]]]
+
+
+def tiff(
+    cells: NDArray[Any], *, order: str = "<", big: bool = False, pieces: list[bytes] | None = None, **changed: Any
+) -> bytes:
+    """Return a TIFF; `changed` replaces fields, `t259=5`, or leaves them out, `t259=None`."""
+    if pieces is None:
+        pieces = [cells.astype(cells.dtype.newbyteorder(order)).tobytes()]
+    word = "Q" if big else "I"
+    fields: Fields = {
+        256: ("I", (cells.shape[1],)), 257: ("I", (cells.shape[0],)), 258: ("H", (8 * cells.itemsize,)),
+        259: ("H", (1,)), 262: ("H", (1,)), 273: (word, (0,) * len(pieces)), 277: ("H", (1,)),
+        279: (word, tuple(map(len, pieces))),
+    }  # fmt: skip
+    for name, value in changed.items():
+        fields.pop(int(name[1:]), None)
+        if value is not None:
+            fields[int(name[1:])] = ("I", value if isinstance(value, tuple) else (value,))
+    offsets = 324 if 322 in fields else 273
+    if offsets == 324:
+        fields[324], fields[325] = fields.pop(273), fields.pop(279)
+    # The values of a field with several lie behind the directory, and the pieces of the image behind them.
+    start, inline, entry = (16 + 8, 8, 20) if big else (8 + 2, 4, 12)
+    place = start + entry * len(fields) + (8 if big else 4)
+    outside = {tag: values for tag, (kind, values) in fields.items() if struct.calcsize(kind) * len(values) > inline}
+    after = place + sum(struct.calcsize(fields[tag][0]) * len(values) for tag, values in outside.items())
+    if offsets in fields and not any(fields[offsets][1]):
+        starts = np.cumsum([after, *map(len, pieces)])[:-1].tolist()
+        fields[offsets] = (word, tuple(starts))
+    head = {"<": b"II", ">": b"MM"}[order]
+    head += struct.pack(order + "HHHQ", 43, 8, 0, 16) if big else struct.pack(order + "HI", 42, 8)
+    body, tail = struct.pack(order + ("Q" if big else "H"), len(fields)), b""
+    for tag, (kind, values) in sorted(fields.items()):
+        data = struct.pack(f"{order}{len(values)}{kind}", *values)
+        body += struct.pack(order + ("HHQ" if big else "HHI"), tag, SIZES[kind], len(values))
+        body += data.ljust(inline, b"\0") if len(data) <= inline else struct.pack(order + word, place + len(tail))
+        tail += data if len(data) > inline else b""
+    return head + body + bytes(8 if big else 4) + tail + b"".join(pieces)
+
+
+def tiles(cells: NDArray[Any], order: str, side: int = 16) -> list[bytes]:
+    padded = np.pad(cells, [(0, -length % side) for length in cells.shape]).astype(cells.dtype.newbyteorder(order))
+    return [
+        padded[y : y + side, x : x + side].tobytes()
+        for y in range(0, cells.shape[0], side)
+        for x in range(0, cells.shape[1], side)
+    ]
+
+
+@pytest.mark.parametrize("cells", [NARROW, WIDE], ids=["8", "16"])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("big", [False, True])
+def test_tiff_in_every_arrangement(cells: NDArray[Any], order: str, big: bool) -> None:
+    swapped = cells.astype(cells.dtype.newbyteorder(order))
+    whole, strips = swapped.tobytes(), [swapped[y : y + 6].tobytes() for y in range(0, 40, 6)]
+    differences = cells.copy()
+    differences[:, 1:] -= cells[:, :-1]
+    deflated = zlib.compress(differences.astype(swapped.dtype).tobytes())
+    for data in (
+        tiff(cells, order=order, big=big),
+        tiff(cells, order=order, big=big, pieces=strips, t278=6),
+        tiff(cells, order=order, big=big, pieces=tiles(cells, order), t322=16, t323=16),
+        tiff(cells, order=order, big=big, pieces=[zlib.compress(whole)], t259=8),
+        tiff(cells, order=order, big=big, pieces=[deflated], t259=8, t317=2),
+        tiff(cells, order=order, big=big, t259=None, t277=None),
+        tiff(cells, order=order, big=big, t274=1, t284=2, t254=2),
+    ):
+        assert np.array_equal(read_mammogram(data).pixels, shown(cells))
+    white = tiff(cells, order=order, big=big, t262=0)
+    assert np.array_equal(read_mammogram(white).pixels, 65535 - shown(cells))
+
+
+LOSSY = imagecodecs.jpeg8_encode(NARROW, level=90)
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        *(({"t259": value}, UnsupportedImageError, f"TIFF Compression {value}; lossless ones are read")
+          for value in (2, 3, 6, 34712, 34887, 50001, 50002)),
+        ({"pieces": [LOSSY], "t259": 7}, UnsupportedImageError, "TIFF Compression 7"),
+        ({"t254": 1}, NotAMammogramError, "NewSubfileType 1: a reduced copy"),
+        ({"t254": 4}, NotAMammogramError, "NewSubfileType 4: a mask"),
+        ({"t273": 10**7}, CorruptImageError, "StripOffsets and StripByteCounts do not lead"),
+        ({"t273": None}, CorruptImageError, "StripOffsets has 0 values"),
+        ({"t279": 100}, CorruptImageError, "do not lead to the image's data"),
+        ({"t279": 0}, CorruptImageError, "do not lead to the image's data"),
+        ({"pieces": [b"", b""], "t273": (8, 8), "t279": (600, 0)}, CorruptImageError, "do not lead"),
+        ({"pieces": [bytes(5000)], "t322": 65536, "t323": 65536}, ImageTooLargeError, "tiles of 65536 x 65536"),
+        ({"pieces": [bytes(5000)], "t322": 4096, "t323": 4096}, ImageTooLargeError, "tiles of 4096 x 4096"),
+        ({"t258": 12}, UnsupportedImageError, "TIFF of 12 bits"),
+        ({"t339": 3}, UnsupportedImageError, "SampleFormat 3"),
+        ({"t274": 6}, UnsupportedImageError, "Orientation 6"),
+        ({"t262": 3}, NotAMammogramError, "PhotometricInterpretation 3"),
+        ({"t257": 0}, CorruptImageError, "at least 1"),
+        ({"t256": 20000}, ImageTooLargeError, "over the limit"),
+    ],
+)  # fmt: skip
+def test_tiff_refusals(big: bool, changed: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        read_mammogram(tiff(NARROW, big=big, **changed))
+
+
+def test_directories_that_are_damaged_are_refused() -> None:
+    data, large = tiff(WIDE), tiff(WIDE, big=True)
+    fields = struct.unpack_from("<Q", large, 16)[0]
+    following = 24 + 20 * fields
+    again = large[:following] + struct.pack("<Q", 16) + large[following + 8 :]
+    for broken, error, message in (
+        *((data[:length], CorruptImageError, "TIFF") for length in (4, 8, 9, 20, 60)),
+        (data[:-1], CorruptImageError, "do not lead"),
+        (large[:4] + b"\4\0" + large[6:], CorruptImageError, "offsets do not have 8 bytes"),
+        (large[:16] + struct.pack("<Q", 10**9) + large[24:], CorruptImageError, "it has 1000000000 fields"),
+        (again, NotAMammogramError, "several pages"),
+    ):
+        with pytest.raises(error, match=message):
+            read_mammogram(broken)
+
+
+# ---- JPEG ----
+
+
+@pytest.mark.parametrize("padding", [0, 1, 40, 4000])
+def test_a_jpeg_file_is_one_image_and_padding(padding: int) -> None:
+    data = jpeg()
+    assert read_mammogram(data + bytes(padding), config=JPEG_FILES).pixels.shape == NARROW.shape
+    with pytest.raises(NotAMammogramError, match="a second JPEG follows the first"):
+        read_mammogram(data + bytes(padding) + data, config=JPEG_FILES)
+    with pytest.raises(CorruptImageError, match="end of image|end with the EOI"):
+        read_mammogram(data[:-2] + bytes(padding), config=JPEG_FILES)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 30), (40, 0), (48, 30), (32, 30), (40, 22), (8000, 8000)])
+def test_a_jpeg_header_of_another_size_is_refused(rows: int, columns: int) -> None:
+    data = bytearray(jpeg())
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", rows, columns)
+    with pytest.raises(CorruptImageError):
+        read_mammogram(bytes(data), config=JPEG_FILES)

@@ -1,0 +1,70 @@
+"""Elastically deformed copies: their features agree place by place, and those of different images do not."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mammopipe.processing.datasets.manifest import Split
+from mammopipe.processing.splits.leakage_audit import audit_leakage
+from mammopipe.processing.splits.local_agreement import LOCALLY_ALIKE, LocalMatch, local_correlation, local_match
+from mammopipe.processing.splits.near_duplicates import Features, features, match
+from mammopipe.processing.splits.pixel_confirmation import LEAST_LIMIT, correlation, detail
+from tests.processing.splits.test_leakage_findings import Pixels, row, stored, texture
+
+
+def deformed(pixels: Pixels, size: float = 0.02, seed: int = 0) -> Pixels:
+    """Move each pixel smoothly by up to this share of the height."""
+    random, (height, width) = np.random.default_rng(seed), pixels.shape
+    across, down = (
+        np.asarray(cv2.resize(each, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
+        for each in random.uniform(-1, 1, (2, 8, 5)).astype(np.float32) * np.float32(size * height)
+    )
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return np.asarray(cv2.remap(pixels, x + across, y + down, cv2.INTER_LINEAR), np.uint16)
+
+
+def test_a_deformed_copy_agrees_place_by_place_where_no_one_transform_fits() -> None:
+    original, copy = texture(1), deformed(texture(1))
+    found, under_one = (of(features(original), features(copy)) for of in (local_match, match))
+    value = local_correlation(detail(original), detail(copy), found)
+    assert found.alike and value is not None and value > 0.85
+    assert under_one.transform is not None
+    assert (correlation(detail(original), detail(copy), under_one.transform) or 0) < LEAST_LIMIT
+    # Each agreeing feature is where the deformation moved it.
+    moves = found.second[found.places] - found.first[found.places]
+    assert 3 < np.abs(moves).max() < 0.05 * original.shape[0]
+
+
+@pytest.mark.parametrize(("side", "alike"), [(30, False), (120, True)])
+def test_one_structure_in_two_images_does_not_make_them_alike(side: int, alike: bool) -> None:
+    points = np.random.default_rng(0).uniform(100, 100 + side, (30, 2))
+    found = LocalMatch(points, points + 8, np.ones((30, 30), bool))
+    assert found.agreeing == 30 and found.alike is alike
+
+
+@pytest.mark.parametrize("seed", range(2, 6))
+def test_different_images_agree_nowhere(seed: int) -> None:
+    found = local_match(features(texture(1)), features(texture(seed)))
+    assert found.agreeing < LOCALLY_ALIKE / 2
+    assert local_correlation(detail(texture(1)), detail(texture(seed)), found) is None or found.agreeing
+
+
+def test_images_without_features_do_not_agree() -> None:
+    none = Features(np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8))
+    for first, second in ((none, none), (none, features(texture(1))), (features(texture(1)), none)):
+        found = local_match(first, second)
+        assert found.agreeing == 0 and local_correlation(detail(texture(1)), detail(texture(1)), found) is None
+
+
+def test_the_audit_finds_a_deformed_copy_and_says_how(tmp_path: Path) -> None:
+    records = [
+        stored(tmp_path, row("z-train", Split.TRAIN), texture(1)),
+        stored(tmp_path, row("other", Split.TRAIN), texture(2)),
+        stored(tmp_path, row("a-test", Split.TEST), deformed(texture(1), 0.025, seed=2)),
+        stored(tmp_path, row("b-test", Split.TEST), texture(3)),
+    ]
+    [finding] = audit_leakage(records, tmp_path).findings
+    assert (finding.kind, finding.images) == ("same-film", ("z-train", "a-test"))
+    assert f"features agree place by place, different images have fewer than {LOCALLY_ALIKE}, and" in finding.message

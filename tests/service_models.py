@@ -1,0 +1,23 @@
+"""Lets all boto3 sessions of a process share the descriptions of AWS's services.
+
+boto3 reads them anew for each session, 50 to 500 ms for a service, and each emulated account has a session of its own.
+"""
+
+from functools import cache
+from typing import Any
+
+import boto3
+from botocore.loaders import JSONFileLoader
+
+
+def read_once(*services: str) -> None:
+    """Let this process, and those forked from it, read each description once, and those of `services` now."""
+    read = cache(JSONFileLoader().load_file)
+
+    def load_file(self: JSONFileLoader, file_path: str) -> Any:
+        return read(file_path)
+
+    JSONFileLoader.load_file = load_file
+    session = boto3.Session(region_name="us-east-1")
+    for service in services:
+        session.client(service).close()
