@@ -64,7 +64,9 @@ def _shallow(name: str) -> dict[str, int]:
 
 
 def _own_size(name: str) -> str:
-    return " x ".join(map(str, timm.get_pretrained_cfg(name).input_size[1:]))
+    own = timm.get_pretrained_cfg(name)
+    assert own is not None
+    return " x ".join(map(str, own.input_size[1:]))
 
 
 def _sizes(trunk: Trunk) -> tuple[int, int] | None:
@@ -86,7 +88,7 @@ def _takes(trunk: Trunk, height: int, width: int) -> bool:
             maps = trunk(torch.zeros(2, 3, height, width))
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ZeroDivisionError):
         return False
-    return min(maps.shape[2:]) >= 1
+    return all(side >= 1 for side in maps.shape[2:])
 
 
 if __name__ == "__main__":
