@@ -2,7 +2,7 @@
 
 To add a network, write one file beside `training/networks/modified_cnn.py` with a function `build`, and add one line to
 `OWN`. All networks of timm are known by name (`timm_names.txt`, from the pinned version), and by the images that they
-take (`timm_inputs.txt`, which `mammopipe.training.networks.timm_inputs` finds out).
+take (`timm_inputs.txt`, which `benchmarks.studies.timm_inputs` finds out).
 """
 
 import difflib

@@ -8,6 +8,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.studies.timm_inputs import described
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import Pooling, find_architecture, fits_weights, timm_names
 from mammopipe.training.networks import layers
@@ -15,7 +16,6 @@ from mammopipe.training.networks.grad_cam import grad_cam, head_weights
 from mammopipe.training.networks.layers import Dropout, SharedBatchNormAct, SharedDropPath, share_batch_statistics
 from mammopipe.training.networks.pretrained import find_weights
 from mammopipe.training.networks.registry import build_model
-from mammopipe.training.networks.timm_inputs import described
 
 FAMILIES = ("convnext_atto", "mobilenetv3_small_050", "regnetx_002", "mambaout_femto", "resnet50", "modified_cnn")
 """Normalisation behind the pooling; a head of its own; plain; channels last; torchvision's; our own."""
