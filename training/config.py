@@ -281,7 +281,7 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
             able = [own.name for own in ARCHITECTURES.values() if self.stride in own.strides]
             rule = f" needs cnn={', '.join([*able, 'one of timm'])}, not {self.cnn}"
             if network.of_timm:
-                rule = f": cnn={self.cnn} has feature maps at stride {', '.join(map(str, network.strides))} alone"
+                rule = f": cnn={self.cnn} has feature maps at stride {network.stated_strides} alone"
             if self.stride not in TIMM_STRIDES:
                 rule = " must be 4, 8, 16 or 32"
             raise ConfigError(f"hyperparameter stride={self.stride}{rule}")

@@ -80,6 +80,11 @@ class Architecture:
         """Whether timm builds it."""
         return self.module == TIMM
 
+    @property
+    def stated_strides(self) -> str:
+        """The strides as text, for messages."""
+        return ", ".join(map(str, self.strides))
+
     def require_size(self, height: int, width: int) -> None:
         """Raise `ConfigError` if the network does not take images of this size, in pixels."""
         rules = []
