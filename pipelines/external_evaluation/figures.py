@@ -81,8 +81,7 @@ def figures(
     predictions, of_images = cases.predictions, judgement.predictions(of_model)
     draws = Resamples.draw(predictions.patients, n=plan.bootstrap, seed=plan.seed)
     scaling = Calibration.of(description)
-    probabilities = scaling.probabilities(predictions.logits)
-    truth, shares = predictions.labels, probabilities
+    truth, shares = predictions.labels, scaling.probabilities(predictions.logits)
     if len(classes) < len(of_model):
         truth, shares = classification.malignant_or_not(truth, shares)
     points = read_operating_points(description, where)
