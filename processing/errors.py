@@ -4,7 +4,6 @@
     ├── ConfigError                a setting, argument or hyperparameter breaks a rule
     ├── LabelError                 a label table breaks a rule
     ├── ManifestError              a manifest breaks a rule
-    ├── LeakageError               information crosses from one split into another
     ├── QuarantineError            more images were refused than the stated share allows
     ├── StorageError               an S3 location or endpoint cannot be used
     └── ImageError                 an image file cannot be read as a mammogram (its subclasses:
@@ -29,10 +28,6 @@ class LabelError(MammopipeError):
 
 class ManifestError(MammopipeError):
     """A manifest breaks a rule."""
-
-
-class LeakageError(MammopipeError):
-    """Information crosses from one split into another."""
 
 
 class QuarantineError(MammopipeError):

@@ -1,6 +1,6 @@
 """How often the reader notices that a stretch of coded pixel data was overwritten.
 
-Run `python -m benchmarks.data.bench_damage [--files 60]`: a JSON list on stdout. For each transfer syntax, stretches of
+Run `python -m benchmarks.data.bench_damage [--files 200]`: JSON. For each transfer syntax, stretches of
 1 to 256 random bytes are written over the coded data of a phantom, headers left alone. Damage that changes no pixel
 does not count. Native pixels are left out: they have no redundancy, so nothing can be noticed.
 """
@@ -87,7 +87,7 @@ def rows(count: int) -> list[Row]:
 def main() -> None:
     """Print the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=60, help="damaged files of each transfer syntax")
+    parser.add_argument("--files", type=int, default=200, help="damaged files of each transfer syntax")
     print(json.dumps(rows(parser.parse_args().files), indent=2))
 
 

@@ -70,30 +70,39 @@ class DicomWeb:
             raise ConfigError(f"study={study!r}: must be a Study Instance UID, digits and points")
         with _reaching("QIDO-RS"):
             found = self._client.search_for_instances(study, fields=[SOP_CLASS, SOP_INSTANCE, SERIES, NUMBER])
+            if not all(isinstance(one, dict) for one in found):
+                raise ValueError("an instance that is no object")
         images = [one for one in found if _value(one, SOP_CLASS) in PRESENTATION_CLASSES]
         if not images:
             classes = ", ".join(sorted({_value(one, SOP_CLASS) for one in found})) or "none"
             raise RequestRefusedError(
                 "no_images", f"the study has no image for presentation; its classes are {classes}"
             )
-        images.sort(key=lambda one: (int(_value(one, NUMBER) or 0), _value(one, SOP_INSTANCE)))
+        images.sort(key=lambda one: (_number(one), _value(one, SOP_INSTANCE)))
         return [self._retrieve(study, _value(one, SERIES), _value(one, SOP_INSTANCE)) for one in images]
 
     def store(self, results: Sequence[bytes], study: str) -> None:
         """Store DICOM files in a study.
 
         Raises:
-            EndpointUnreachableError: The server cannot be reached, or does not store every file.
+            EndpointUnreachableError: The server cannot be reached, does not store every file, or does not confirm it.
         """
         from pydicom import dcmread
 
+        instances = [dcmread(io.BytesIO(data)) for data in results]
         with _reaching("STOW-RS"):
-            stored = self._client.store_instances([dcmread(io.BytesIO(data)) for data in results], study)
-        failed = [str(item.FailureReason) for item in stored.get("FailedSOPSequence") or []]
+            stored = self._client.store_instances(instances, study)
+        failures = [*(stored.get("FailedSOPSequence") or []), *(stored.get("OtherFailuresSequence") or [])]
+        failed = [str(item.get("FailureReason", "not stated")) for item in failures]
         if failed:
             rule = (
                 f"the server did not store {len(failed)} of {len(results)} results; failure reasons {', '.join(failed)}"
             )
+            raise EndpointUnreachableError("dicomweb_store", rule)
+        named = {str(item.get("ReferencedSOPInstanceUID", "")) for item in stored.get("ReferencedSOPSequence") or []}
+        unnamed = [one for one in instances if str(one.SOPInstanceUID) not in named]
+        if named and unnamed:
+            rule = f"the server confirms {len(instances) - len(unnamed)} of {len(instances)} results as stored"
             raise EndpointUnreachableError("dicomweb_store", rule)
 
     def _retrieve(self, study: str, series: str, instance: str) -> bytes:
@@ -101,6 +110,8 @@ class DicomWeb:
             # Any transfer syntax: the endpoint reads the image as it is stored.
             dataset = self._client.retrieve_instance(study, series, instance, media_types=(("application/dicom", "*"),))
             stream = io.BytesIO()
+            if str(dataset.get("SOPInstanceUID", "")) != instance:
+                raise ValueError("another instance than the one asked for")
             dataset.save_as(stream, enforce_file_format=True)
         return stream.getvalue()
 
@@ -125,6 +136,14 @@ def _reaching(service: str) -> Iterator[None]:
         raise EndpointUnreachableError("dicomweb", f"{service}: {type(error).__name__}") from None
     except (ValueError, KeyError, AttributeError) as error:
         raise EndpointUnreachableError("dicomweb", f"{service}: no DICOMweb answer ({type(error).__name__})") from None
+
+
+def _number(instance: Mapping[str, Any]) -> float:
+    """Return the instance number; what is no number comes last."""
+    try:
+        return float(_value(instance, NUMBER) or 0)
+    except ValueError:
+        return float("inf")
 
 
 def _value(instance: Mapping[str, Any], tag: str) -> str:

@@ -34,6 +34,10 @@ class SkipReason(StrEnum):
     DOCUMENT = "document"
     TEXT = "text"
     PROGRAM = "program"
+    PICTURE = "picture"
+    """A picture of a format that is not read, such as JPEG, or an icon."""
+    ARCHIVE = "archive"
+    """An archive inside the archive; its files are not read."""
     PRIOR = "prior"
     """An image of an earlier study, with `priors=ignore`."""
 

@@ -1,23 +1,26 @@
 """Selects the images among an exam's files; other files that a PACS adds are skipped, and the answer names them.
 
-A study exported as a whole includes structured reports, presentation states, a DICOMDIR, texts and a viewer. None of
-them is an image of a breast, and none is a reason to refuse the images. A file that could be an image counts as one, so
-that a damaged image is refused and never skipped.
+A study exported as a whole includes structured reports, presentation states, a DICOMDIR, texts, previews and a viewer.
+None of them is an image of a breast, and none is a reason to refuse the images. A file that could be an image counts as
+one, so that a damaged image is refused and never skipped.
 
-Source: PS3.4 B.5 (storage SOP classes), PS3.3 F (DICOMDIR).
+Source: PS3.4 B.5 (storage SOP classes), PS3.6 A (names of SOP classes), PS3.3 F (DICOMDIR).
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from io import BytesIO
 
+from pydicom import config
 from pydicom.filereader import read_partial
+from pydicom.uid import UID
 
 from mammopipe.inference.contract.media_types import sniff
-from mammopipe.inference.contract.schema import SkipReason
+from mammopipe.inference.contract.schema import Skipped, SkipReason
 from mammopipe.inference.payload import zip
 from mammopipe.processing.dicom.file import is_dicom
 
-SOP_CLASS_UID = 0x00080016
+SOP_CLASS_UID, ROWS = 0x00080016, 0x00280010
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _OBJECTS: Mapping[str, SkipReason] = {
     "1.2.840.10008.1.3.10": SkipReason.DICOMDIR,
@@ -37,6 +40,27 @@ _OBJECTS: Mapping[str, SkipReason] = {
     ),
 }
 """SOP classes, and UID prefixes of groups of SOP classes, whose objects hold no image."""
+_SIGNATURES: Mapping[bytes, SkipReason] = {
+    b"%PDF": SkipReason.DOCUMENT,
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": SkipReason.DOCUMENT,  # Thumbs.db and documents of older offices
+    b"MZ": SkipReason.PROGRAM,
+    b"\x7fELF": SkipReason.PROGRAM,
+    b"ITSF": SkipReason.PROGRAM,  # help of a Windows program
+    b"wOFF": SkipReason.PROGRAM,
+    b"wOF2": SkipReason.PROGRAM,
+    b"PK\x03\x04": SkipReason.ARCHIVE,
+    b"PK\x05\x06": SkipReason.ARCHIVE,
+    b"7z\xbc\xaf\x27\x1c": SkipReason.ARCHIVE,
+    b"Rar!": SkipReason.ARCHIVE,
+    b"\x1f\x8b": SkipReason.ARCHIVE,
+    b"\xff\xd8\xff": SkipReason.PICTURE,
+    b"GIF8": SkipReason.PICTURE,
+    b"BM": SkipReason.PICTURE,
+    b"\0\0\1\0": SkipReason.PICTURE,  # ICO
+}
+"""First bytes of files that cannot be one of the endpoint's images, whatever their name says."""
+_ICON_SIDE = 128
+"""Most pixels along each side of a PNG that is an icon or a preview."""
 _TEXT_BYTES = 4096
 """Bytes at the start of a file that are checked for text."""
 _PRINTED = frozenset(b"\t\n\r\f") | frozenset(range(0x20, 0x7F)) | frozenset(range(0x80, 0x100))
@@ -51,39 +75,67 @@ def skip_reason(data: bytes, *, archived: bool = False, extension: str = "") -> 
         extension: Extension of the file's name (`zip.extension`).
     """
     if is_dicom(data):
-        return _of_object(_sop_class(data))
-    if not archived or sniff(data) is not None or extension in zip.IMAGE_EXTENSIONS:
+        return _of_object(data)
+    if not archived:
         return None
-    if extension in zip.DOCUMENT_EXTENSIONS or data.startswith(b"%PDF"):
+    if sniff(data) is not None:
+        return SkipReason.PICTURE if _is_icon(data) else None
+    if extension in zip.IMAGE_EXTENSIONS:
+        return None
+    if extension in zip.DOCUMENT_EXTENSIONS:
         return SkipReason.DOCUMENT
-    if extension in zip.PROGRAM_EXTENSIONS or data.startswith((b"MZ", b"\x7fELF")):
+    if extension in zip.PROGRAM_EXTENSIONS:
         return SkipReason.PROGRAM
-    if extension in zip.TEXT_EXTENSIONS or _is_text(data[:_TEXT_BYTES]):
+    if (reason := next((reason for start, reason in _SIGNATURES.items() if data.startswith(start)), None)) is not None:
+        return reason
+    if extension in zip.TEXT_EXTENSIONS or not data or _is_text(data[:_TEXT_BYTES]):
         return SkipReason.TEXT
     return None
 
 
-def _of_object(sop_class: str) -> SkipReason | None:
-    while sop_class:
-        if sop_class in _OBJECTS:
-            return _OBJECTS[sop_class]
-        sop_class = sop_class.rpartition(".")[0]
-    return None
+def named_reasons(skipped: Iterable[Skipped]) -> str:
+    """Return how many files were skipped for each reason, such as `1 dicomdir, 2 text`."""
+    counts = Counter(str(each.reason) for each in skipped)
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
 
 
-def _sop_class(data: bytes) -> str:
-    """Return the SOP Class UID; "" if it cannot be read, because the image reader then reports the error."""
+def _is_icon(data: bytes) -> bool:
+    """Return whether the bytes are a PNG that is too small for a mammogram: the icons and previews of a viewer."""
+    columns, rows = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    return data.startswith(b"\x89PNG") and len(data) >= 24 and max(rows, columns) <= _ICON_SIDE
+
+
+def _of_object(data: bytes) -> SkipReason | None:
+    """Return why a DICOM object is skipped.
+
+    Classes of the standard without images are known by their names. A manufacturer's own class is one without images
+    if the object states no rows: some modalities store raw data beside their images.
+    """
+    sop_class, rows = _class_and_rows(data)
+    group = sop_class
+    while group:
+        if group in _OBJECTS:
+            return _OBJECTS[group]
+        group = group.rpartition(".")[0]
+    known = UID(sop_class, validation_mode=config.IGNORE)
+    if not known.type:
+        return SkipReason.OTHER_OBJECT if sop_class and rows is None else None
+    return SkipReason.OTHER_OBJECT if known.type == "SOP Class" and "Image" not in known.name else None
+
+
+def _class_and_rows(data: bytes) -> tuple[str, int | None]:
+    """Return the SOP Class UID and the rows; "" if they cannot be read, because the reader then reports the error."""
     try:
         found = read_partial(
             BytesIO(data),
-            stop_when=lambda tag, vr, length: tag > SOP_CLASS_UID,
-            specific_tags=[SOP_CLASS_UID],
+            stop_when=lambda tag, vr, length: tag > ROWS,
+            specific_tags=[SOP_CLASS_UID, ROWS],
             force=True,
         )
         meta = found.file_meta.get("MediaStorageSOPClassUID") or ""
-        return str(found.get("SOPClassUID") or meta).strip(" \0")
+        return str(found.get("SOPClassUID") or meta).strip(" \0"), found.get("Rows")
     except Exception:  # pydicom may raise any error on bad input; the reader then refuses the file with a reason
-        return ""
+        return "", None
 
 
 def _is_text(start: bytes) -> bool:

@@ -30,7 +30,7 @@ from mammopipe.inference.contract.request import ExamImage, RequestOptions, read
 from mammopipe.inference.contract.schema import Skipped
 from mammopipe.inference.contract.task import ExamType, body_type
 from mammopipe.inference.payload import multipart, s3_objects, zip
-from mammopipe.inference.payload.contents import skip_reason
+from mammopipe.inference.payload.contents import named_reasons, skip_reason
 from mammopipe.inference.payload.limits import HandlerLimits
 from mammopipe.processing.datasets.manifest import Laterality, View
 
@@ -183,5 +183,6 @@ def _images(files: Sequence[Source], limits: HandlerLimits, options: RequestOpti
     if len(sources) > limits.max_views:
         raise TooLargeError("too_many_views", f"{len(sources)} images are over the limit of {limits.max_views}")
     if not sources:
-        raise BadBodyError("no_images", "an exam needs at least one image")
+        of_skipped = f"; files that are none: {named_reasons(skipped)}" if skipped else ""
+        raise BadBodyError("no_images", f"an exam needs at least one image{of_skipped}")
     return Parcel(tuple(sources), is_exam=True, options=options, skipped=tuple(skipped))

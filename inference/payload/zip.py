@@ -30,9 +30,12 @@ _FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, Valu
 IMAGE_EXTENSIONS = (".dcm", ".dic", ".dicom", ".ima", ".pgm", ".png")
 PROGRAM_EXTENSIONS = (
     *(".exe", ".dll", ".jar", ".app", ".bat", ".cmd", ".sh", ".com", ".msi", ".ico", ".gif", ".svg"),
-    *(".css", ".js", ".class", ".ttf", ".so", ".dylib", ".cfg", ".ini", ".inf"),
+    *(".css", ".js", ".class", ".ttf", ".so", ".dylib", ".cfg", ".ini", ".inf", ".cab", ".lib", ".mp4", ".avi", ".wav"),
 )
-DOCUMENT_EXTENSIONS = (".pdf", ".doc", ".docx", ".rtf", ".odt", ".htm", ".html", ".xml", ".json", ".csv")
+DOCUMENT_EXTENSIONS = (
+    *(".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx", ".rtf", ".odt"),
+    *(".htm", ".html", ".xml", ".json", ".csv"),
+)
 TEXT_EXTENSIONS = (".txt", ".md", ".log", ".nfo")
 _USUAL = {
     *IMAGE_EXTENSIONS,

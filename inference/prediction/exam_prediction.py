@@ -4,7 +4,6 @@ An image that the exclusions leave out is in no score: it is named, and its brea
 reader. An image that the exclusions refuse, and a picture that occurs twice, refuse the whole exam.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +12,7 @@ from mammopipe.inference.contract.exclusions import Action, ExcludedImageError
 from mammopipe.inference.contract.request import OperatingPoint
 from mammopipe.inference.prediction.exam import Combined, LeftOut, ViewScore, left_out
 from mammopipe.inference.prediction.image_prediction import Prediction
+from mammopipe.inference.prediction.same_exposure import Exposures
 from mammopipe.processing.breast.preprocess import Preprocessed
 from mammopipe.processing.datasets.manifest import Laterality
 from mammopipe.processing.errors import ConfigError, DuplicatePictureError, ImageError
@@ -84,20 +84,18 @@ def predict_exam(
     if not mammograms:
         raise ConfigError("an exam needs at least one mammogram")
     prepared = [predictor.prepare(mammogram) for mammogram in mammograms]
-    _check_pictures(prepared)
+    _check_pictures(list(zip(mammograms, prepared, strict=True)))
     found = _judged(predictor, mammograms, prepared, operating_point, exact=predictor.exams_are_exact)
     if predictor.is_close(found.combined):
         return _judged(predictor, mammograms, prepared, operating_point, exact=True)
     return found
 
 
-def _check_pictures(prepared: Sequence[Preprocessed]) -> None:
-    seen: set[bytes] = set()
-    for index, view in enumerate(prepared):
-        picture = hashlib.sha256(view.image.tobytes()).digest()
-        if picture in seen:
+def _check_pictures(views: Sequence[tuple[Mammogram, Preprocessed]]) -> None:
+    exposures = Exposures()
+    for index, (mammogram, prepared) in enumerate(views):
+        if exposures.has(mammogram, prepared):
             raise DuplicatePictureError(f"image {index}: the same picture as an earlier image")
-        seen.add(picture)
 
 
 def _judged(

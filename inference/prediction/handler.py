@@ -1,7 +1,5 @@
 """Handles one request in a worker: takes the body's bytes, returns the answer's bytes and the facts for the log."""
 
-import hashlib
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -30,6 +28,7 @@ from mammopipe.inference.contract.schema import (
 )
 from mammopipe.inference.contract.task import Reply as Reply
 from mammopipe.inference.contract.task import Task as Task
+from mammopipe.inference.payload.contents import named_reasons
 from mammopipe.inference.payload.exam_body import Parcel, Source, unpack
 from mammopipe.inference.payload.identity import check_exam
 from mammopipe.inference.payload.limits import HandlerLimits as HandlerLimits
@@ -37,6 +36,7 @@ from mammopipe.inference.prediction.exam import Combined, ViewScore, left_out, o
 from mammopipe.inference.prediction.heatmap import eight_bits, overlay, png
 from mammopipe.inference.prediction.image_answer import Clock, JudgedImage, Reader
 from mammopipe.inference.prediction.predictor import Predictor
+from mammopipe.inference.prediction.same_exposure import Exposures
 from mammopipe.processing.images.mammogram import ReadConfig
 
 
@@ -189,14 +189,14 @@ class _Work:
         Images that are no whole-breast view, or that the exclusions refuse, are left out of every score.
 
         Raises:
-            DuplicateImageError: Two images give the network the same input: the same image as PNG and as DICOM, under
+            DuplicateImageError: Two images are of one exposure: as PNG and as DICOM, with other grey levels, under
                 another instance UID, or mirrored.
             RequestError: An image is damaged, the exclusions refuse the exam, or every image is refused.
         """
         judged = _Judged()
         refusal: RequestError | None = None
         views: list[ViewScore] = []
-        seen: set[bytes] = set()
+        exposures = Exposures()
         for source in sources:
             try:
                 mammogram = self.reader.image(source, explain=self.shows_regions, exact=exact)
@@ -210,12 +210,10 @@ class _Work:
                 refusal = refusal or placed
                 judged.refused.append(_refused(error, source))
                 continue
-            picture = hashlib.sha256(mammogram.prediction.prepared.image.tobytes()).digest()
-            if picture in seen:
+            if exposures.has(mammogram.mammogram, mammogram.prediction.prepared):
                 raise DuplicateImageError("duplicate_image", "the same picture as an earlier image").at(
                     source.index, source.place
                 )
-            seen.add(picture)
             judged.sources.append(source)
             judged.images.append(ImageAnswer(index=source.index, **scores))
             views.append(mammogram.prediction.as_view)
@@ -285,9 +283,8 @@ def _of_refused(view: RefusedView) -> QualityWarning:
 def _of_skipped(skipped: tuple[Skipped, ...]) -> list[QualityWarning]:
     if not skipped:
         return []
-    counts = Counter(str(each.reason) for each in skipped)
-    named = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-    return [QualityWarning(code="skipped-files", message=f"files that are no images were not judged: {named}")]
+    message = f"files that are no images were not judged: {named_reasons(skipped)}"
+    return [QualityWarning(code="skipped-files", message=message)]
 
 
 def _image_facts(image: JudgedImage, reader: Reader) -> dict[str, Any]:

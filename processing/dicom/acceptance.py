@@ -29,7 +29,7 @@ _SOP_CLASSES = {_STORAGE + suffix for suffix in ("1", "1.1", "1.2", "7", "7.2", 
 """CR, DX, Digital Mammography and Breast Projection images for presentation; Secondary Capture, used for old
 mammograms; tomosynthesis storage, which may hold a single generated 2-D image."""
 
-_TOMOGRAPHIC_KINDS = re.compile(r"TOMO|(\w+[_ -])?(SLICE|SLAB)|VOLUME|MIP\b|MPR\b|MAX_IP|PROJ|RECON")
+_TOMOGRAPHIC_KINDS = re.compile(r"TOMO|(\w+[_ -])?(SLICE|SLAB)|VOLUME|(MIP|MPR)(?![A-Z])|MAX_IP|PROJ|RECON")
 MAX_MAGNIFICATION = 1.35
 """Greatest magnification of a contact view: thick breasts reach 1.1; magnification views have at least 1.4."""
 _MAGNIFIED = f"a magnification view (more than {MAX_MAGNIFICATION})"
@@ -146,15 +146,20 @@ _REFUSED_KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a tomosynthesis image", _TOMOGRAPHIC_KINDS),
     (
         "a contrast-enhanced image other than its low-energy one",
-        re.compile(r"ADDITION|HIGH[_ ]?ENERGY|(\w+[_ -])?(SUB\b|SUBTRACT|RECOMB|IODINE)|DES\b|DUAL[_ ]?ENERGY"),
+        re.compile(
+            r"ADDITION|HIGH[_ ]?ENERGY|(\w+[_ -])?(SUB(?![A-Z])|SUBTRACT|RECOMB|IODINE)|DES(?![A-Z])|DUAL[_ ]?ENERGY"
+        ),
     ),
     ("a specimen", re.compile(r".*SPECIMEN")),
     (
         "a screenshot or a secondary result",
-        re.compile(r"SCREEN[ _-]?(SAVE|SHOT|CAP)|LOCALIZER|SCOUT|REPORT|CAD(\b|_)|HEAT[ _-]?MAP|SEGMENTATION"),
+        re.compile(r"SCREEN[ _-]?(SAVE|SHOT|CAP)|LOCALIZER|SCOUT|REPORT|CAD(?![A-Z])|HEAT[ _-]?MAP|SEGMENTATION"),
     ),
-    ("a magnification or spot compression view", re.compile(r"MAG(NIF\w*)?\b|SPOT([ _-]|\b)")),
-    ("an image of quality control or a mask", re.compile(r"FLAT[ _-]?FIELD|CALIB|(\w+[_ -])?PHANTOM|QC\b|MASK\b")),
+    ("a magnification or spot compression view", re.compile(r"MAG(NIF|(?![A-Z]))|SPOT(MAG|COMP|(?![A-Z]))")),
+    (
+        "an image of quality control or a mask",
+        re.compile(r"FLAT[ _-]?FIELD|CALIB|(\w+[_ -])?PHANTOM|(QC|MASK)(?![A-Z])"),
+    ),
 )
 """What an image is whose Image Type has a value that starts like this."""
 

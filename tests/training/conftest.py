@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,8 +27,11 @@ from mammopipe.processing.datasets.manifest import (
 )
 from mammopipe.processing.files import sha256, write_json
 from mammopipe.processing.images.mammogram import write_png
-from mammopipe.training.evaluate import main
+from mammopipe.training.evaluate import evaluate, main
+from mammopipe.training.evaluation.config import EvaluationJobConfig
+from mammopipe.training.evaluation.data import SegmentedData, read_candidates
 from mammopipe.training.evaluation.fit_audit import training_digest
+from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.archive import pack
 from mammopipe.training.networks import model_directory
@@ -107,6 +111,14 @@ class EvaluationBase:
     @property
     def page(self) -> str:
         return (self.output / "evaluation" / "report.html").read_text()
+
+    def figures(self) -> dict[str, Any]:
+        """Return what the job measures of the inputs, without export and report, which take most of its time."""
+        data, scratch = SegmentedData.read(self.data), self.base / "unpacked"
+        models = read_candidates(self.models, scratch, data.preprocess)
+        held = {name: OutOfFold.read(scratch / name, model.description) for name, model in models.items()}
+        data = data.asked_as(models).with_out_of_fold(held)
+        return evaluate(data, models, EvaluationJobConfig(bootstrap=100))[0]
 
     def records(self) -> list[ImageRecord]:
         return read_manifest(self.data / "manifest.csv")

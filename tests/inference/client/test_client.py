@@ -23,8 +23,10 @@ from mammopipe.inference.client.client import (
     MammographyClient,
     RequestRefusedError,
 )
+from mammopipe.processing.datasets.manifest import Label, Laterality
 from mammopipe.processing.errors import MammopipeError
 from mammopipe.processing.files import write_bytes
+from mammopipe.processing.phantoms.film import make_film
 
 
 @pytest.fixture(autouse=True)
@@ -106,9 +108,10 @@ def test_refusals_carry_code_and_message(client: MammographyClient, source: Any,
 
 
 def other_view(images: Any) -> bytes:
-    """Return another picture of the same breast: the same one twice is refused."""
-    pixels = (images.pixels[: images.pixels.shape[0] * 9 // 10] >> 8).astype("uint8")
-    return b"P5\n%d %d\n255\n" % pixels.shape[::-1] + pixels.tobytes()
+    """Return an image of another exposure: the same one twice is refused."""
+    rows, columns = images.pixels.shape
+    made = make_film(5, label=Label.NORMAL, laterality=Laterality.RIGHT, height=rows, width=columns)
+    return b"P5\n%d %d\n255\n" % (columns, rows) + (made.pixels >> 8).astype("uint8").tobytes()
 
 
 def test_an_exam_is_judged_by_image_by_breast_and_as_a_whole(client: MammographyClient, films: Any) -> None:

@@ -39,11 +39,19 @@ class Archive:
     files: list[bytes] = field(default_factory=list)
     fails: int = 0
     """Instances of a STOW-RS request that are not stored."""
+    replies: dict[str, tuple[str, str, bytes]] = field(default_factory=dict)
+    """Status, media type and body that replace the answer to `qido`, `wado` or `stow`."""
     headers: list[dict[str, str]] = field(default_factory=list)
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         self.headers.append({key: str(value) for key, value in environ.items() if key.startswith("HTTP_")})
         path = environ["PATH_INFO"].strip("/").split("/")
+        service = "stow" if environ["REQUEST_METHOD"] == "POST" else "qido" if path[2:] == ["instances"] else "wado"
+        if service in self.replies:
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            status, kind, body = self.replies[service]
+            start(status, [("Content-Type", kind)])
+            return [body]
         if environ["REQUEST_METHOD"] == "POST":
             return self.stow(environ, start)
         study, held = path[1], [opened(data) for data in self.files]
@@ -233,6 +241,76 @@ def test_what_the_server_does_not_store_is_an_error(archive: tuple[str, Archive]
     url, held = archive
     held.fails = 1
     with pytest.raises(EndpointUnreachableError, match="did not store 1 of 2 results; failure reasons 272"):
+        DicomWeb(url).store(files[:2], study_of(files))
+
+
+DICOM_JSON, PARTS = "application/dicom+json", 'multipart/related; type="application/dicom"; boundary=part'
+
+
+def as_part(data: bytes) -> bytes:
+    return b"--part\r\nContent-Type: application/dicom\r\n\r\n" + data + b"\r\n--part--"
+
+
+@pytest.mark.parametrize(
+    ("service", "reply", "message"),
+    [
+        ("qido", ("401 Unauthorized", "text/html", b"<html>"), "QIDO-RS: the server answered 401"),
+        ("qido", ("200 OK", "text/html", b"<html>"), "QIDO-RS: "),
+        ("qido", ("200 OK", DICOM_JSON, b"[null]"), "QIDO-RS: no DICOMweb answer"),
+        ("wado", ("404 Not Found", DICOM_JSON, b""), "WADO-RS: the server answered 404"),
+        ("wado", ("200 OK", "text/html", b"<html>"), "WADO-RS: no DICOMweb answer"),
+        ("wado", ("200 OK", PARTS, b"--part--"), "WADO-RS: no DICOMweb answer"),
+    ],
+)
+def test_an_answer_that_is_none_is_named_by_its_service(
+    archive: tuple[str, Archive], files: list[bytes], service: str, reply: tuple[str, str, bytes], message: str
+) -> None:
+    url, held = archive
+    held.files, held.replies = files, {service: reply}
+    with pytest.raises(EndpointUnreachableError, match=message) as caught:
+        DicomWeb(url).mammograms(study_of(files))
+    assert study_of(files) not in str(caught.value)
+
+
+@pytest.mark.parametrize("sent", ["another", "truncated"])
+def test_another_instance_than_the_one_asked_for_is_refused(
+    archive: tuple[str, Archive], files: list[bytes], sent: str
+) -> None:
+    url, held = archive
+    data = files[-1] if sent == "another" else files[0][:400]
+    held.files, held.replies = files, {"wado": ("200 OK", PARTS, as_part(data))}
+    with pytest.raises(EndpointUnreachableError, match="WADO-RS"):
+        DicomWeb(url).mammograms(study_of(files))
+
+
+@pytest.mark.parametrize("number", ["1.0", "x7", None])
+def test_an_instance_number_that_is_no_integer_is_no_obstacle(
+    archive: tuple[str, Archive], files: list[bytes], number: str | None
+) -> None:
+    url, held = archive
+    held.files = files
+    found = [held.qido(opened(data)) for data in files]
+    found[0]["00200013"]["Value"] = [number]
+    held.replies = {"qido": ("200 OK", DICOM_JSON, json.dumps(found).encode())}
+    assert sorted(opened(data).SOPInstanceUID for data in DicomWeb(url).mammograms(study_of(files))) == sorted(
+        instances(files)
+    )
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"00081198": {"vr": "SQ", "Value": [{"00081150": {"vr": "UI", "Value": ["1.2"]}}]}}, "reasons not stated"),
+        ({"0008119A": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [272]}}]}}, "failure reasons 272"),
+        ({"00081199": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": ["1.2"]}}]}}, "confirms 0 of 2"),
+    ],
+)
+def test_a_result_whose_storage_is_not_confirmed_is_an_error(
+    archive: tuple[str, Archive], files: list[bytes], stored: dict[str, Any], message: str
+) -> None:
+    url, held = archive
+    held.replies = {"stow": ("202 Accepted", DICOM_JSON, json.dumps(stored).encode())}
+    with pytest.raises(EndpointUnreachableError, match=message):
         DicomWeb(url).store(files[:2], study_of(files))
 
 

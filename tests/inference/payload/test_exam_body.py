@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pydicom
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -167,6 +168,70 @@ def test_images_that_are_too_large_together_are_refused() -> None:
 def test_what_systems_add_to_an_archive_is_passed_over() -> None:
     files = [("exam/", b""), ("exam/1.dcm", FILES[0]), ("__MACOSX/exam/._1.dcm", b"x"), ("exam/.DS_Store", b"y")]
     assert files_of(unpack(ZIP, zipped(files), LIMITS)) == FILES[:1]
+
+
+def dicom(sop_class: str, **attributes: Any) -> bytes:
+    """Return a DICOM object without an image."""
+    dataset, target = pydicom.Dataset(), io.BytesIO()
+    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.PatientName = sop_class, "1.2.3", "DOE^JANE"
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.save_as(target, enforce_file_format=True)
+    return target.getvalue()
+
+
+STORAGE = "1.2.840.10008.5.1.4.1.1"
+ICON = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 64, 48)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("more.zip", zipped([("a", FILES[0])]), "archive"),
+        ("MORE", zipped([("a", FILES[0])]), "archive"),
+        ("more.tar.gz", b"\x1f\x8b\x08", "archive"),
+        ("more.7z", b"7z\xbc\xaf\x27\x1c", "archive"),
+        ("viewer.jar", zipped([("a", b"b")]), "program"),
+        ("list.xlsx", zipped([("a", b"b")]), "document"),
+        ("preview.jpg", b"\xff\xd8\xff\xe0", "picture"),
+        ("PREVIEW", b"\xff\xd8\xff\xe0", "picture"),
+        ("logo.bmp", b"BM\0\0", "picture"),
+        ("icon.png", ICON, "picture"),
+        ("Thumbs.db", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\0", "document"),
+        ("help.chm", b"ITSF\3\0", "program"),
+        ("font", b"wOF2\0\1", "program"),
+        ("LOCKFILE", b"", "text"),
+        ("a.dcm", dicom(f"{STORAGE}.200.2"), "other-object"),
+        ("a.dcm", dicom(f"{STORAGE}.66.5"), "other-object"),
+        ("a.dcm", dicom(f"{STORAGE}.104.3"), "document"),
+        ("a.dcm", dicom("1.3.12.2.1107.5.9.1"), "other-object"),
+    ],
+)
+def test_what_a_study_on_a_disc_has_beside_its_images_is_skipped(name: str, data: bytes, reason: str) -> None:
+    parcel = unpack(ZIP, zipped([("IM1", FILES[0]), (name, data)]), LIMITS)
+    assert files_of(parcel) == FILES[:1]
+    assert [str(each.reason) for each in parcel.skipped] == [reason]
+    error = refused(ZIP, zipped([(name, data)]))
+    assert (error.code, error.message) == (
+        "no_images",
+        f"an exam needs at least one image; files that are none: 1 {reason}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("damaged", b"\1\2\3\0"),
+        ("empty.dcm", b""),
+        ("a.dcm", dicom(f"{STORAGE}.1.2")),
+        ("a.dcm", dicom("1.3.12.2.1107.5.9.2", Rows=4)),
+        ("large.png", ICON.replace(struct.pack(">I", 64), struct.pack(">I", 640))),
+    ],
+)
+def test_what_may_be_a_damaged_image_is_no_file_to_skip(name: str, data: bytes) -> None:
+    assert data in files_of(unpack(ZIP, zipped([("IM1", FILES[0]), (name, data)]), LIMITS))
 
 
 def test_an_archive_without_images_is_refused() -> None:

@@ -10,6 +10,7 @@ import pytest
 from mammopipe.inference.contract.exclusions import Action, ExcludedImageError, Rule
 from mammopipe.inference.contract.request import OperatingPoint
 from mammopipe.inference.prediction.exam_prediction import predict_exam
+from mammopipe.processing.breast.chest_side import Side
 from mammopipe.processing.datasets.manifest import Laterality
 from mammopipe.processing.errors import ConfigError, DuplicatePictureError
 from mammopipe.processing.image_flags import ImageFlag
@@ -19,8 +20,9 @@ POINT = OperatingPoint.SPECIFICITY
 
 
 def image(number: int, side: Laterality | None = L, action: Action | None = None) -> Any:
-    """Return a mammogram whose picture is a number; with an action, the exclusions apply to it."""
-    return SimpleNamespace(number=number, laterality=side, action=action)
+    """Return a mammogram whose picture is noise of a number; with an action, the exclusions apply to it."""
+    pixels = np.random.default_rng(number).integers(1, 65535, (64, 48)).astype(np.uint16)
+    return SimpleNamespace(number=number, laterality=side, action=action, pixels=pixels)
 
 
 class Recorder:
@@ -32,7 +34,8 @@ class Recorder:
         self.combined: list[tuple[Any, ...]] = []
 
     def prepare(self, mammogram: Any) -> Any:
-        return SimpleNamespace(image=np.full((2, 2), mammogram.number, np.float32))
+        region = SimpleNamespace(mask=np.ones(mammogram.pixels.shape, np.bool_), chest_side=Side.LEFT)
+        return SimpleNamespace(image=np.full((2, 2), mammogram.number, np.float32), region=region)
 
     def judge(self, mammogram: Any, prepared: Any, *, operating_point: OperatingPoint, exact: bool = False) -> Any:
         assert operating_point is POINT and prepared.image[0, 0] == mammogram.number

@@ -21,6 +21,7 @@ from mammopipe.processing.errors import ConfigError, DuplicatePictureError
 from mammopipe.processing.files import sha256, write_bytes, write_json
 from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.images.mammogram import read_mammogram, write_png
+from mammopipe.processing.phantoms.film import make_film
 from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.networks import model_directory
 from tests.points import image_point, level_figures
@@ -34,9 +35,9 @@ def predictor(base: Path) -> Predictor:
 
 
 def another(images: Any, **changes: Any) -> Any:
-    """Return a mammogram with another picture than the film's."""
-    found = film(images)
-    return dataclasses.replace(found, pixels=found.pixels[:-40].copy(), **changes)
+    """Return a mammogram of another exposure than the film's."""
+    made = make_film(5, label=Label.NORMAL, laterality=Laterality.RIGHT, height=360, width=320)
+    return dataclasses.replace(film(images), pixels=made.pixels, **changes)
 
 
 def film(images: Any) -> Any:
@@ -174,8 +175,8 @@ def test_an_exam_is_a_sequence_of_images(predictor: Predictor, films: Any) -> No
 
 
 def flagged(images: Any, flag: ImageFlag) -> Any:
-    found = film(images)
-    return dataclasses.replace(found, pixels=found.pixels[:-60].copy(), flags=(flag,))
+    made = make_film(6, label=Label.NORMAL, laterality=Laterality.RIGHT, height=340, width=320)
+    return dataclasses.replace(film(images), pixels=made.pixels, flags=(flag,))
 
 
 def test_an_image_that_the_exclusions_leave_out_is_in_no_score_and_refers_its_breast(base: Path, films: Any) -> None:

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,16 +18,18 @@ import pytest
 from mammopipe.pipelines import PipelineConfig
 from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.backends.step_status import Status
-from mammopipe.pipelines.runs import launch, preflight
+from mammopipe.pipelines.runs import launch, preflight, sources
 from mammopipe.pipelines.runs.folder import AGAIN, WORK, RunFolder, find_run, list_runs
 from mammopipe.pipelines.runs.launch import start
 from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.container.job import NO_DISK
 from mammopipe.processing.errors import ConfigError, LabelError, StorageError
+from mammopipe.processing.phantoms.trees import write_phantoms
 from mammopipe.processing.splits.read_register import entries
 from tests.pipelines.scripted import BODIES, CONFIG, EVALUATION, Compiled, compile_scripted
 
 Start = Callable[..., Run]
+PHANTOMS = 30
 
 
 @pytest.fixture
@@ -34,12 +37,28 @@ def said() -> list[str]:
     return []
 
 
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images that every run here makes anew: they are drawn once."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms("mias", folder, PHANTOMS)
+    return folder
+
+
 @pytest.fixture
-def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> Start:
+def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], phantoms: Path) -> Start:
+    def copied(dataset: str, folder: Path, images: int) -> None:
+        if (dataset, images) == ("mias", PHANTOMS):
+            shutil.copytree(phantoms, folder, dirs_exist_ok=True)
+        else:
+            write_phantoms(dataset, folder, images)
+
+    monkeypatch.setattr(sources, "write_phantoms", copied)
+
     def begin(changes: dict[str, str] | None = None, **options: Any) -> Run:
         compiled = Compiled(compile_scripted(tmp_path / "scripts", changes))
         monkeypatch.setattr(launch, "build_pipeline", lambda config: compiled)
-        options = {"films": 30, "runs": tmp_path / "runs", "say": said.append} | options
+        options = {"films": PHANTOMS, "runs": tmp_path / "runs", "say": said.append} | options
         return start(PipelineConfig.load(**CONFIG), **options)
 
     return begin

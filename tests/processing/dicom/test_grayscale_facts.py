@@ -320,6 +320,20 @@ def test_a_linear_window_of_width_one_is_a_step() -> None:
     assert step(np.array([9.0, 9.5, 9.6, 10.0])).tolist() == [0, 0, 1, 1]
 
 
+def test_the_other_windows_by_hand() -> None:
+    exact = Window(VoiFunction.LINEAR_EXACT, 10.0, 8.0)
+    assert exact(np.array([5.0, 6.0, 8.0, 10.0, 12.0, 14.0, 30.0])).tolist() == [0, 0, 0.25, 0.5, 0.75, 1, 1]
+    linear = Window(VoiFunction.LINEAR, 10.5, 9.0)
+    assert linear(np.array([5.0, 6.0, 8.0, 10.0, 12.0, 14.0, 30.0])).tolist() == [0, 0, 0.25, 0.5, 0.75, 1, 1]
+    sigmoid = Window(VoiFunction.SIGMOID, 10.0, 8.0)
+    assert sigmoid(np.array([8.0, 10.0, 12.0])) == pytest.approx([1 / (1 + np.e), 0.5, 1 / (1 + np.exp(-1))])
+
+
+def test_values_beyond_the_stored_bits_are_white() -> None:
+    assert presentation(np.array([4095, 4096, 5000]), 12, False, chain()).tolist() == [65535] * 3
+    assert presentation(np.array([-2048, -3000]), 12, True, chain()).tolist() == [0, 0]
+
+
 def test_a_sigmoid_does_not_overflow() -> None:
     sigmoid = Window(VoiFunction.SIGMOID, 0.0, 1e-12)
     with np.errstate(all="raise"):
@@ -345,6 +359,9 @@ def test_padding_shows_only_where_it_would_be_brighter_than_black() -> None:
     assert padding_shows(16, False, chain(padding=(0, 256)))
     assert padding_shows(16, False, chain(padding=(0, 0), inverted=True))
     assert not padding_shows(16, False, chain(padding=(65535, 65535), inverted=True))
+    assert padding_shows(12, True, chain(padding=(-2048, -2000))) and not padding_shows(
+        12, True, chain(padding=(-2048,) * 2)
+    )
     # Only values that can be stored count.
     assert not padding_shows(12, False, chain(padding=(4096, 5000))) and padding_shows(
         12, False, chain(padding=(4095,) * 2)

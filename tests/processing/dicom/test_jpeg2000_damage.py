@@ -8,11 +8,15 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+import pydicom
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom.encaps import encapsulate
+from pydicom.data import get_testdata_file
+from pydicom.encaps import encapsulate, get_frame
 
+from mammopipe.processing.dicom.codestreams.jpeg2000 import with_checked_ends
+from mammopipe.processing.dicom.codestreams.jpeg2000_damage import VERBOSE, differences
 from mammopipe.processing.images.mammogram import CorruptImageError, ReadConfig, read_mammogram
 from mammopipe.processing.phantoms.clinical import Kind, make_clinical_phantom
 
@@ -61,6 +65,25 @@ def test_whole_files_of_every_kind_are_read(
     frame = encoded(shown, **options)
     expected = np.asarray(Image.open(BytesIO(frame)))
     assert np.array_equal(read_mammogram(dicom(make_dicom, shown, frame)).pixels, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder"),
+    [
+        ("JPEG2000.dcm", b"Kakadu-2.2"),
+        ("J2K_pixelrep_mismatch.dcm", b"JasPer Version 1.701.0"),
+        ("693_J2KI.dcm", b"GDCM/OpenJPEG version 2.3.0"),
+        ("MR_small_jp2klossless.dcm", b"GDCM/OpenJPEG version 2.0"),
+    ],
+)
+def test_other_encoders_end_where_they_should(name: str, encoder: bytes) -> None:
+    """The files come with pydicom; they are no mammograms, so only their codestreams are decoded."""
+    dataset = pydicom.dcmread(get_testdata_file(name))
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    assert encoder in frame
+    with differences(1) as found:
+        imagecodecs.jpeg2k_decode(with_checked_ends(frame, name), verbose=VERBOSE)
+    assert not found
 
 
 def damaged(frame: bytes, number: int) -> bytes:

@@ -201,6 +201,20 @@ def test_a_picture_that_lies_elsewhere_in_its_image_is_found(tmp_path: Path) -> 
     assert finding.images == ("a", "b") and float(finding.message.rsplit(" ", 1)[1]) > 0.9
 
 
+def test_each_leaked_picture_is_a_finding_of_its_own(tmp_path: Path) -> None:
+    records = [stored(tmp_path, row(f"a{seed}", TRAIN), texture(seed)) for seed in (1, 2)]
+    records += [stored(tmp_path, row(f"b{seed}", TEST), lighter(texture(seed))) for seed in (1, 2)]
+    assert kinds(audit_leakage(records, tmp_path)) == [("same-film", ("a1", "b1")), ("same-film", ("a2", "b2"))]
+
+
+def test_a_picture_without_a_whole_block_is_found_by_its_features(tmp_path: Path) -> None:
+    strip = texture(1)
+    strip[:, :75] = strip[:, 115:] = 0
+    records = [stored(tmp_path, row("a", TRAIN), strip), stored(tmp_path, row("b", TEST), lighter(strip))]
+    [finding] = audit_leakage(records, tmp_path).findings
+    assert finding.images == ("a", "b") and finding.message.endswith("and they share no whole block of pixels")
+
+
 def test_a_copy_that_shows_its_source_is_not_compared_and_one_that_does_not_is(tmp_path: Path) -> None:
     copied = (TRAIN, TEST)
     records = [

@@ -308,22 +308,20 @@ def test_a_leak_is_told_and_does_not_stop_the_job(evaluation_base, monkeypatch):
     assert "Information crossed between splits" in evaluation_base.page
 
 
-def test_of_equal_candidates_the_first_by_name_is_selected(evaluation_base, monkeypatch):
+def test_of_equal_candidates_the_first_by_name_is_selected(evaluation_base):
     best = evaluation_base.models / "second" / "model.tar.gz"
     for name in ("zebra", "apple"):
         (evaluation_base.models / name).mkdir()
         (evaluation_base.models / name / "model.tar.gz").write_bytes(best.read_bytes())
     (evaluation_base.models / "first" / "model.tar.gz").unlink()
-    assert run(evaluation_base, monkeypatch) == 0
-    assert evaluation_base.evaluation["selected"]["cnn"] == "apple"
+    assert evaluation_base.figures()["selected"]["cnn"] == "apple"
 
 
-def test_the_baseline_answers_the_majority_class_of_the_training_originals(evaluation_base, monkeypatch):
+def test_the_baseline_answers_the_majority_class_of_the_training_originals(evaluation_base):
     # Six benign originals stay, with four normal and four malignant ones; validation and test are balanced.
     gone = {"train000", "train002", "train003", "train005"}
     evaluation_base.change(lambda record: None if record.image_id in gone or record.source_image_id else record)
-    assert run(evaluation_base, monkeypatch) == 0
-    baseline = evaluation_base.evaluation["baseline"]
+    baseline = evaluation_base.figures()["baseline"]
     assert baseline["class"] == "benign"
     assert baseline["test"]["confusion_matrix"] == [[0, 8, 0]] * 3
     assert baseline["test"]["macro_auc"]["value"] == 0.5

@@ -97,7 +97,7 @@ def test_what_was_fitted_on_the_development_set_passes_the_audit_and_is_named(ev
     assert evaluation["pointing"]["validation"]["both"]["images"] == lesions > 0
 
 
-def test_a_patient_in_two_folds_fails_the_audit(evaluation_base, monkeypatch):
+def test_a_patient_in_two_folds_fails_the_audit(evaluation_base):
     seen = Counter()
 
     def apart(record):
@@ -106,7 +106,7 @@ def test_a_patient_in_two_folds_fails_the_audit(evaluation_base, monkeypatch):
 
     cross_validate(evaluation_base, "first", 0)
     cross_validate(evaluation_base, "second", 1, apart)
-    evaluation = evaluate(evaluation_base, monkeypatch)
+    evaluation = evaluation_base.figures()
     found = [item for item in evaluation["leakage"]["findings"] if item["kind"] == "held-out-film-known"]
     assert not evaluation["leakage"]["passed"] and len(found) == sum(count > 1 for count in seen.values()) > 0
     assert all(item["message"].startswith("second: ") for item in found)
@@ -179,7 +179,7 @@ def test_several_deals_are_judged_by_their_mean_and_each_is_reported(evaluation_
     assert spread["highest"] == max(each) and spread["standard_deviation"] == pytest.approx(np.std(each, ddof=1))
 
 
-def test_a_patient_in_two_folds_of_any_deal_fails_the_audit(evaluation_base, monkeypatch):
+def test_a_patient_in_two_folds_of_any_deal_fails_the_audit(evaluation_base):
     seen = Counter()
 
     def apart(record):
@@ -188,6 +188,6 @@ def test_a_patient_in_two_folds_of_any_deal_fails_the_audit(evaluation_base, mon
 
     cross_validate(evaluation_base, "second", 0)
     cross_validate_in_deals(evaluation_base, "first", (fold_of, apart))
-    evaluation = evaluate(evaluation_base, monkeypatch)
+    evaluation = evaluation_base.figures()
     found = [item for item in evaluation["leakage"]["findings"] if item["kind"] == "held-out-film-known"]
     assert not evaluation["leakage"]["passed"] and len(found) == sum(count > 1 for count in seen.values()) > 0

@@ -33,6 +33,7 @@ SCORES = np.array([0.2, 0.6, 0.6, 0.1])
 def test_a_metric_of_classes(metric: Metric, name: str, share: bool, kinds: list[int]) -> None:
     assert (metric.name, metric.share) == (name, share)
     assert metric.kinds(LABELS, PROBABILITIES).tolist() == kinds
+    assert metric.raised == (name == "expected_calibration_error")
     assert metric.least_images == (3000 if name == "expected_calibration_error" else 0)
     ranges = {"log_loss": Scale.POSITIVE, "brier": Scale.UP_TO_TWO}
     assert metric.scale is ranges.get(name, Scale.SHARE)

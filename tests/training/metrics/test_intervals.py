@@ -54,7 +54,7 @@ def expected(
 
 @pytest.mark.parametrize(
     ("patients", "images", "seed"),
-    [(12, 2, 0), (12, 2, 1), (3, 5, 2), (40, 1, 3), (230, 1, 4), (1000, 1, 5), (1001, 1, 6)],
+    [(12, 2, 0), (12, 2, 1), (5, 3, 2), (40, 1, 3), (230, 1, 4), (1000, 1, 5), (1001, 1, 6)],
 )
 @pytest.mark.parametrize("level", [0.95, 0.5])
 def test_the_interval_is_that_of_the_formula(patients: int, images: int, seed: int, level: float) -> None:
@@ -145,13 +145,30 @@ def test_two_patients_of_the_rarest_kind_are_the_least() -> None:
     assert interval(none, 10).low is None, "no image enters the metric"
 
 
+@pytest.mark.parametrize("scale", [Scale.REAL, Scale.POSITIVE, Scale.UP_TO_TWO])
+def test_a_metric_that_is_no_proportion_needs_five_patients(scale: Scale) -> None:
+    metric = known(np.linspace(0.4, 0.6, 10), 0.5, scale=scale)
+    assert interval(metric, 10, patients=4, images=8).low is None
+    assert interval(metric, 10, patients=5, images=8).low is not None
+
+
+def test_the_rise_by_chance_lowers_the_lower_bound_alone() -> None:
+    figures = np.linspace(0.5, 0.7, 10)
+    plain, raised = (interval(known(figures, 0.5, raised=each), 10) for each in (False, True))
+    assert plain.low is not None and raised.low is not None and raised.high == plain.high
+    logits = [np.log(low / (1 - low)) for low in (plain.low, raised.low)]
+    assert logits[0] - logits[1] == pytest.approx((0.6 - 0.5) / (0.5 * 0.5)), "the mean of the draws is 0.6"
+    fallen = [interval(known(figures, 0.7, raised=each), 10) for each in (False, True)]
+    assert fallen[0] == fallen[1], "draws that lie lower are no rise"
+
+
 def test_a_spread_that_is_only_rounding_is_none() -> None:
     noise = np.linspace(-1, 1, 12)
     for value in (0.5, 0.0004):
         limit = 1e-12 * max(value, 1e-3)
         for factor, has_interval in ((0.9, False), (1.1, True)):
             figures = value + noise / noise.std(ddof=1) * limit * factor
-            found = interval(known(figures, value, scale=Scale.REAL), 12)
+            found = interval(known(figures, value, scale=Scale.REAL), 12, patients=5)
             assert (found.low is not None) == has_interval, (value, factor)
 
 
@@ -173,9 +190,9 @@ def test_a_share_at_a_bound_has_the_exact_interval_of_its_patients(value: float,
 
 def test_bounds_beyond_every_number_are_none() -> None:
     figures = np.linspace(0, 40, 10)
-    found = interval(known(figures, 0.001, scale=Scale.POSITIVE), 10)
+    found = interval(known(figures, 0.001, scale=Scale.POSITIVE), 10, patients=5)
     assert (found.value, found.low, found.high) == (0.001, None, None)
-    near = interval(known(figures, 20.0, scale=Scale.POSITIVE), 10)
+    near = interval(known(figures, 20.0, scale=Scale.POSITIVE), 10, patients=5)
     assert near.low is not None and near.high is not None and 0 < near.low < 20 < near.high
 
 

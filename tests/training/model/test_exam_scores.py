@@ -1,12 +1,14 @@
 """From images to breasts and patients: by hand, and by rules that hold for any exam."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mammopipe.training.model.calibration import Calibration
-from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of
+from mammopipe.training.model.exam_scores import BreastRule, Level, beside_other, both_breasts, cases_of, compared
 from mammopipe.training.model.predictions import TestPredictions
 
 
@@ -56,6 +58,29 @@ def test_a_case_is_stood_for_by_one_of_its_images():
         names = {Level.IMAGE: EXAM.image_ids, Level.BREAST: EXAM.breasts, Level.PATIENT: EXAM.patients}[level]
         expected = list(EXAM.image_ids) if level is Level.IMAGE else sorted(set(names))
         assert [names[image] for image in cases.images] == expected
+        assert cases.level is level and cases.malignant.dtype == np.int64
+
+
+def test_predictions_of_breasts_are_combined_into_patients_alone():
+    views = tuple((f"{breast}1", f"{breast}2") for breast in EXAM.breasts)
+    found = cases_of(replace(EXAM, views=views), Calibration(), BreastRule.MEAN)
+    assert list(found) == [Level.BREAST, Level.PATIENT] and all(cases.level is level for level, cases in found.items())
+    assert found[Level.BREAST].scores == pytest.approx([0.1, 0.2, 0.5, 0.7, 0.6, 0.25]), "each row is a breast"
+    assert found[Level.PATIENT].scores == pytest.approx([0.7, 0.5]), "the most suspicious, whatever the rule of views"
+    assert found[Level.PATIENT].malignant.tolist() == [1, 0] and found[Level.PATIENT].images.tolist() == [1, 0]
+
+
+def test_compared_breasts_have_the_logits_of_the_comparison():
+    both = replace(EXAM, breasts=("b-R", "a-L", "b-L", "a-R", "a-L", "b-L"))
+    kept, places = compared(both, 0.5)
+    assert places.tolist() == list(range(6))
+    assert kept.logits == pytest.approx(beside_other(both.logits, both.patients, both.breasts, 0.5))
+    assert kept.logits[3] == pytest.approx(both.logits[3] - 0.5 * both.logits[[1, 4]].mean(axis=0))
+    assert both_breasts(both.patients, both.breasts).dtype == np.bool_
+
+
+def test_nothing_is_compared_with_nothing():
+    assert beside_other(np.zeros((0, 3)), [], [], 0.5).shape == (0, 3)
 
 
 def test_scores_are_calibrated_before_they_are_combined():
