@@ -101,7 +101,7 @@ def figures(
         "level": str(predictions.level),
         "classes": [str(label) for label in classes],
         "model_classes": of_model,
-        "labels": _labels(cases.records),
+        **_tallies(cases.records, judgement.images),
         "bootstrap": {"resamples": plan.bootstrap, "seed": plan.seed},
         "counts": _counts(judgement, cases, truth, classes),
         "refused": [{"image_id": name, "reason": reason} for name, reason in judgement.refused],
@@ -111,16 +111,20 @@ def figures(
         "subgroups": subgroups(cases.records, image_cases(predictions, scaling), right, threshold, draws),
         "calibration": _calibration(predictions, scaling, draws, truth, shares),
         "referred": figure(share_of, _flags(cases.referred), np.zeros(len(cases.referred)), draws),
-        "referral_reasons": dict(Counter(code for image in judgement.images for code in image.reasons).most_common()),
         "drift": _drift(description, judgement.images, scaling.probabilities(of_images.logits)),
         "pointing": _pointing(judgement.images, Resamples.draw(of_images.patients, n=plan.bootstrap, seed=plan.seed)),
         "froc": _froc(judgement.images),
     }
 
 
-def _labels(images: Sequence[ImageRecord]) -> dict[str, int]:
-    found = Counter(record.label for record in images)
-    return {str(label): found[label] for label in Label if found[label]}
+def _tallies(cases: Sequence[ImageRecord], images: Sequence[Judged]) -> dict[str, dict[str, int]]:
+    """Return the number of cases by label, and of images by each reason to refer them to a reader."""
+    found = Counter(record.label for record in cases)
+    reasons = Counter(code for image in images for code in image.reasons)
+    return {
+        "labels": {str(label): found[label] for label in Label if found[label]},
+        "referral_reasons": dict(reasons.most_common()),
+    }
 
 
 def _scorecard(truth: Integers, shares: Floats, classes: Classes, draws: Resamples, *, same: bool) -> dict[str, Any]:
