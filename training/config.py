@@ -279,11 +279,12 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
         network = find_architecture(self.cnn)
         if self.stride not in network.strides:
             able = [own.name for own in ARCHITECTURES.values() if self.stride in own.strides]
-            known = self.stride in TIMM_STRIDES
-            rule = (
-                f"needs cnn={', '.join([*able, 'one of timm'])}, not {self.cnn}" if known else "must be 4, 8, 16 or 32"
-            )
-            raise ConfigError(f"hyperparameter stride={self.stride} {rule}")
+            rule = f" needs cnn={', '.join([*able, 'one of timm'])}, not {self.cnn}"
+            if network.of_timm:
+                rule = f": cnn={self.cnn} has feature maps at stride {network.stated_strides} alone"
+            if self.stride not in TIMM_STRIDES:
+                rule = " must be 4, 8, 16 or 32"
+            raise ConfigError(f"hyperparameter stride={self.stride}{rule}")
         needs = {
             "pooling": self.pooling is not Pooling.MEAN,
             "location_weight": self.location_weight > 0,

@@ -48,6 +48,7 @@ from mammopipe.training.fitting.image_cache import choose_cache
 from mammopipe.training.fitting.loop import fit
 from mammopipe.training.fitting.out_of_fold import CrossValidated
 from mammopipe.training.fitting.run import Progress
+from mammopipe.training.model.architecture import find_architecture
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.network import ImageNetwork
 from mammopipe.training.networks.pretrained import StagedWeights, find_weights
@@ -138,6 +139,7 @@ def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
         )
     used = [record for record in records if record.split in (Split.TRAIN, Split.VALIDATION)]
     shape = (preprocess.height, preprocess.width)
+    find_architecture(config.cnn).require_size(*shape)
     cache = choose_cache(config.cache, len(used), shape)
     images = {
         split: ImageDataset(

@@ -209,6 +209,7 @@ class PipelineConfig(Settings):
         for cnn in self.cnns:
             # Refuses settings that this network does not have. The job would refuse them only an hour later.
             training = self.training_of(cnn)
+            find_architecture(cnn).require_size(self.segmentation.height, self.segmentation.width)
             require_even_batch(training, compute.training_instance_type, compute.training_instance_count)
         self._check_tuning()
         return self

@@ -1,7 +1,8 @@
 """Describes the networks that can be trained and served; needs no torch.
 
 To add a network, write one file beside `training/networks/modified_cnn.py` with a function `build`, and add one line to
-`OWN`. All networks of timm are known by name (`timm_names.txt`, from the pinned version).
+`OWN`. All networks of timm are known by name (`timm_names.txt`, from the pinned version), and by the images that they
+take (`timm_inputs.txt`, which `benchmarks.studies.timm_inputs` finds out).
 """
 
 import difflib
@@ -69,11 +70,30 @@ class Architecture:
     """The strides, in pixels, that its feature maps may have."""
     has_places: bool = True
     """Whether the classifier can judge each place of the feature maps alone."""
+    smallest_side: int = SMALLEST_SIDE
+    """Smallest side of an image, in pixels."""
+    divisor: int = 1
+    """A number by which both sides of an image must be divisible."""
 
     @property
     def of_timm(self) -> bool:
         """Whether timm builds it."""
         return self.module == TIMM
+
+    @property
+    def stated_strides(self) -> str:
+        """The strides as text, for messages."""
+        return ", ".join(map(str, self.strides))
+
+    def require_size(self, height: int, width: int) -> None:
+        """Raise `ConfigError` if the network does not take images of this size, in pixels."""
+        rules = []
+        if min(height, width) < self.smallest_side:
+            rules.append(f"each side must be at least {self.smallest_side}")
+        if height % self.divisor or width % self.divisor:
+            rules.append(f"each side must be a multiple of {self.divisor}")
+        if rules:
+            raise ConfigError(f"cnn={self.name} does not take images of {height} x {width} pixels: {'; '.join(rules)}")
 
 
 TIMM = "timm_network"
@@ -93,16 +113,34 @@ def timm_names() -> frozenset[str]:
     return frozenset((files(__package__) / "timm_names.txt").read_text(encoding="utf-8").split())
 
 
+@cache
+def _timm_inputs() -> dict[str, list[str]]:
+    """Return what `timm_inputs.txt` says of each network of timm, by its name without a tag."""
+    lines = (files(__package__) / "timm_inputs.txt").read_text(encoding="utf-8").splitlines()
+    return {name: rest for name, *rest in (line.split(maxsplit=3) for line in lines)}
+
+
+def _of_timm(name: str) -> Architecture:
+    strides, *rest = _timm_inputs()[name.partition(".")[0]]
+    if strides == "-":
+        raise ConfigError(f"cnn={name}: {' '.join(rest)}")
+    smallest, divisor = map(int, rest)
+    return Architecture(
+        name, TIMM, strides=tuple(map(int, strides.split(","))), smallest_side=smallest, divisor=divisor
+    )
+
+
 def find_architecture(name: str) -> Architecture:
     """Return the properties of a network by its name.
 
     Raises:
-        ConfigError: The name is unknown; the message suggests the nearest names.
+        ConfigError: The name is unknown; the message suggests the nearest names. Or the network has no feature maps, or
+            takes images of one size alone.
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
     if name in timm_names():
-        return Architecture(name, TIMM, strides=TIMM_STRIDES)
+        return _of_timm(name)
     own = ", ".join(ARCHITECTURES)
     near = difflib.get_close_matches(name, sorted({*ARCHITECTURES, *timm_names()}), n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""

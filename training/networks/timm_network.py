@@ -23,7 +23,8 @@ from mammopipe.training.networks.pretrained import unwrapped
 
 _VARIANTS: tuple[Mapping[str, Any], ...] = ({}, {"strict_img_size": False}, {"dynamic_img_size": True})
 """Options of timm, tried in this order, with which a network accepts images of any size."""
-_PROBE = (1, 3, 128, 96)
+_PROBES = ((128, 96), (448, 448))
+"""Sizes of the images, tried in this order, by which the feature maps are found; some networks need large ones."""
 
 
 class Trunk(nn.Module):
@@ -46,14 +47,24 @@ class Trunk(nn.Module):
             network.prune_intermediate_layers(  # type: ignore[operator]
                 [self._taken], prune_norm=not self._last, prune_head=True
             )
-        with torch.inference_mode():
-            shape = tuple(self._raw(torch.zeros(_PROBE)).shape)
-        self._transposed, self.channels = _layout(name, shape, stride)
+        self._transposed, self.channels = self._layout(name, stride)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the feature maps, (N, channels, h, w), of normalised images, (N, 3, H, W)."""
         maps = self._raw(images)
         return maps.permute(0, 3, 1, 2) if self._transposed else maps
+
+    def _layout(self, name: str, stride: int) -> tuple[bool, int]:
+        """Return whether channels come last, and their number, by the first probe that the network takes."""
+        for probe in _PROBES:
+            try:
+                with torch.inference_mode():
+                    maps = self._raw(torch.zeros((1, 3, *probe)))
+                break
+            except (RuntimeError, AssertionError, ValueError):
+                if probe == _PROBES[-1]:
+                    raise
+        return _layout(name, maps, probe, stride)
 
     def _raw(self, images: Tensor) -> Tensor:
         if self._taken is None:
@@ -67,7 +78,7 @@ class Trunk(nn.Module):
 
 def build(name: str, options: BuildOptions) -> ImageNetwork:
     """Return a network of timm as a `FilmNetwork`; raises `ConfigError` for a network without feature maps."""
-    trunk = _trunk(name, options)
+    trunk = trunk_of(name, options)
     own: Any = trunk.network.pretrained_cfg
     body = nn.Sequential(
         OrderedDict[str, nn.Module](
@@ -88,13 +99,23 @@ def build(name: str, options: BuildOptions) -> ImageNetwork:
     )
 
 
-def _trunk(name: str, options: BuildOptions) -> Trunk:
+def trunk_of(name: str, options: BuildOptions, **changes: Any) -> Trunk:
+    """Return a network of timm up to its feature maps.
+
+    Args:
+        name: Name of the network.
+        options: Its options.
+        **changes: Further options of timm.
+
+    Raises:
+        ConfigError: The network has no feature maps, or does not have an option.
+    """
     stochastic: dict[str, Any] = {"drop_path_rate": options.drop_path} if options.drop_path else {}
     reasons = []
     for variant in _VARIANTS:
         try:
             network = timm.create_model(
-                name, pretrained=False, num_classes=0, global_pool="", **stochastic, **variant
+                name, pretrained=False, num_classes=0, global_pool="", **stochastic, **variant, **changes
             ).eval()
             trunk = Trunk(name, network, options.stride)
         except (TypeError, AssertionError, RuntimeError, ValueError) as error:
@@ -117,15 +138,17 @@ def _stage_at(name: str, network: nn.Module, stride: int) -> tuple[int, bool]:
     return found[-1], found[-1] == len(stages or []) - 1
 
 
-def _layout(name: str, shape: tuple[int, ...], stride: int) -> tuple[bool, int]:
+def _layout(name: str, maps: Tensor, probe: tuple[int, int], stride: int) -> tuple[bool, int]:
     """Return whether channels come last, and their number; raises `ConfigError` if the output is not a feature map."""
-    expected = tuple(-(-side // stride) for side in _PROBE[2:])
+    if not isinstance(maps, Tensor):
+        raise ConfigError(f"cnn={name}: its output has {len(maps)} parts; feature maps (N, channels, h, w) are needed")
+    shape, expected = tuple(maps.shape), tuple(-(-side // stride) for side in probe)
     if len(shape) == 4 and shape[2] >= 1 and shape[2:] != (1, 1):
         if shape[1:3] == expected and shape[2:] != expected:
             return True, shape[3]
         return False, shape[1]
     raise ConfigError(
-        f"cnn={name}: its output for an image of {_PROBE[2]} x {_PROBE[3]} pixels has the shape {shape}; "
+        f"cnn={name}: its output for an image of {probe[0]} x {probe[1]} pixels has the shape {shape}; "
         f"feature maps (N, channels, h, w) are needed; vision transformers have them with stride=16"
     )
 

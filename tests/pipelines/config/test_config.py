@@ -7,6 +7,7 @@ from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.config.profiles import PROFILES
 from mammopipe.pipelines.config.recipes import recipes
 from mammopipe.pipelines.config.toml import keys
+from mammopipe.pipelines.runs.preflight import with_parameters
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.config import Learns, TrainConfig
 from mammopipe.training.evaluation.config import Profile
@@ -214,6 +215,17 @@ def test_an_assignment_that_breaks_a_rule_is_one_line(assignment: str, message: 
         PipelineConfig.load(assignments=[assignment])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value) and "<" not in str(caught.value)
+
+
+def test_a_network_that_does_not_take_the_images_is_refused(tmp_path: Path) -> None:
+    small = {"height": 96, "width": 64}
+    with pytest.raises(ConfigError, match="cnn=inception_v3 does not take images of 96 x 64 pixels: each side must be"):
+        PipelineConfig.load(cnns=["inception_v3"], segmentation=small)
+    config = PipelineConfig.load(cnns=["inception_v3"])
+    with pytest.raises(ConfigError, match="ImageWidth=64: .*does not take images of 160 x 64"):
+        with_parameters(config, {"ImageWidth": 64})
+    with pytest.raises(ConfigError, match="stride=32: cnn=vit_tiny_patch16_224 has feature maps at stride 16 alone"):
+        PipelineConfig.load(cnns=["vit_tiny_patch16_224"])
 
 
 def test_any_network_of_timm_can_be_a_candidate(tmp_path: Path) -> None:

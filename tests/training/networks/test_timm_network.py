@@ -1,11 +1,14 @@
 """Networks of timm behave as our own do: maps, places, pooling, activation maps, published weights, export."""
 
+from importlib.resources import files
+
 import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.studies.timm_inputs import described
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import Pooling, find_architecture, fits_weights, timm_names
 from mammopipe.training.networks import layers
@@ -141,7 +144,7 @@ def test_an_unknown_name_suggests_the_nearest():
 def test_what_a_network_cannot_do_is_said():
     with pytest.raises(ConfigError, match="cnn=densenet121: .*drop_path_rate"):
         build_model("densenet121", classes=3, drop_path=0.2)
-    with pytest.raises(ConfigError, match="cnn=vgg11: its output .* feature maps"):
+    with pytest.raises(ConfigError, match="stride=32: cnn=vgg11 has feature maps at stride 4, 8, 16 alone"):
         build_model("vgg11", classes=3)
     with pytest.raises(ConfigError, match="stride=4: cnn=resnet50"):
         build_model("resnet50", classes=3, stride=4)
@@ -172,3 +175,40 @@ def test_normalisation_with_activation_is_shared_and_an_unknown_kind_is_refused(
     assert kinds == {SharedBatchNormAct}
     with pytest.raises(ConfigError, match="BatchNorm1d: several processes cannot share"):
         share_batch_statistics(torch.nn.Sequential(torch.nn.BatchNorm1d(3)), torch.device("cpu"))
+
+
+def test_every_name_has_its_line_of_what_it_takes():
+    lines = (files("mammopipe.training.model") / "timm_inputs.txt").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == sorted(name for name in timm_names() if "." not in name)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "resnet50_clip", "vit_tiny_patch16_224", "test_convnext"])
+def test_the_table_says_what_a_network_takes(name):
+    own = find_architecture(name)
+    assert described(name) == f"{name} {','.join(map(str, own.strides))} {own.smallest_side} {own.divisor}"
+
+
+def test_an_image_that_is_too_small_is_refused_before_the_network_fails():
+    own, network = find_architecture("inception_v3"), build_model("inception_v3", classes=2, stride=16).eval()
+    assert own.smallest_side == 75
+    with pytest.raises(ConfigError, match="cnn=inception_v3 does not take images of 96 x 64 pixels: .* at least 75"):
+        own.require_size(96, 64)
+    assert network(torch.rand(1, 1, 75, 75)).shape == (1, 2)
+
+
+def test_sides_that_patches_do_not_fill_are_refused():
+    own = find_architecture("vit_tiny_patch16_224")
+    own.require_size(96, 64)
+    with pytest.raises(ConfigError, match="vit_tiny_patch16_224 does not take images of 96 x 72 .* a multiple of 16"):
+        own.require_size(96, 72)
+
+
+@pytest.mark.parametrize("name", ["beit_base_patch16_224", "mixer_s32_224", "vit_small_patch14_dinov2.lvd142m"])
+def test_a_network_without_maps_for_images_of_any_size_is_refused_by_name(name):
+    with pytest.raises(ConfigError, match=rf"cnn={name}: it has no feature maps"):
+        find_architecture(name)
+
+
+def test_a_network_of_one_size_is_refused():
+    with pytest.raises(ConfigError, match="mvitv2_tiny: it takes images of few sizes alone, such as 224 x 224 pixels"):
+        find_architecture("mvitv2_tiny")

@@ -1,0 +1,95 @@
+"""Finds which networks of timm have feature maps, at which strides, and the images that they take.
+
+`python -m benchmarks.studies.timm_inputs > training/model/timm_inputs.txt` writes the table that
+`mammopipe.training.model.architecture` reads, so that a network is refused before a job starts. Each network is built
+without memory for its weights (torch's device `meta`), and images of many sizes are put through it, which computes only
+shapes. It takes some ten minutes on one core.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import timm
+import torch
+
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.model.architecture import SMALLEST_SIDE, TIMM_STRIDES, timm_names
+from mammopipe.training.networks.network import BuildOptions
+from mammopipe.training.networks.timm_network import Trunk, trunk_of
+
+MULTIPLES = (1, 2, 4, 8, 14, 16, 28, 32, 56, 64, 112, 128, 192, 224, 256)
+"""The divisors of an image's sides that are tried, in this order."""
+UNCHECKED = ("mvitv2", "sequencer2d")
+"""Families with tables for their own size alone, which the device `meta` does not notice."""
+LARGE = 300
+"""An image with sides from here on is large enough for every network."""
+LARGEST_TRIED = 512
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print one line for each network, or for those that are named: name, strides, smallest side, divisor of sides."""
+    torch.set_num_threads(1)
+    for name in arguments or sorted(name for name in timm_names() if "." not in name):
+        print(described(name), flush=True)
+
+
+def described(name: str) -> str:
+    """Return the line of a network; that of an unusable one is its name, a hyphen, and the reason."""
+    shallow = _shallow(name)
+    for stride in reversed(TIMM_STRIDES):
+        try:
+            with torch.device("meta"):
+                trunk = trunk_of(name, BuildOptions(2, stride=stride), **shallow).eval()
+        except ConfigError:
+            continue
+        size = None if name.startswith(UNCHECKED) else _sizes(trunk)
+        if size is None:
+            return f"{name} - it takes images of few sizes alone, such as {_own_size(name)} pixels"
+        smaller = {each["reduction"] for each in getattr(trunk.network, "feature_info", [])} & {*TIMM_STRIDES}
+        known = hasattr(trunk.network, "forward_intermediates")
+        strides = {stride, *(each for each in smaller if known and each < stride)}
+        return f"{name} {','.join(map(str, sorted(strides)))} {size[1]} {size[0]}"
+    wanted = ", ".join(map(str, TIMM_STRIDES))
+    return f"{name} - it has no feature maps, (N, channels, h, w), at a stride of {wanted} pixels"
+
+
+def _shallow(name: str) -> dict[str, int]:
+    """Return the option that leaves a transformer one block, where it has it: all blocks take the same images."""
+    try:
+        with torch.device("meta"):
+            timm.create_model(name, depth=1)
+    except (TypeError, ValueError, AssertionError):  # its `depth` is another thing
+        return {}
+    return {"depth": 1}
+
+
+def _own_size(name: str) -> str:
+    own = timm.get_pretrained_cfg(name)
+    assert own is not None
+    return " x ".join(map(str, own.input_size[1:]))
+
+
+def _sizes(trunk: Trunk) -> tuple[int, int] | None:
+    """Return the divisor of the sides that a network takes, and its smallest side; `None` if it takes one size."""
+    for multiple in MULTIPLES:
+        first = -(-LARGE // multiple) * multiple
+        if not _takes(trunk, first + multiple, first):
+            continue
+        smallest = -(-SMALLEST_SIDE // multiple) * multiple
+        for side in range(smallest, LARGEST_TRIED + 1, multiple):
+            if _takes(trunk, side, side) and _takes(trunk, first, side):
+                return multiple, side
+    return None
+
+
+def _takes(trunk: Trunk, height: int, width: int) -> bool:
+    try:
+        with torch.device("meta"), torch.inference_mode():
+            maps = trunk(torch.zeros(2, 3, height, width))
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ZeroDivisionError):
+        return False
+    return all(side >= 1 for side in maps.shape[2:])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
