@@ -454,7 +454,7 @@ def test_images_are_predicted_in_parts_as_at_once(evaluation_inputs, monkeypatch
     data = SegmentedData.read(evaluation_inputs.data)
     rows, folder = data.judged(Split.TEST), data.image_folder(Split.TEST)
     whole = predict_split(TestPredictions, models, rows, folder, shape=(96, 64))
-    monkeypatch.setattr("mammopipe.training.evaluation.batch_prediction._FILMS_AT_ONCE", 7)
+    monkeypatch.setattr("mammopipe.training.evaluation.batch_prediction._IMAGES_AT_ONCE", 7)
     monkeypatch.setattr(f"mammopipe.training.evaluation.batch_prediction.{limit}", value)
     parts = predict_split(TestPredictions, models, rows, folder, shape=(96, 64))
     for name in models:
