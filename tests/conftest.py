@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import fork_server, service_models
+from tests.support import fork_server, service_models
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 """Threads of torch that wait for each other sleep. By default they spin, which takes the time of the other worker."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import fork_server
+from tests.support import fork_server
 
 
 def program(folder: Path, text: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Print the table of injected leaks as Markdown: `python -m benchmarks.data.injected_leaks [--mias FOLDER]`.
 
-Every kind of `tests.leak_kinds` is injected once per test image, or once per evaluation. `--mias` uses real images,
-evenly picked from patients of each worst label; otherwise the images are phantoms.
+Every kind of `tests.support.leak_kinds` is injected once per test image, or once per evaluation. `--mias` uses real
+images, evenly picked from patients of each worst label; otherwise the images are phantoms.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.processing.datasets.mias import read_labels
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.splits.assignment import SplitConfig, assign_splits
-from tests.leak_kinds import KINDS, CleanSet, clean_findings, phantom_set
+from tests.support.leak_kinds import KINDS, CleanSet, clean_findings, phantom_set
 
 
 def main(arguments: Sequence[str]) -> int:

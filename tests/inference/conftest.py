@@ -28,7 +28,7 @@ from mammopipe.processing.phantoms.mias_tree import make_film
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.openvino_export import export_network
 from mammopipe.training.networks.registry import build_model
-from tests.points import image_point
+from tests.support.points import image_point
 
 REPOSITORY = Path(__file__).parents[2]
 POINTS = {

@@ -12,7 +12,7 @@ from infra import localstack
 from mammopipe.pipelines.backends.processes import is_supervisor
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
-from tests.cloud import ROOT, Cloud, free_ports, running_cloud
+from tests.support.cloud import ROOT, Cloud, free_ports, running_cloud
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from mammopipe.training.model.architecture import Pooling, Precision
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.registry import build_model
 from mammopipe.training.train import read_inputs, read_stage, train
-from tests import fork_server
+from tests.support import fork_server
 from tests.training.fitting.fit_in_float64 import figures
 
 SETTINGS = {

@@ -8,7 +8,7 @@ import pytest
 from mammopipe.inference.client.answers import Answer, Finding
 from mammopipe.inference.client.errors import EndpointFaultError
 from mammopipe.inference.client.exam_answers import ExamAnswer
-from tests.standin import exam_json, image_json
+from tests.support.standin import exam_json, image_json
 
 
 def test_an_image_s_answer_is_typed() -> None:

@@ -30,7 +30,7 @@ from mammopipe.inference.client.retry import Deadline
 from mammopipe.inference.client.transport import read_answer
 from mammopipe.inference.contract.task import ExamType
 from mammopipe.processing.errors import ConfigError
-from tests.standin import Answering, container, image_json
+from tests.support.standin import Answering, container, image_json
 
 PGM = b"P5\n2 1\n255\n\x01\x02"
 PNG = b"\x89PNG\r\n\x1a\n rest"

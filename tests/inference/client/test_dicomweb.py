@@ -25,7 +25,7 @@ from mammopipe.inference.dicom.results import all_results
 from mammopipe.pipelines import cli
 from mammopipe.processing.errors import ConfigError
 from tests.inference.dicom.dicom_examples import changed, exam, instances, opened, phantom_exams
-from tests.standin import container
+from tests.support.standin import container
 
 PLUGINS = [path for path in map(Path, ("/usr/share/orthanc/plugins", "/usr/lib/orthanc")) if path.is_dir()]
 PLUGIN = next((path for folder in PLUGINS for path in folder.glob("libOrthancDicomWeb.so*")), None)

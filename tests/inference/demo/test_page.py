@@ -24,8 +24,8 @@ from mammopipe.inference.demo import page as demo
 from mammopipe.inference.prediction import heatmap
 from mammopipe.processing.datasets.manifest import Label
 from mammopipe.processing.phantoms.mias_tree import write_rsna_tree
-from tests import standin
 from tests.inference.conftest import REPOSITORY, Server, poll, start
+from tests.support import standin
 
 PERSON = "DOE^JANE"
 DROP = """(files) => {

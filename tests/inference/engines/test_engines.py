@@ -22,7 +22,7 @@ from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.grad_cam import grad_cam
 from mammopipe.training.networks.openvino_export import export_network
 from mammopipe.training.networks.registry import build_model
-from tests.points import image_point
+from tests.support.points import image_point
 
 ROOT = Path(__file__).parents[3]
 SHAPE = (96, 64)

@@ -24,7 +24,7 @@ from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of, compared
 from mammopipe.training.model.operating_points import Goal
 from mammopipe.training.model.predictions import ValidationPredictions, softmax
-from tests.points import image_point, level_figures
+from tests.support.points import image_point, level_figures
 
 L, R = Laterality.LEFT, Laterality.RIGHT
 FINE = Referral(refer=False, reasons=[])

@@ -27,7 +27,7 @@ from mammopipe.processing.files import write_bytes, write_json
 from mammopipe.processing.images.mammogram import ReadConfig
 from mammopipe.processing.phantoms.mias_tree import make_film, write_rsna_tree
 from mammopipe.training.networks import model_directory
-from tests.points import level_figures
+from tests.support.points import level_figures
 
 PGM, JSON, ZIP, DICOM = "image/x-portable-graymap", "application/json", "application/zip", "application/dicom"
 

@@ -24,7 +24,7 @@ from mammopipe.processing.images.mammogram import read_mammogram, write_png
 from mammopipe.processing.phantoms.film import make_film
 from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.networks import model_directory
-from tests.points import image_point, level_figures
+from tests.support.points import image_point, level_figures
 
 CONFIG = PreprocessConfig(height=96, width=64)
 

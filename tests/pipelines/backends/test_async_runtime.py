@@ -25,7 +25,7 @@ from mammopipe.pipelines.backends.async_runtime import AsyncRuntime, AsyncSettin
 from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.processing.errors import ConfigError, StorageError
 from tests.pipelines.conftest import BUCKET
-from tests.standin import Answering, container
+from tests.support.standin import Answering, container
 
 PGM = b"P5\n2 1\n255\n\x01\x02"
 PLACES = {name: f"s3://{BUCKET}/async/{name}" for name in ("input", "output", "failures")}

@@ -11,7 +11,7 @@ import pytest
 
 from mammopipe.pipelines.containers import docker_cli
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
-from tests.cloud import Cloud, running_cloud
+from tests.support.cloud import Cloud, running_cloud
 
 pytestmark = pytest.mark.docker
 IMAGE = "mammopipe/serving:latest"

@@ -14,7 +14,7 @@ from mammopipe.pipelines.backends.async_runtime import AsyncRuntime, AsyncSettin
 from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.runs.folder import RunFolder
 from tests.pipelines.conftest import BUCKET
-from tests.standin import Answering, container, image_json
+from tests.support.standin import Answering, container, image_json
 
 ROOT = Path(__file__).resolve().parents[3]
 Capture = pytest.CaptureFixture[str]

@@ -26,7 +26,7 @@ from mammopipe.processing.phantoms.film import make_film
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.registry import build_model
-from tests.points import image_point, level_figures
+from tests.support.points import image_point, level_figures
 
 WOMEN = 12
 BIRADS = {Label.NORMAL: "1", Label.BENIGN: "2", Label.MALIGNANT: "5"}

@@ -20,7 +20,7 @@ from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.registry import build_model
-from tests.points import image_point, level_figures
+from tests.support.points import image_point, level_figures
 
 IMAGES = 24
 

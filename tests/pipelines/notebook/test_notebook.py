@@ -17,7 +17,7 @@ from mammopipe.pipelines.costs.prices import Prices, Throughput
 from mammopipe.pipelines.graph.definition import build_pipeline
 from mammopipe.pipelines.notebook import graph_picture, roc_picture
 from mammopipe.pipelines.runs.run import Run
-from tests import fork_server
+from tests.support import fork_server
 
 ROOT = Path(__file__).resolve().parents[3]
 NOTEBOOK = ROOT / "pipelines" / "run_pipeline.ipynb"
@@ -112,7 +112,7 @@ def executed(path: Path, folder: Path) -> str:
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
     notebook = nbformat.read(path, as_version=4)
-    forked = f"from tests import fork_server\nfork_server.use({fork_server.shared()})"
+    forked = f"from tests.support import fork_server\nfork_server.use({fork_server.shared()})"
     notebook.cells.insert(0, nbformat.v4.new_code_cell(forked))
     nbclient.NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(folder)}}).execute()
     return json.dumps(notebook)

@@ -21,7 +21,7 @@ from mammopipe.pipelines.runs.launch import start
 from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.phantoms.rsna_tree import write_rsna_tree
 from mammopipe.training.model.archive import unpacked
-from tests import fork_server
+from tests.support import fork_server
 
 # The endpoint that a run keeps outlives the object that started it.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")

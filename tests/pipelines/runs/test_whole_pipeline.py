@@ -15,7 +15,7 @@ from mammopipe.pipelines.backends.local_endpoint import is_healthy
 from mammopipe.pipelines.backends.processes import is_supervisor
 from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
-from tests import fork_server
+from tests.support import fork_server
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = """

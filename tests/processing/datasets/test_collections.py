@@ -21,7 +21,7 @@ from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.read_config import ReadConfig
 from mammopipe.processing.splits.assignment import SplitConfig, keep_splits
 from tests.processing.datasets.conftest import COLLECTIONS, WOMEN
-from tests.spreadsheets import write_spreadsheet
+from tests.support.spreadsheets import write_spreadsheet
 
 
 def read(folder: Path) -> tuple[Table, Path]:

@@ -12,7 +12,7 @@ from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.datasets.registry import dataset_in
 from mammopipe.processing.errors import LabelError
 from mammopipe.processing.images.pgm_png import write_png
-from tests.spreadsheets import write_spreadsheet
+from tests.support.spreadsheets import write_spreadsheet
 
 HEAD = "Patient ID;Patient age;Laterality;View;Acquisition date;File Name;ACR;Bi-Rads"
 ROWS = [("20586908", "6c613a14b80a8591", "R", "CC", "1", "1"), ("20586934", "6c613a14b80a8591", "L", "MLO", "3", "4a")]

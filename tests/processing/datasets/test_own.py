@@ -11,7 +11,7 @@ from mammopipe.processing.datasets import DATASETS, Label, Laterality, Split, Vi
 from mammopipe.processing.datasets.own import arrange, images_of, read_own, unused_columns
 from mammopipe.processing.datasets.own_table import OwnTable, find_table
 from mammopipe.processing.errors import LabelError
-from tests.spreadsheets import write_spreadsheet
+from tests.support.spreadsheets import write_spreadsheet
 
 HEAD = "image,patient,label"
 

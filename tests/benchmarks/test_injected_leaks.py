@@ -14,7 +14,7 @@ from mammopipe.training.evaluation.fit_audit import Fit, audit_fits, training_di
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule
 from mammopipe.training.model.predictions import LeakError
-from tests.leak_kinds import (
+from tests.support.leak_kinds import (
     KINDS,
     CleanSet,
     clean_findings,

@@ -80,7 +80,7 @@ def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_page_has_the_place_for_its_table() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "BENCHMARKS.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "BENCHMARKS.md").read_text(encoding="utf-8")
     assert text.index(BEGIN) < text.index(END)
 
 
@@ -126,7 +126,7 @@ def test_the_table_of_drift_is_made_of_its_rows() -> None:
         )
     table_ = bench_drift.markdown(rows).splitlines()
     assert table_[2:] == ["| other machine | 1 (50) | 3.5 (never) |"]
-    page = (Path(__file__).parents[1] / "docs" / "how-to" / "drift.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "drift.md").read_text(encoding="utf-8")
     assert "\n".join(table_[:2]) in page
     assert all(f"| {shift} |" in page for shift in bench_drift.SHIFTS)
 

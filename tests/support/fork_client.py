@@ -1,4 +1,5 @@
-"""`python -I -S fork_client.py SOCKET SCRIPT|-m MODULE ARGUMENTS...`: runs the command by `tests/fork_server.py`.
+"""`python -I -S fork_client.py SOCKET SCRIPT|-m MODULE ARGUMENTS...`: runs the command by
+`tests/support/fork_server.py`.
 
 It passes on its standard streams, folder, environment and signals, and ends as the command ends. It imports nothing
 that takes time.

@@ -13,9 +13,9 @@ import boto3
 import pytest
 
 from infra import localstack
-from tests import fork_server
+from tests.support import fork_server
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 REGION = "us-east-1"
 CONFIG = """
 cnns = ["modified_cnn"]

@@ -1,12 +1,11 @@
 """Starts our commands by forking a process that has imported what they need.
 
 Importing torch, scikit-learn, matplotlib and the SageMaker SDK takes a job some seconds, more than the rest of its work
-on a few small images. `python -m tests.fork_server SOCKET` imports them once and then waits. For each connection, it
-forks a child that runs one Python command with the caller's arguments, environment, folder and output, and that in all
-else behaves as if it had been started by itself: its signals, its exit code, and its end if the caller is killed. The
-workers of its process pools are forked by a second server, which all commands share: those have the environment and the
-standard error of that server.
-`tests/fork_client.py` is that caller.
+on a few small images. `python -m tests.support.fork_server SOCKET` imports them once and then waits. For each
+connection, it forks a child that runs one Python command with the caller's arguments, environment, folder and output,
+and that in all else behaves as if it had been started by itself: its signals, its exit code, and its end if the caller
+is killed. The workers of its process pools are forked by a second server, which all commands share: those have the
+environment and the standard error of that server. `tests/support/fork_client.py` is that caller.
 """
 
 import atexit
@@ -32,7 +31,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-from tests import service_models
+from tests.support import service_models
 
 VARIABLE = "FORK_SERVER_COMMAND"
 """Environment variable with the command of the server that pytest's main process runs for its workers, as JSON."""
@@ -80,8 +79,8 @@ def running(*, ready: bool = True) -> Iterator[list[str]]:
         executable(path).write_text(f'#!/bin/sh\nexec {shlex.join(python(path))} "$@"\n')
         executable(path).chmod(0o700)
         reading, writing = os.pipe()
-        command = [sys.executable, "-m", "tests.fork_server", path, str(writing)]
-        server = subprocess.Popen(command, cwd=Path(__file__).parents[1], pass_fds=[writing], stdin=subprocess.PIPE)
+        command = [sys.executable, "-m", "tests.support.fork_server", path, str(writing)]
+        server = subprocess.Popen(command, cwd=Path(__file__).parents[2], pass_fds=[writing], stdin=subprocess.PIPE)
         os.close(writing)
         try:
             if ready and not os.read(reading, 1):

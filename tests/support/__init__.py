@@ -1,0 +1,1 @@
+"""What tests share: a local cloud, a fork server for jobs, stand-ins for servers, leaks to plant, label tables."""
