@@ -11,7 +11,7 @@ from mammopipe.processing.container.job import cores
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, split_digest
 from mammopipe.processing.images.image_files import ImageFiles
 from mammopipe.processing.splits.duplicate_index import FeatureStore, candidate_pairs
-from mammopipe.processing.splits.local_agreement import LOCALLY_ALIKE, local_correlation, local_match
+from mammopipe.processing.splits.local_agreement import LEAST_HEIGHT, LOCALLY_ALIKE, local_correlation, local_match
 from mammopipe.processing.splits.near_duplicates import (
     SAME_IMAGE,
     Features,
@@ -297,6 +297,9 @@ def _same_images(
             if value is None or value >= confirmation.limit
         }
         left = [n for n, found in enumerate(matches) if n not in same and found.agreeing >= _DEFORMED_FEATURES]
+        # All prepared images have one height.
+        if left and files.pixels(records[0].path).shape[0] < LEAST_HEIGHT:
+            left = []
         for place, (agreeing, value) in zip(left, pool.map(deformed, left), strict=True):
             if value is not None and value >= confirmation.limit:
                 says = f"{agreeing} features agree place by place, different images have fewer than {LOCALLY_ALIKE}"
