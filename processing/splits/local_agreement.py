@@ -21,8 +21,8 @@ Measured on mini-MIAS at 384 x 240 pixels: of 9,000 pairs of different images, a
 than 15, with correlations of at most 0.58; of 12,000 pairs of phantoms none has more than 10.
 """
 LEAST_HEIGHT = 192
-"""Least height, in pixels, of images that are compared place by place. A lower image has no fine detail at the height at
-which images are compared: its smooth patterns, moved a few pixels and deformed, fit those of other images."""
+"""Least height, in pixels, of images that are compared place by place. A lower image has no fine detail at the height
+at which images are compared: its smooth patterns, moved a few pixels and deformed, fit those of other images."""
 _CELLS, _CELL = 6, 24
 """Least number of cells of this side, in pixels, that these features lie in. Different images may share one structure:
 a marker, or a phantom's drawn lesion, which fills up to four cells."""
