@@ -9,6 +9,7 @@ CID 4014 (views) and CID 4015 (view modifiers), annex L (Body Part Examined).
 import re
 from collections.abc import Callable, Iterator
 
+from pydicom import config
 from pydicom.uid import UID
 
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
@@ -91,8 +92,9 @@ def _says(tags: Tags, tag: Tag, meaning: str) -> str:
 
 
 def _named(uid: str) -> str:
-    known = re.fullmatch(r"[0-9.]{1,64}", uid) and UID(uid).name != uid
-    return UID(uid).name if known else quoted(uid)
+    # A damaged UID such as "1.2." is no reason for a warning by pydicom.
+    name = UID(uid, validation_mode=config.IGNORE).name if re.fullmatch(r"[0-9.]{1,64}", uid) else uid
+    return quoted(uid) if name == uid else name
 
 
 def _modality(tags: Tags) -> str:

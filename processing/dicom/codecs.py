@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pydicom import config
 from pydicom.uid import UID
 
 from mammopipe.processing.errors import UnsupportedImageError
@@ -71,7 +72,7 @@ def syntax_of(uid: str, where: str) -> Syntax:
         # With a damaged length, this value includes bytes of the following attributes, which must not be shown.
         shown = f"{len(uid)} characters that are no UID"
         if re.fullmatch(r"[0-9.]{1,64}", uid):
-            name = _NEWER_NAMES.get(uid, UID(uid).name)
+            name = _NEWER_NAMES.get(uid, UID(uid, validation_mode=config.IGNORE).name)
             shown = repr(uid) if name == uid else f"{uid!r} ({name})"
         raise UnsupportedImageError(
             f"{where}: TransferSyntaxUID (0002,0010) is {shown}: no decoder for this transfer syntax"

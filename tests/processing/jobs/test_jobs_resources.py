@@ -92,7 +92,7 @@ def test_memory_does_not_grow_with_the_number_of_images(trees: dict[int, Path], 
             "augmented-images": tmp_path / f"none-{images}",
         }
         base = tmp_path / f"segment-{images}"
-        process = start("segment", base, inputs, "--height", "96", "--width", "64", "--montage-films", "0")
+        process = start("segment", base, inputs, "--height", "96", "--width", "64", "--montage-images", "0")
         peaks["segment", images] = watched(process, base)
     # A job that held its films would need this much more for the many; a quarter of that is the machine's noise.
     held = (MANY - FEW) * PER_IMAGE_MIB
