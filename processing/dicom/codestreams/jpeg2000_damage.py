@@ -35,6 +35,7 @@ class _Collector(logging.Filter):
         """The reports of the threads that one decoder started."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Keep what is reported to a decoder that is being watched; let other records pass if no decoder is."""
         found = getattr(self.own, "found", None)
         found = self.others if found is None else found
         report = _REPORT.search(record.getMessage())

@@ -6,9 +6,15 @@ import cv2
 import numpy as np
 import pytest
 
-from mammopipe.processing.datasets.manifest import Split
+from mammopipe.processing.datasets.manifest import ImageRecord, Split
 from mammopipe.processing.splits.leakage_audit import audit_leakage
-from mammopipe.processing.splits.local_agreement import LOCALLY_ALIKE, LocalMatch, local_correlation, local_match
+from mammopipe.processing.splits.local_agreement import (
+    LEAST_HEIGHT,
+    LOCALLY_ALIKE,
+    LocalMatch,
+    local_correlation,
+    local_match,
+)
 from mammopipe.processing.splits.near_duplicates import Features, features, match
 from mammopipe.processing.splits.pixel_confirmation import LEAST_LIMIT, correlation, detail
 from tests.processing.splits.test_leakage_findings import Pixels, row, stored, texture
@@ -58,13 +64,32 @@ def test_images_without_features_do_not_agree() -> None:
         assert found.agreeing == 0 and local_correlation(detail(texture(1)), detail(texture(1)), found) is None
 
 
-def test_the_audit_finds_a_deformed_copy_and_says_how(tmp_path: Path) -> None:
-    records = [
-        stored(tmp_path, row("z-train", Split.TRAIN), texture(1)),
-        stored(tmp_path, row("other", Split.TRAIN), texture(2)),
-        stored(tmp_path, row("a-test", Split.TEST), deformed(texture(1), 0.025, seed=2)),
-        stored(tmp_path, row("b-test", Split.TEST), texture(3)),
+def deformed_set(folder: Path, height: int, seed: int) -> list[ImageRecord]:
+    """Return four images of this height, of which one is a deformed copy of another in another split."""
+    pictures = {
+        "z-train": texture(1),
+        "other": texture(2),
+        "a-test": deformed(texture(1), 0.025, seed),
+        "b-test": texture(3),
+    }
+    return [
+        stored(
+            folder,
+            row(name, Split.TEST if name.endswith("test") else Split.TRAIN),
+            np.asarray(cv2.resize(pixels, (height * 3 // 5, height), interpolation=cv2.INTER_AREA), np.uint16),
+        )
+        for name, pixels in pictures.items()
     ]
-    [finding] = audit_leakage(records, tmp_path).findings
+
+
+def test_the_audit_finds_a_deformed_copy_and_says_how(tmp_path: Path) -> None:
+    [finding] = audit_leakage(deformed_set(tmp_path, 320, seed=2), tmp_path).findings
     assert (finding.kind, finding.images) == ("same-film", ("z-train", "a-test"))
     assert f"features agree place by place, different images have fewer than {LOCALLY_ALIKE}, and" in finding.message
+
+
+@pytest.mark.parametrize("below", [0, 16])
+def test_low_images_are_not_compared_place_by_place(tmp_path: Path, below: int) -> None:
+    """They hold no fine detail, and different images of smooth patterns would be taken for one."""
+    findings = audit_leakage(deformed_set(tmp_path, LEAST_HEIGHT - below, seed=2), tmp_path).findings
+    assert len(findings) == (below == 0)
