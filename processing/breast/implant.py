@@ -22,6 +22,9 @@ FLAT = 0.014
 SHARP = 0.045
 """Least median slope along an implant's edge; round dense tissue on mini-MIAS reaches 0.042."""
 
+TOUCHING = 2
+"""Greatest number of rows between a body and the edge that it touches: between them lies the edge's own blur."""
+
 Body = NDArray[np.uint8]
 
 
@@ -44,8 +47,9 @@ def find_implant(grey: Grey, mask: Mask) -> Mask | None:
     if count < 2:
         return None
     index = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
-    if stats[index, cv2.CC_STAT_AREA] < LEAST_SHARE * mask.sum() or stats[index, cv2.CC_STAT_TOP] <= 1:
-        # A white body that touches the upper edge is muscle.
+    top = int(mask.any(axis=1).argmax())
+    if stats[index, cv2.CC_STAT_AREA] < LEAST_SHARE * mask.sum() or stats[index, cv2.CC_STAT_TOP] <= top + TOUCHING:
+        # A white body that touches the upper edge of the exposed field is muscle.
         return None
     chosen = (labels == index).astype(np.uint8)
     if not _is_elliptic(chosen):

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mammopipe.processing.breast.pectoral_curves import CANDIDATES, LENGTH, Curves, best_curves
+from mammopipe.processing.breast.pectoral_curves import LENGTH, Curves, candidate_curves
 from mammopipe.processing.breast.working_copy import Grey, Mask
 
 Floats = NDArray[np.float32]
@@ -31,6 +31,14 @@ EXCESS = 0.12
 """Least sum of the step at the muscle's edge and the muscle's excess in median grey over the tissue beside it."""
 FREE_ROWS = 0.9
 """Least share of the rows of a muscle's upper half in which tissue lies between muscle and skin."""
+NARROW = 0.22
+"""A muscle is narrow if its width at the upper edge is less than this share of the breast's."""
+FLARE = 2.0
+"""Greatest usual ratio of an edge's slant in its uppermost quarter to its slant below."""
+SMALL_SHARE = 0.20
+"""Largest share of the breast that a muscle covers whose edge is clear in its upper half only."""
+ROOM = 0.15
+"""Least median distance of the upper half of a doubtful edge from the skin, as a share of the breast's width."""
 FLATTEST = 0.15
 """Least slope, in columns per row, by which an edge is prolonged to the chest wall beyond its last point."""
 SLANT = 0.06
@@ -65,6 +73,12 @@ class _Edges:
     """Mean grey of the band on the muscle's side minus that of the band on the other side."""
     length: NDArray[np.float32]
     """Share of each edge's points with breast on both sides."""
+    upper_step: NDArray[np.float32]
+    """The same as `step` for the upper half of each edge."""
+    upper_steady: NDArray[np.float32]
+    """The same as `steady` for the upper half of each edge."""
+    width: int
+    """Columns of the breast."""
 
     def clear(self) -> NDArray[np.bool_]:
         """Return which edges are clear enough for a muscle; the limits were set on the 322 films of mini-MIAS."""
@@ -72,17 +86,32 @@ class _Edges:
         # Gland that overlaps the muscle, or a narrow window that makes both white, hides a part of a strong edge.
         clear |= (self.step >= 0.06) & (self.steady >= 0.5) & (self.length >= 0.9) & (self.excess >= 0.10)
         clear |= (self.step >= 0.15) & (self.steady >= 0.6)
-        return clear & (self.excess >= 0.05) & (self.length >= 0.25) & self._slants()
+        return clear & (self.excess >= 0.05) & (self.length >= 0.25) & (self.upper_steady >= 0.75) & self._slants()
+
+    def clear_above(self) -> NDArray[np.bool_]:
+        """Return which edges are clear in their upper half; gland or a lack of fat hides the lower one."""
+        faint = (self.upper_step >= 0.035) & (self.upper_steady >= 0.97) & (self.steady >= 0.75)
+        hidden = (self.upper_step >= 0.08) & (self.upper_steady >= 0.9) & (self.steady >= 0.5)
+        return (faint | hidden) & (self.length >= 0.25) & self._slants()
 
     def _slants(self) -> NDArray[np.bool_]:
         """Return which edges come closer to the chest wall; a bright strip along the chest wall is no muscle."""
         return np.asarray(self.x[:, 0] - self.x[:, -1] >= SLANT * (self.y[:, -1] - self.y[:, 0]))
 
     def strength(self) -> NDArray[np.float32]:
-        """Return how strong, steady and long each edge is. A longer edge is less likely to be one of gland or fibre."""
+        """Return how strong, steady and long each edge is. A longer edge is less likely to be one of gland or fibre.
+
+        Near the chest wall lie inner layers of the muscle and the edge of the exposure: narrow muscles count less. So
+        do edges that run out to the side at the top, along a fold of skin or the image's edge.
+        """
         reach = np.hypot(np.diff(self.x, axis=1), np.diff(self.y, axis=1)).sum(axis=1)
+        narrow = np.maximum(1 - self.x[:, 0] / (NARROW * self.width), 0)
+        quarter = self.x.shape[1] // 4
+        above = (self.x[:, 0] - self.x[:, quarter]) / np.maximum(self.y[:, quarter] - self.y[:, 0], 0.5)
+        below = (self.x[:, quarter] - self.x[:, -1]) / np.maximum(self.y[:, -1] - self.y[:, quarter], 0.5)
+        flare = np.maximum(above / np.maximum(below, 0.1) - FLARE, 0)
         strength = np.maximum(self.step, 0) ** 1.5 * self.steady * np.sqrt(self.length * reach)
-        return np.asarray(strength, np.float32)
+        return np.asarray(strength / (1 + 12 * narrow**4) / (1 + 0.5 * flare), np.float32)
 
 
 def find_pectoral(grey: Grey, mask: Mask, *, chest_left: bool) -> Pectoral | None:
@@ -105,30 +134,34 @@ def find_pectoral(grey: Grey, mask: Mask, *, chest_left: bool) -> Pectoral | Non
 
 
 def _in_corner(grey: Grey, mask: Mask) -> Pectoral | None:
-    """Return the muscle in the upper left corner of a breast that fills the frame, or `None`."""
-    curves = best_curves(grey, mask)
-    if curves is None:
-        return None
-    for part in (slice(CANDIDATES), slice(CANDIDATES, None)):
-        muscle = _clearest(grey, mask, curves.part(part))
-        if muscle is not None:
-            return muscle
-    return None
+    """Return the muscle in the upper left corner of a breast that fills the frame, or `None`.
 
-
-def _clearest(grey: Grey, mask: Mask, curves: Curves) -> Pectoral | None:
-    """Return the muscle with the strongest edge near one of the curves, or `None` where no edge is clear enough."""
-    if not curves.score.size:
-        return None
-    edges = _followed(grey, mask, curves)
-    merit = curves.score * edges.strength()
-    for index in np.argsort(-merit)[: np.count_nonzero(merit)]:
-        if not edges.clear()[index]:
-            continue
+    It is the one with the strongest edge among those that are clear, or else among those whose upper half is clear.
+    """
+    edges = _followed(grey, mask, candidate_curves(grey, mask))
+    strength = edges.strength()
+    ranked = np.argsort(-strength)[: np.count_nonzero(strength)]
+    clear, half_clear = edges.clear(), edges.clear_above()
+    for index in (*ranked[clear[ranked]], *ranked[half_clear[ranked]]):
         muscle = mask & _inside(edges.x[index], edges.y[index], mask.shape)
-        if _stands_out(grey, mask, muscle, float(edges.step[index])):
-            return Pectoral(_without_strip(muscle), float(edges.step[index]))
+        step = float(edges.step[index])
+        if clear[index]:
+            found = _stands_out(grey, mask, muscle, step) and (edges.length[index] >= 0.5 or _has_room(mask, muscle))
+        else:
+            found = np.count_nonzero(muscle) <= SMALL_SHARE * np.count_nonzero(mask) and _has_room(mask, muscle)
+        if found:
+            return Pectoral(_without_strip(muscle), step)
     return None
+
+
+def _has_room(mask: Mask, muscle: Mask) -> bool:
+    """Return whether the upper half of a muscle is far enough from the skin that its edge is not the skin's."""
+    rows = np.flatnonzero(muscle.any(axis=1))
+    if not rows.size:
+        return False
+    upper = np.s_[rows[0] : rows[rows.size // 2] + 1]
+    room = mask[upper].sum(axis=1) - muscle[upper].sum(axis=1)
+    return bool(np.median(room) >= ROOM * mask.shape[1])
 
 
 def _without_strip(muscle: Mask) -> Mask:
@@ -204,6 +237,7 @@ def _followed(grey: Grey, mask: Mask, curves: Curves) -> _Edges:
     on = np.take_along_axis(valid, at, axis=2)[:, :, 0]
     steps = np.where(on, np.take_along_axis(step, at, axis=2)[:, :, 0], 0)
     points = np.maximum(on.sum(axis=1), 1)
+    upper, upper_points = steps[:, : LENGTH // 2], np.maximum(on[:, : LENGTH // 2].sum(axis=1), 1)
     return _Edges(
         x=curves.x + curves.normal_x * path,
         y=curves.y + curves.normal_y * path,
@@ -211,6 +245,9 @@ def _followed(grey: Grey, mask: Mask, curves: Curves) -> _Edges:
         steady=((steps > 0.01).sum(axis=1) / points).astype(np.float32),
         excess=_excess(strip, at, on),
         length=(on.mean(axis=1)).astype(np.float32),
+        upper_step=(upper.sum(axis=1) / upper_points).astype(np.float32),
+        upper_steady=((upper > 0.01).sum(axis=1) / upper_points).astype(np.float32),
+        width=mask.shape[1],
     )
 
 

@@ -25,10 +25,11 @@ SAMPLES = 24
 """Points of a curve when curves are compared."""
 STEEPEST = 0.03
 """Grey (0..1) per grid cell to which steps are limited, so that no single vessel or scratch decides for a curve."""
-CANDIDATES = 6
-"""Number of curves that are followed."""
-FURTHER = 6
-"""Number of curves that are followed if none of the first leads to a muscle."""
+CANDIDATES = 12
+"""Number of curves of the whole breast that are followed."""
+CORNER, CORNER_CANDIDATES = 0.45, 5
+"""Share of the box's height and width that is searched once more, on a grid of its own, for narrow and small muscles;
+and the number of its curves that are followed."""
 LARGEST_SHARE = 0.48
 """Largest share of the box on a curve's inner side; a larger corner holds other tissue, too."""
 
@@ -42,12 +43,16 @@ class Curves:
     y: Floats
     normal_x: Floats
     normal_y: Floats
-    score: Floats
-    """(curves,): strength and steadiness of the step across each curve, in descending order."""
 
-    def part(self, chosen: slice) -> "Curves":
-        """Return some of the curves."""
-        return Curves(*(each[chosen] for each in (self.x, self.y, self.normal_x, self.normal_y, self.score)))
+    def and_those(self, other: "Curves") -> "Curves":
+        """Return these curves and, behind them, those of another search."""
+        pairs = (
+            (self.x, other.x),
+            (self.y, other.y),
+            (self.normal_x, other.normal_x),
+            (self.normal_y, other.normal_y),
+        )
+        return Curves(*(np.concatenate(pair) for pair in pairs))
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,22 @@ class _Family:
     """(2, curves, LENGTH): x and y of the points along which a curve is followed, as shares of the box's size."""
 
 
-def best_curves(grey: Grey, mask: Mask) -> Curves | None:
-    """Return the curves with the strongest steady step from bright (upper left) to dark, best first, or `None`.
+def candidate_curves(grey: Grey, mask: Mask) -> Curves:
+    """Return the curves with the strongest steady step from bright (upper left) to dark.
 
     Args:
         grey: The breast's bounding box, chest wall at the left, float32, (rows, columns), 0..1.
         mask: The breast, of the same shape.
     """
+    corner = np.s_[: max(1, round(CORNER * grey.shape[0])), : max(1, round(CORNER * grey.shape[1]))]
+    family = _family()
+    whole = _best_curves(grey, mask, CANDIDATES, np.ones(len(family.parameters), np.bool_))
+    # A curve that leaves the corner at its lower edge is one of the whole breast.
+    return whole.and_those(_best_curves(grey[corner], mask[corner], CORNER_CANDIDATES, family.parameters[:, 1] <= 1))
+
+
+def _best_curves(grey: Grey, mask: Mask, count: int, allowed: Mask) -> Curves:
+    """Return at most `count` of the allowed curves of the family, best first."""
     family = _family()
     small = cv2.resize(grey, GRID[::-1], interpolation=cv2.INTER_AREA)
     inside = np.asarray(cv2.resize(mask.astype(np.uint8), GRID[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
@@ -82,12 +96,9 @@ def best_curves(grey: Grey, mask: Mask) -> Curves | None:
     step = right[family.at] * family.normal_x + down[family.at] * family.normal_y
     length_inside = valid.sum(axis=1)
     total = (np.clip(step, -STEEPEST, STEEPEST) * valid).sum(axis=1)
-    score = np.where(length_inside > 0.15 * GRID[0], total / np.sqrt(np.maximum(length_inside, 1.0)), -1.0)
+    score = np.where(allowed & (length_inside > 0.15 * GRID[0]), total / np.sqrt(np.maximum(length_inside, 1.0)), -1.0)
     score = score * _prior(family.parameters)
-    chosen = _distinct(score, family.parameters)
-    if not chosen:
-        return None
-    return _drawn(family.drawn[:, chosen], mask.shape, score[chosen])
+    return _drawn(family.drawn[:, _distinct(score, family.parameters, count)], mask.shape)
 
 
 @cache
@@ -151,11 +162,11 @@ def _interior(inside: NDArray[np.uint8], depth: int) -> Floats:
     return result
 
 
-def _distinct(score: Floats, parameters: Floats) -> list[int]:
-    """Return the indices of the best curves; each differs by some distance from those before it."""
+def _distinct(score: Floats, parameters: Floats, count: int) -> list[int]:
+    """Return the indices of at most `count` of the best curves; each differs by some distance from those before it."""
     chosen: list[int] = []
     left = score.copy()
-    while len(chosen) < CANDIDATES + FURTHER:
+    while len(chosen) < count:
         best = int(left.argmax())
         if left[best] <= 0:
             break
@@ -165,9 +176,9 @@ def _distinct(score: Floats, parameters: Floats) -> list[int]:
     return chosen
 
 
-def _drawn(points: Floats, shape: tuple[int, ...], score: Floats) -> Curves:
+def _drawn(points: Floats, shape: tuple[int, ...]) -> Curves:
     """Return the curves in pixels of a box of shape `shape`."""
     # In pixel centres; a curve that leaves the box at its side continues outside the box.
     x, y = points[0] * shape[1] - 0.5, points[1] * shape[0] - 0.5
     normal_x, normal_y = _normals(x, y)
-    return Curves(*(part.astype(np.float32) for part in (x, y, normal_x, normal_y, score)))
+    return Curves(*(part.astype(np.float32) for part in (x, y, normal_x, normal_y)))

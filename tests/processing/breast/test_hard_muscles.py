@@ -73,3 +73,11 @@ def test_many_bright_spots_keep_little_of_the_muscle() -> None:
     )
     assert found.pectoral[phantom.pectoral].mean() > 0.85
     assert dice(found.pectoral, plain.pectoral) > 0.93
+
+
+@pytest.mark.parametrize(("seed", "trait"), [(5038, MuscleTrait.CONVEX), (5008, MuscleTrait.KNEE)])
+def test_a_white_muscle_below_a_shutter_is_no_implant(seed: int, trait: MuscleTrait) -> None:
+    phantom = make_clinical_phantom(seed, Kind.SHUTTERED, laterality=list(Laterality)[seed % 2], trait=trait)
+    region = segment_breast(phantom.pixels, laterality=phantom.laterality, view=View.MLO)
+    assert "implant" not in region.quality["flags"]
+    assert dice(region.pectoral, phantom.pectoral) > 0.9
