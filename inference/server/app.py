@@ -38,10 +38,11 @@ from mammopipe.inference.contract.task import BodyType, ExamType, Reply, Task, b
 from mammopipe.inference.server.capture import CaptureFolder
 from mammopipe.inference.server.cloudwatch import embedded
 from mammopipe.inference.server.connections import IN_LINE
+from mammopipe.inference.server.direct_body import GONE, PASS_BODY
 from mammopipe.inference.server.log import Log
 from mammopipe.inference.server.responses import Caller, LingeringResponse, error_response
 from mammopipe.inference.settings import ServerSettings
-from mammopipe.inference.workers.channel import Body
+from mammopipe.inference.workers.channel import Body, BodyFiles
 from mammopipe.inference.workers.pool import Pool
 
 REQUEST_ID_HEADER = "x-amzn-RequestId"
@@ -71,11 +72,16 @@ class Application:
         self._write = log
         self._captures = captures
         self._more = more
+        self._files = BodyFiles()
         self._abandoned: set[asyncio.Task[tuple[Reply, float]]] = set()
         self.requests = 0
         """Number of requests for an answer so far."""
         self.stopping = False
         """Set when the process has been asked to end: it refuses new requests and finishes running ones."""
+
+    def release_memory(self) -> None:
+        """Close the files that are kept for later requests; meant for an idle server."""
+        self._files.clear()
 
     @property
     def idle(self) -> bool:
@@ -174,7 +180,7 @@ class Application:
     async def _work(self, request: Request, request_id: str, facts: Facts) -> Reply:
         kind, form, options = _headers(request, batch=self._settings.batch)
         facts |= {"content_type": str(kind), "accept": str(form)}
-        with Body() as body:
+        with Body(self._files) as body:
             await _receive(request, body, self._settings.max_bytes)
             facts["bytes"] = body.size
             header = request.headers["content-type"]
@@ -222,7 +228,7 @@ class Application:
         state = request.scope.setdefault("state", {})
         state[IN_LINE] = True
         running = asyncio.create_task(self._pool.run(task, body, lambda: state.update({IN_LINE: False})))
-        gone = asyncio.create_task(_until_gone(request))
+        gone = state.get(GONE) or asyncio.create_task(_until_gone(request))
         try:
             await asyncio.wait((running, gone), return_when=asyncio.FIRST_COMPLETED)
             if running.done():
@@ -231,7 +237,8 @@ class Application:
                 self._finish_later(running)
             raise ClientDisconnect
         finally:
-            gone.cancel()
+            if GONE not in state:
+                gone.cancel()
             if running not in self._abandoned:
                 running.cancel()
 
@@ -292,6 +299,8 @@ async def _receive(request: Request, body: Body, limit: int) -> None:
     refusal = TooLargeError("too_large", f"the body is over the limit of {limit} bytes")
     if announced.isdigit() and int(announced) > limit:
         raise refusal
+    if (pass_body := request.scope.get("state", {}).get(PASS_BODY)) is not None:
+        await pass_body(body.write)
     async for chunk in request.stream():
         if body.size + len(chunk) > limit:
             raise refusal

@@ -18,6 +18,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mammopipe.inference.contract.media_types import error_body
+from mammopipe.inference.server.direct_body import RECEIVED_AT_ONCE, DirectBodyProtocol
 
 RESERVED_FILES = 128
 """Descriptors reserved for the listener, the workers and the bodies of running requests."""
@@ -55,12 +56,16 @@ def connection_class(*, most: int, header_seconds: float, log: Log) -> type[H11P
         header_seconds: Seconds from a connection's start, or from a request's first byte, to the end of its header.
         log: Called with an event for each connection that is refused or times out.
     """
-    return type(
-        "LimitedConnection", (Connection,), {"most": most, "header_seconds": header_seconds, "log": staticmethod(log)}
-    )
+    settings = {
+        "most": most,
+        "header_seconds": header_seconds,
+        "log": staticmethod(log),
+        "buffer": memoryview(bytearray(RECEIVED_AT_ONCE)),
+    }
+    return type("LimitedConnection", (Connection,), settings)
 
 
-class Connection(H11Protocol):
+class Connection(DirectBodyProtocol):
     """One connection; `connection_class` sets its limits."""
 
     most = 512

@@ -48,6 +48,7 @@ class _Released:
             self._at = self._requests
             # Requests that ended by an exception can be cycles of objects, which would keep the memory around them.
             gc.collect()
+            application.release_memory()
             release_heap()
 
 
@@ -157,4 +158,7 @@ async def _start(pool: Pool, server: Server, log: Log) -> None:
     except CannotServeError:
         server.should_exit = True
         raise
+    # Objects that live as long as the process are left out of every later garbage collection.
+    gc.collect()
+    gc.freeze()
     log("ready", seconds=round(time.perf_counter() - begun, 2))

@@ -100,6 +100,7 @@ class Pool:
             self._able.discard(worker)
             self._fork_server.kill(worker)
             raise
+        body.was_read = True
         self._idle.put_nowait(worker)
         if isinstance(outcome, RequestError | WorkerFault):
             raise outcome
