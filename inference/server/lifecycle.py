@@ -113,7 +113,7 @@ async def serve(settings: ServerSettings, listener: socket.socket, log: Log) -> 
         captures = CaptureFolder(Path(settings.capture), int(settings.capture_gb * 1e9), settings.capture_days)
     more = [page.route()] if settings.demo else []
     application = Application(settings, pool, log, captures=captures, more=more)
-    asgi: ASGIApp = application.asgi()
+    asgi = application.asgi()
     if captures is not None:
         asgi = capturing(asgi, captures)
     server = Server(_tolerant(asgi, log), application, settings, log)

@@ -139,8 +139,7 @@ def read_body(descriptor: int, size: int) -> bytes:
 def send(channel: socket.socket, message: object) -> None:
     """Send a message; blocks."""
     data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    channel.sendall(_HEAD.pack(len(data)))
-    channel.sendall(data)
+    channel.sendall(_HEAD.pack(len(data)) + data)
 
 
 def receive(channel: socket.socket) -> tuple[Any, int | None] | None:
@@ -181,33 +180,27 @@ class Inbox:
         self._channel = channel
         self._data = bytearray()
         self._ended = False
-        self._waiting: asyncio.Future[None] | None = None
+        self._wanted: asyncio.Future[bytes] | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(channel, self._read)
 
+    def next(self) -> "asyncio.Future[bytes]":
+        """Return the next message as a future; its exception is `EOFError` at the end of the channel.
+
+        A second call is allowed only after the first future is done.
+        """
+        self._wanted = self._loop.create_future()
+        self._deliver()
+        return self._wanted
+
     async def receive(self) -> Any:
         """Return the next message; raises `EOFError` at the end of the channel."""
-        while not self._is_whole():
-            if self._ended:
-                raise EOFError
-            self._waiting = self._loop.create_future()
-            await self._waiting
-        end = self._end_of_message()
-        with memoryview(self._data) as data:
-            message = pickle.loads(data[_HEAD.size : end])
-        del self._data[:end]
-        return message
+        return pickle.loads(await self.next())
 
     def close(self) -> None:
-        """Close the channel; a call that waits for a message meets its end."""
+        """Close the channel; a future that waits for a message meets its end."""
         self._end()
         self._channel.close()
-
-    def _is_whole(self) -> bool:
-        return len(self._data) >= _HEAD.size and len(self._data) >= self._end_of_message()
-
-    def _end_of_message(self) -> int:
-        return _HEAD.size + int(_HEAD.unpack_from(self._data)[0])
 
     def _read(self) -> None:
         try:
@@ -217,16 +210,24 @@ class Inbox:
         except ConnectionError:  # same as the end: the other process is gone
             data = b""
         self._data += data
-        if not data:
+        if data:
+            self._deliver()
+        else:
             self._end()
-        self._wake()
 
     def _end(self) -> None:
         if not self._ended:
             self._ended = True
             self._loop.remove_reader(self._channel)
-            self._wake()
+            self._deliver()
 
-    def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+    def _deliver(self) -> None:
+        if self._wanted is None or self._wanted.done():
+            return
+        size = _HEAD.unpack_from(self._data)[0] if len(self._data) >= _HEAD.size else None
+        if size is not None and len(self._data) >= _HEAD.size + size:
+            message = bytes(self._data[_HEAD.size : _HEAD.size + size])
+            del self._data[: _HEAD.size + size]
+            self._wanted.set_result(message)
+        elif self._ended:
+            self._wanted.set_exception(EOFError())

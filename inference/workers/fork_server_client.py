@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -56,30 +57,33 @@ class Worker:
         if isinstance(reason, CannotServeError):
             raise reason
 
-    def hand(self, task: Task, body: Body) -> bool:
-        """Give the worker a task; return `False` if the worker has already ended."""
+    def hand(self, task: Task, body: Body) -> "asyncio.Future[bytes] | None":
+        """Give the worker a task; return its future answer for `outcome`, or `None` if the worker has already ended."""
         try:
             post(self._channel, (task, body.size), body.fileno())
         except OSError:
-            return False
+            return None
         self._busy = True
-        return True
+        answer = self._inbox.next()
+        answer.add_done_callback(self._finish)
+        return answer
 
-    async def outcome(self) -> Reply | RequestError | WorkerFault:
-        """Return the worker's result for its task; raises `WorkerLostError` if the worker ends during the task."""
+    def outcome(self, answer: "asyncio.Future[bytes]") -> Reply | RequestError | WorkerFault:
+        """Return the worker's result from a finished answer; raises `WorkerLostError` if the worker has ended."""
         try:
-            found: Reply | RequestError | WorkerFault = await self._inbox.receive()
+            found: Reply | RequestError | WorkerFault = pickle.loads(answer.result())
         except EOFError:
             raise WorkerLostError(f"worker {self.process} ended") from None
-        finally:
-            self._busy = False
-            self._close_at_end()
         return found
 
     def end(self, code: int) -> None:
         """Note that the process has ended."""
         if not self.ended.done():
             self.ended.set_result(code)
+        self._close_at_end()
+
+    def _finish(self, answer: "asyncio.Future[bytes]") -> None:
+        self._busy = False
         self._close_at_end()
 
     def _close_at_end(self) -> None:

@@ -22,6 +22,10 @@ LONGEST_PAUSE = 30.0
 Log = Callable[..., None]
 
 
+class ClientGoneError(Exception):
+    """The client of a request has gone."""
+
+
 class Pool:
     """A pool of `worker_count` workers. All methods must run in the event loop that created the pool."""
 
@@ -69,7 +73,9 @@ class Pool:
         """Free a reserved place."""
         self.held -= 1
 
-    async def run(self, task: Task, body: Body, begun: Callable[[], None] = lambda: None) -> tuple[Reply, float]:
+    async def run(
+        self, task: Task, body: Body, gone: "asyncio.Future[None]", begun: Callable[[], None] = lambda: None
+    ) -> tuple[Reply, float]:
         """Return the reply of the next free worker, and the seconds of waiting for it.
 
         If the call is cancelled while it waits, it leaves the queue. If a worker has already started, that worker is
@@ -78,39 +84,78 @@ class Pool:
         Args:
             task: The request.
             body: Its body.
+            gone: Done once the client has gone. A waiting request then leaves the queue. A worker that has already
+                started finishes the request, because starting a new worker takes longer than most answers.
             begun: Called when a worker has the task.
 
         Raises:
             RequestError: The worker's own error.
             UnavailableError: The worker ended during the task.
             WorkerFault: A fault of this program in the worker.
+            ClientGoneError: The client has gone.
         """
         asked = time.perf_counter()
-        worker = await self._next()
-        while not worker.hand(task, body):
-            worker = await self._next()
+        worker = await self._next(gone)
+        while (answer := worker.hand(task, body)) is None:
+            worker = await self._next(gone)
         waited = time.perf_counter() - asked
         begun()
         try:
-            outcome = await worker.outcome()
+            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._kill(worker)
+            raise
+        if not answer.done():
+            self._finish_later(worker, answer)
+            raise ClientGoneError
+        try:
+            outcome = worker.outcome(answer)
         except WorkerLostError:
             self._able.discard(worker)
             raise UnavailableError("worker_lost", "the process that worked on this request ended; try again") from None
-        except asyncio.CancelledError:
-            self._able.discard(worker)
-            self._fork_server.kill(worker)
-            raise
         body.was_read = True
         self._idle.put_nowait(worker)
         if isinstance(outcome, RequestError | WorkerFault):
             raise outcome
         return outcome, waited
 
-    async def _next(self) -> Worker:
+    async def _next(self, gone: "asyncio.Future[None]") -> Worker:
         while True:
-            worker = await self._idle.get()
+            worker = await self._wait_for_idle(gone) if self._idle.empty() else self._idle.get_nowait()
             if worker in self._able:
                 return worker
+
+    async def _wait_for_idle(self, gone: "asyncio.Future[None]") -> Worker:
+        """Return the next idle worker; raises `ClientGoneError` if the client has gone before."""
+        getting = asyncio.create_task(self._idle.get())
+        kept = False
+        try:
+            await asyncio.wait((getting, gone), return_when=asyncio.FIRST_COMPLETED)
+            kept = not gone.done()
+        finally:
+            if not kept and not getting.cancel():
+                # The worker came at the moment at which nobody waited for it any more.
+                self._idle.put_nowait(getting.result())
+        if not kept:
+            raise ClientGoneError
+        return getting.result()
+
+    def _finish_later(self, worker: Worker, answer: "asyncio.Future[bytes]") -> None:
+        """Let a worker finish a request whose client has gone, within the time limit of every request."""
+        timer = asyncio.get_running_loop().call_later(self._settings.max_seconds, self._kill, worker)
+
+        def end(finished: "asyncio.Future[bytes]") -> None:
+            timer.cancel()
+            if finished.exception() is None and worker in self._able:
+                self._idle.put_nowait(worker)
+            else:
+                self._able.discard(worker)
+
+        answer.add_done_callback(end)
+
+    def _kill(self, worker: Worker) -> None:
+        self._able.discard(worker)
+        self._fork_server.kill(worker)
 
     async def _keep(self) -> None:
         """Keep one worker running: start it, wait for its end, start the next."""
