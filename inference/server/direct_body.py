@@ -65,6 +65,10 @@ class DirectBodyProtocol(H11Protocol, asyncio.BufferedProtocol):
         self._end_passing()
         if not self._gone.done():
             self._gone.set_result(None)
+        # The request's state would keep this connection, and the connection the state.
+        self.app_state = {}
+        if self.cycle is not None:
+            self.cycle.scope["state"].pop(PASS_BODY, None)
         super().connection_lost(exc)
 
     async def pass_body(self, write: Write) -> None:

@@ -26,6 +26,7 @@ from mammopipe.inference.prediction.handler import answer
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.inference.settings import EngineKind, ServerSettings
 from mammopipe.inference.workers.channel import read_body, receive, send
+from mammopipe.inference.workers.process import compute_in_batches
 from mammopipe.processing.errors import MammopipeError
 from mammopipe.processing.read_config import ReadConfig
 from mammopipe.training.model.description import OPENVINO, read_description
@@ -33,6 +34,7 @@ from mammopipe.training.model.description import OPENVINO, read_description
 
 def work(channel: socket.socket, settings: ServerSettings) -> None:
     """Load the model and answer until the other end of the channel is closed."""
+    compute_in_batches()
     cv2.setNumThreads(settings.threads)
     try:
         predictor, reading = load(settings)
