@@ -202,7 +202,7 @@ def held_out(films: ImageMaps, config: TrainConfig, deal: int, inner_deals: int)
     settings = config.replace(seed=deal)
     outer = np.array(assign_folds(films.records, FOLDS, seed=deal, protocol=SplitProtocol.PATIENT))
     originals = np.array([not record.source_image_id for record in films.records])
-    logits = np.zeros((len(films), len(THREE)))
+    logits: Floats = np.zeros((len(films), len(THREE)))
     for fold in range(FOLDS):
         rest, held = np.flatnonzero(outer != fold), np.flatnonzero((outer == fold) & originals)
         left = films.part(rest.tolist())
@@ -212,7 +212,8 @@ def held_out(films: ImageMaps, config: TrainConfig, deal: int, inner_deals: int)
             places = [np.flatnonzero(inner != number) for number in range(FOLDS)]
             states += classifiers(left, settings.replace(seed=inner_deal), places)
         logits[held] = predicted(films.part(held.tolist()), settings, states)
-    return logits[originals]
+    of_originals: Floats = logits[originals]
+    return of_originals
 
 
 def _kept(folder: Path, name: str, made: Callable[[int], Floats], deal: int) -> Floats:

@@ -19,7 +19,7 @@ LEAST_LIMIT, MOST_LIMIT = 0.75, 0.85
 """Range of the limit of the correlation, whatever value follows from the number of pairs."""
 ALLOWED_FALSE_ALARMS = 0.01
 """Permitted expected number of false alarms over all pairs of a dataset; it determines the limit."""
-_USUAL_MEAN, _USUAL_DEVIATION = 0.30, 0.15
+_DEFAULT_MEAN, _DEFAULT_DEVIATION = 0.30, 0.15
 """Measured correlations of different images, for datasets with too few pairs to measure their own."""
 _FEW_PAIRS = 30
 _BLOCK, _REACH = 32, 6
@@ -52,8 +52,8 @@ class Confirmation:
     def of(cls, different: list[float], pairs: int) -> "Confirmation":
         """Return the limit for a number of pairs, given the correlations of pairs of different images."""
         measured = len(different) >= _FEW_PAIRS
-        mean = fmean(different) if measured else _USUAL_MEAN
-        deviation = max(pstdev(different) if measured else _USUAL_DEVIATION, 1e-3)
+        mean = fmean(different) if measured else _DEFAULT_MEAN
+        deviation = max(pstdev(different) if measured else _DEFAULT_DEVIATION, 1e-3)
         share = min(0.5, ALLOWED_FALSE_ALARMS / max(pairs, 1))
         limit = min(MOST_LIMIT, max(LEAST_LIMIT, mean + deviation * NormalDist().inv_cdf(1 - share)))
         return cls(limit, pairs, pairs * NormalDist(mean, deviation).cdf(2 * mean - limit))
