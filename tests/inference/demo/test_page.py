@@ -392,7 +392,7 @@ def test_all_can_be_reached_by_keyboard(visit: Callable[..., Visit], films: Any)
         page.page.keyboard.press("Tab")
         reached.add(page.page.evaluate("document.activeElement.id || document.activeElement.name"))
     assert {"overlay", "opacity", "regions", "pixels", "center", "width", "closer", "fit", "clear", "point"} <= reached
-    assert {"region-0", "told-laterality"} <= reached
+    assert {"region-0", "stated-laterality"} <= reached
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
