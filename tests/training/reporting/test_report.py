@@ -322,3 +322,8 @@ def test_missed_cancers_are_listed_with_what_is_known_of_them(evaluated, page):
 def test_the_words_of_the_label_table_are_explained(evaluated):
     assert "D dense-glandular (not the D of BI-RADS)" in changed(evaluated, dataset="mias")
     assert "dense-glandular" not in changed(evaluated, dataset="own")
+
+
+def test_what_is_known_of_the_release_stands_beside_the_audit(evaluated):
+    assert "mias111 and mias113 show one breast" in changed(evaluated, dataset="mias+rsna", synthetic=False)
+    assert "mias111" not in changed(evaluated, dataset="mias", synthetic=True)
