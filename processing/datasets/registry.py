@@ -63,6 +63,19 @@ def dataset_named(name: str) -> Dataset:
     return DATASETS[name]
 
 
+def same_breast(dataset: str, patient_id: str) -> str:
+    """Return the patient whose breast a patient shows, where the release lists a breast twice; else the patient.
+
+    Args:
+        dataset: Name of the dataset.
+        patient_id: A patient of it; in a joined set, with the dataset's name as prefix.
+    """
+    known = DATASETS[dataset].same_breast if dataset in DATASETS else {}
+    prefix = f"{dataset}-" if patient_id.startswith(f"{dataset}-") else ""
+    plain = patient_id.removeprefix(prefix)
+    return f"{prefix}{known.get(plain, plain)}"
+
+
 def read_labels(dataset: Dataset | str, path: Path) -> list[ImageRecord]:
     """Return the records of a dataset's label table, sorted by image id.
 
