@@ -51,7 +51,7 @@ class DirectBodyProtocol(H11Protocol, asyncio.BufferedProtocol):
             taken = min(nbytes, self._left)
             try:
                 self._write(self.buffer[:taken])
-            except OSError as error:
+            except Exception as error:  # the boundary: the request's handler gets it, the event loop does not
                 self._end_passing(error)
             else:
                 self._left -= taken
@@ -78,7 +78,7 @@ class DirectBodyProtocol(H11Protocol, asyncio.BufferedProtocol):
         Returns early if the connection is closed; `receive` then returns `http.disconnect`.
 
         Raises:
-            OSError: As `write` raises.
+            Exception: As `write` raises.
         """
         cycle, length = self.cycle, _content_length(self.headers)
         if length is None or cycle.waiting_for_100_continue or cycle.disconnected:
@@ -113,7 +113,7 @@ class DirectBodyProtocol(H11Protocol, asyncio.BufferedProtocol):
                 return
             self.buffer_updated(count)
 
-    def _end_passing(self, error: OSError | None = None) -> None:
+    def _end_passing(self, error: Exception | None = None) -> None:
         """Let h11 parse all further bytes: it is told of a request whose body has as many bytes as are left."""
         if self._write is None or self._passed is None:
             return
