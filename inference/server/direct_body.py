@@ -8,7 +8,6 @@ bytes and the last byte of a body of known length; the bytes between them are wr
 import asyncio
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import h11
@@ -49,14 +48,13 @@ class DirectBodyProtocol(H11Protocol, asyncio.BufferedProtocol):
         taken = 0
         if self._write is not None:
             taken = min(nbytes, self._left)
+            self._left -= taken
             try:
                 self._write(self.buffer[:taken])
             except Exception as error:  # the boundary: the request's handler gets it, the event loop does not
                 self._end_passing(error)
-            else:
-                self._left -= taken
-                if not self._left:
-                    self._end_passing()
+            if not self._left:
+                self._end_passing()
         if taken < nbytes:
             self.data_received(bytes(self.buffer[taken:nbytes]))
 
@@ -132,9 +130,11 @@ class DirectBodyProtocol(H11Protocol, asyncio.BufferedProtocol):
 
 def _content_length(headers: list[tuple[bytes, bytes]]) -> int | None:
     """Return the body's length as h11 has checked it; `None` if it is chunked."""
-    with suppress(KeyError):
-        return int(dict(headers)[b"content-length"])
-    return None
+    found = dict(headers)
+    # With both headers, the chunks count (RFC 9112, 6.3).
+    if b"transfer-encoding" in found or b"content-length" not in found:
+        return None
+    return int(found[b"content-length"])
 
 
 def _header(scope: Any, length: int) -> bytes:

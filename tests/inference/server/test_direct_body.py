@@ -29,14 +29,14 @@ class Application:
         self.begun, self.given_up = threading.Event(), threading.Event()
         self.disconnects = 0
         self.seconds = 60.0
-        self.full = False
+        self.room = 2 * len(BODY)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body, passed = bytearray(), bytearray()
 
         def write(piece: memoryview) -> None:
             self.begun.set()
-            if self.full:
+            if len(body) >= self.room:
                 raise OSError("no space")
             passed.extend(piece)
             body.extend(piece)
@@ -166,15 +166,27 @@ def test_a_client_that_goes_in_the_middle_is_noticed(reset: bool, wait_for: Call
         wait_for(lambda: application.disconnects == 1)
 
 
-@pytest.mark.parametrize("full", [True, False])
-def test_after_a_time_limit_or_a_full_disk_the_rest_is_read_and_the_next_request_answered(full: bool) -> None:
+@pytest.mark.parametrize("room", [0, 1000, len(BODY)])
+def test_after_a_time_limit_or_a_full_disk_the_rest_is_read_and_the_next_request_answered(room: int) -> None:
     application = Application()
-    application.full, application.seconds = full, 60 if full else 0.01
+    application.room, application.seconds = room, 60 if room < len(BODY) else 0.01
     with served(application) as port, connect(port) as connection:
         connection.sendall(header(len(BODY)) + BODY[:1000])
+        assert application.begun.wait(30)
+        connection.sendall(BODY[1000:2000])
         assert application.given_up.wait(30)
-        connection.sendall(BODY[1000:])
+        connection.sendall(BODY[2000:])
         assert answer(connection)[0] == 500
-        application.full, application.seconds = False, 60
+        application.room, application.seconds = len(BODY), 60
         connection.sendall(header(3) + b"end")
         assert answer(connection)[1][:2] == facts(b"end")
+
+
+def test_where_a_request_has_both_headers_the_chunks_count(port: int) -> None:
+    with connect(port) as connection:
+        lines = ("Transfer-Encoding: chunked", "Connection: close")
+        connection.sendall(header(9, *lines) + b"3\r\nabc\r\n")
+        connection.sendall(b"0\r\n\r\n")
+        status = connection.recv(12, socket.MSG_WAITALL).split()[1]
+        rest = b"".join(iter(lambda: connection.recv(4096), b""))
+        assert status == b"400" or json.loads(rest.split(b"\r\n\r\n")[1])[:2] == facts(b"abc")
