@@ -201,11 +201,12 @@ def held_out(films: ImageMaps, config: TrainConfig, deal: int, inner_deals: int)
     """
     outer = outer_folds(films.records, deal)
     originals = np.array([not record.source_image_id for record in films.records])
-    logits = np.zeros((len(films), len(THREE)))
+    logits: Floats = np.zeros((len(films), len(THREE)))
     for fold in range(FOLDS):
         held = (outer == fold) & originals
         logits[held] = of_fold(films, config.replace(seed=deal), np.flatnonzero(outer != fold), held, inner_deals)
-    return logits[originals]
+    of_originals: Floats = logits[originals]
+    return of_originals
 
 
 def outer_folds(records: Sequence[ImageRecord], deal: int) -> NDArray[np.int64]:

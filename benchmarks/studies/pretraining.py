@@ -45,6 +45,7 @@ from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.head_only import ImageMaps
 from mammopipe.training.model.predictions import Floats
 from mammopipe.training.networks.efficientnet_lite import Surroundings
+from mammopipe.training.networks.network import ImageNetwork
 
 FIXED_BLOCKS = 8
 """Blocks of EfficientNet-Lite0 that stay as they are; the three after them learn."""
@@ -69,17 +70,19 @@ def altered(images: Tensor, view: int, random: torch.Generator) -> Tensor:
     return toned.flip(2) if view == 2 else toned
 
 
-def read_views(films: ImageDataset, network: nn.Module, work: Path) -> tuple[Tensor, Tensor]:
+def _blocks(network: ImageNetwork) -> list[nn.Module]:
+    return list(network.body.get_submodule("_blocks").children())
+
+
+def read_views(films: ImageDataset, network: ImageNetwork, work: Path) -> tuple[Tensor, Tensor]:
     """Return the maps of the fixed blocks, (views, images, 80, h, w), and the share of tissue of each place.
 
     WORK keeps them. Altered views are mirrored back, so that a place is the same in all views.
     """
     path = work / f"views-{films.sha256[:12]}.pt"
     if not path.is_file():
-        body = dict(network.body.named_children())
-        fixed = nn.Sequential(
-            network.normalise, body["_conv_stem"], body["_bn0"], body["_relu"], body["_blocks"][:FIXED_BLOCKS]
-        )
+        stem = [network.body.get_submodule(name) for name in ("_conv_stem", "_bn0", "_relu")]
+        fixed = nn.Sequential(network.normalise, *stem, *_blocks(network)[:FIXED_BLOCKS])
         random, found, tissue = torch.Generator().manual_seed(0), [], []
         with torch.inference_mode():
             for start in tqdm(range(0, len(films), BATCH), desc="views", unit="batch", disable=None):
@@ -164,7 +167,7 @@ def pretrained(blocks: nn.Module, views: Tensor, places: NDArray[np.int64], seed
         chosen = places[random.choice(len(places), CROPS, replace=False)]
         loss = vicreg(*(projection(embedded(learns, view)) for view in crops(views, chosen, random)))
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
     return learns
@@ -173,7 +176,7 @@ def pretrained(blocks: nn.Module, views: Tensor, places: NDArray[np.int64], seed
 def features_of(blocks: nn.Module, maps: Tensor) -> Tensor:
     """Return the recipe's features, (images, 224, h, w), of the fixed blocks' maps."""
     with torch.inference_mode():
-        found = [blocks(part.contiguous(memory_format=torch.channels_last)) for part in maps.split(BATCH)]
+        found = [blocks(part.contiguous(memory_format=torch.channels_last)) for part in torch.split(maps, BATCH)]
     features: Tensor = Surroundings()(torch.cat(found).clone(memory_format=torch.contiguous_format))
     return features
 
@@ -186,7 +189,7 @@ class Study:
         network = build(LOCATED.config, weights).eval()
         self.films = films
         self.views, self.tissue = read_views(films, network, work)
-        self.blocks = dict(network.body.named_children())["_blocks"][FIXED_BLOCKS:NARROW_BLOCKS]
+        self.blocks = nn.Sequential(*_blocks(network)[FIXED_BLOCKS:NARROW_BLOCKS])
         self.recognised: list[tuple[float, float]] = []
 
     def maps(self, blocks: nn.Module) -> ImageMaps:
@@ -208,7 +211,8 @@ class Study:
             given = maps or self.maps(self._pretrained(deal, fold, (outer != fold) & originals, held))
             config = LOCATED.config.replace(seed=deal)
             logits[held] = of_fold(given, config, np.flatnonzero(outer != fold), held, 1)
-        return logits[originals]
+        of_originals: Floats = logits[originals]
+        return of_originals
 
     def _pretrained(self, deal: int, fold: int, own: NDArray[np.bool_], held: NDArray[np.bool_]) -> nn.Module:
         places, unseen = (crop_places(self.tissue, np.flatnonzero(which)) for which in (own, held))

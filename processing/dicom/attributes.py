@@ -259,10 +259,10 @@ class Tags:
         """Return the values of a numeric attribute, all finite; () if missing or blank."""
         vr, data = self.vr(tag), self.data(tag)
         if vr in (*_DECIMAL, *_TEXT) or (vr not in _BINARY and dictionary_VR(tag) in _DECIMAL):
-            parts = self.texts(tag)
-            while parts and not parts[-1]:
-                parts = parts[:-1]
-            return tuple(self._decimal(tag, part) for part in parts)
+            texts = self.texts(tag)
+            while texts and not texts[-1]:
+                texts = texts[:-1]
+            return tuple(self._decimal(tag, text) for text in texts)
         if not data:
             return ()
         if vr not in _BINARY:

@@ -236,7 +236,9 @@ def test_names_are_escaped(evaluated):
 
 def test_example_images_are_shown_with_their_lesions(evaluated, page):
     examples = evaluated.evaluation["examples"]
-    mammograms = [attributes for tag, attributes, _ in page.elements if attributes.get("class", "").startswith("film ")]
+    mammograms = [
+        attributes for tag, attributes, _ in page.elements if attributes.get("class", "").startswith("image ")
+    ]
     assert [("right" in image["class"]) for image in mammograms] == [example["correct"] for example in examples]
     lesions = {record.image_id: len(record.lesions) for record in evaluated.records()}
     circles = [given for tag, given, _ in page.elements if tag == "circle" and "dot" not in given["class"]]
