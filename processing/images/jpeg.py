@@ -99,7 +99,8 @@ def _frame(data: bytes, where: str) -> tuple[int, int, int, int]:
             length = int.from_bytes(data[position + 2 : position + 4], "big")
             check_upright(data[position + 10 : position + 2 + length], where, "JPEG")
         if marker == _APP0 and data[position + 4 : position + 9] == b"JFIF\0" and position + 16 <= len(data):
-            check_square(*struct.unpack_from(">HH", data, position + 12), where, "JPEG density (JFIF)")
+            across, down = struct.unpack_from(">HH", data, position + 12)
+            check_square(across, down, where, "JPEG density (JFIF)")
         if marker in _FRAMES:
             rows, columns = (int.from_bytes(data[position + at : position + at + 2], "big") for at in (5, 7))
             return data[position + 4], rows, columns, data[position + 9]

@@ -198,7 +198,8 @@ def _check_png_chunks(data: bytes, where: str) -> tuple[int, int]:
         if name == b"eXIf":
             check_upright(bytes(body[4:]), where, "PNG")
         if name == b"pHYs" and length == 9:
-            check_square(*struct.unpack_from(">II", body, 4), where, "PNG resolution (pHYs)")
+            across, down = struct.unpack_from(">II", body, 4)
+            check_square(across, down, where, "PNG resolution (pHYs)")
         if name == b"acTL":
             raise NotAMammogramError(f"{where}: animated PNG; a mammogram is one frame")
         position += 12 + length
