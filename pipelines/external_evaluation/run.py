@@ -60,9 +60,8 @@ def evaluate_model(
     table = _of_split(dataset.check(folder), split, folder)
     images = folder / dataset.image_folder
     with TemporaryDirectory() as scratch:
-        directory = model
-        if not model.is_dir():
-            directory = Path(scratch)
+        directory = model if model.is_dir() else Path(scratch)
+        if directory != model:
             unpack(model, directory)
         description = read_description(directory)
         attention = ViewAttention.read(directory, description)
