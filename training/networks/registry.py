@@ -1,4 +1,4 @@
-"""Builds networks by name; `build_model` returns each as a `FilmNetwork`."""
+"""Builds networks by name; `build_model` returns each as a `ImageNetwork`."""
 
 from collections.abc import Sequence
 from importlib import import_module

@@ -77,7 +77,7 @@ class Trunk(nn.Module):
 
 
 def build(name: str, options: BuildOptions) -> ImageNetwork:
-    """Return a network of timm as a `FilmNetwork`; raises `ConfigError` for a network without feature maps."""
+    """Return a network of timm as a `ImageNetwork`; raises `ConfigError` for a network without feature maps."""
     trunk = trunk_of(name, options)
     own: Any = trunk.network.pretrained_cfg
     body = nn.Sequential(

@@ -163,7 +163,7 @@ def test_the_experiment_refuses_what_it_is_not_made_for() -> None:
     assert Cell(SplitProtocol.FILM, Cnn.ALEXNET, noise=True).name == "film-noise-alexnet"
     with pytest.raises(ConfigError, match="the experiment is one on mias"):
         Experiment(PipelineConfig.load(dataset="rsna"))
-    with pytest.raises(ConfigError, match="at least one, none twice"):
+    with pytest.raises(ConfigError, match="at least one, each once"):
         Experiment(config, (SplitProtocol.FILM, SplitProtocol.FILM))
     plan = Experiment(config)
     other = replace(plan, config=config.replace(data=config.data.replace(seed=1)))

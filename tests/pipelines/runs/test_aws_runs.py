@@ -197,7 +197,7 @@ def test_ctrl_c_leaves_the_execution_running_otherwise(aws: Aws, folder: RunFold
     aws.shows("Executing", TRAINING)
     said: list[str] = []
     aws_watch.watch(folder, aws.clients, Screen().show, said.append, wait=interrupted, ask=ask)
-    assert f"{ID} goes on without us" in said[-1]
+    assert f"{ID} continues on AWS" in said[-1]
 
 
 def test_status_report_compare_and_runs_read_it_like_a_local_run(
