@@ -224,7 +224,7 @@ def test_a_network_that_does_not_take_the_images_is_refused(tmp_path: Path) -> N
     config = PipelineConfig.load(cnns=["inception_v3"])
     with pytest.raises(ConfigError, match="ImageWidth=64: .*does not take images of 160 x 64"):
         with_parameters(config, {"ImageWidth": 64})
-    with pytest.raises(ConfigError, match="stride=32: cnn=vit_tiny_patch16_224 has feature maps at stride 16 alone"):
+    with pytest.raises(ConfigError, match="stride=32: cnn=vit_tiny_patch16_224 has feature maps only at stride 16"):
         PipelineConfig.load(cnns=["vit_tiny_patch16_224"])
 
 

@@ -221,7 +221,7 @@ def with_two_networks(account: Account) -> None:
         (with_two_networks, "network", "use those of one"),
         (without_image, "images.processing", "build and push it"),
         (without_image, "images.training", "is no tagged ECR image"),
-        (with_a_small_quota, "ml.g4dn.xlarge for training job usage", "ask for more"),
+        (with_a_small_quota, "ml.g4dn.xlarge for training job usage", "request more"),
         (lambda account: account.endpoint(tags={"project": "other"}), "endpoint mammopipe", "another endpoint.name"),
         (without_a_permission, "permissions of mammopipe-training", "deploy infra/stack.yaml again"),
         (with_another_mode, "endpoint mammopipe", "it serves realtime, endpoint.mode=serverless"),
