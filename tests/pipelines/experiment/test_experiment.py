@@ -137,7 +137,7 @@ def test_rows_stand_by_protocol_each_with_its_majority() -> None:
     ]
     assert str(rows[0].figures["recall"]) == "0.600 (0.500-0.700)"
     picture = draw(rows[:-1], "accuracy", 3)
-    assert picture.count("<circle") == 6 and ">published<" in picture
+    assert picture.count('id="dot-') == 6 and ">published<" in picture
 
 
 def test_a_cell_that_fails_is_named_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
