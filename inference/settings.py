@@ -119,8 +119,8 @@ class ServerSettings(BaseSettings):
     threads: int = Field(default=1, gt=0, description="threads with which each worker computes")
     engine: EngineKind = Field(
         default=EngineKind.AUTO,
-        description="what computes the forward pass: auto, openvino or torch; auto: OpenVINO where the model brings it "
-        "and there is no GPU",
+        description="what computes the forward pass: auto, openvino or torch; auto: OpenVINO if the model "
+        "includes it and there is no GPU",
     )
     max_views: int = Field(default=16, gt=0, description="images of an exam")
     s3_prefix: str = Field(
