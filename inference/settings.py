@@ -73,8 +73,7 @@ class ServerSettings(BaseSettings):
         default=False,
         validation_alias=BATCH_VARIABLE,
         description="whether the container serves a batch transform, as SageMaker states by this variable: a body "
-        "may be "
-        "application/octet-stream, and a refused image is answered with status 200 and its error, so that the job ends "
+        "may be application/octet-stream, and a refused image is answered with status 200 and its error, so that the job ends "
         "with an answer for every image",
     )
     max_bytes: int = Field(
@@ -102,6 +101,12 @@ class ServerSettings(BaseSettings):
         default=10.0,
         gt=0,
         description="seconds from a connection's start, or a request's first byte, to the end of its header; then 408",
+    )
+    body_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="seconds that a body may be behind an arrival with 4096 bytes a second; then 408; in a full server "
+        "one that is a tenth of this behind gives its place to another request (503)",
     )
     max_seconds: float = Field(
         default=60.0,

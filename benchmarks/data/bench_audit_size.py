@@ -1,7 +1,7 @@
 """What the leakage audit costs as the set grows: `python -m benchmarks.data.bench_audit_size [--images N ...]`.
 
 The images are phantoms in the layout of RSNA, segmented at 256 rows, so that they are compared place by place, too.
-Each is of one patient in one of five folds or the test split, and no two are alike: every finding is a false alarm. The
+Each patient is in one of five folds or the test split, and no two images are alike: every finding is a false alarm. The
 cost is CPU time, because wall time depends on what else the machine does. Prints rows for `make bench`.
 """
 
@@ -22,9 +22,8 @@ from mammopipe.processing.errors import MammopipeError
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import Mammogram, write_png
 from mammopipe.processing.phantoms.rsna_tree import rsna_films
-from mammopipe.processing.splits import leakage_audit
+from mammopipe.processing.splits import local_agreement
 from mammopipe.processing.splits.leakage_audit import LeakageReport, audit_leakage
-from mammopipe.processing.splits.local_agreement import local_match
 
 COMMAND = "python -m benchmarks.data.bench_audit_size"
 CONFIG = PreprocessConfig(height=256, width=160)
@@ -45,7 +44,7 @@ class Cost:
 
 
 def images(folder: Path, count: int) -> Iterator[ImageRecord]:
-    """Write `count` segmented phantoms and yield their rows; the two breasts of a patient are in one group."""
+    """Write `count` segmented phantoms and yield their rows; the images of a patient are in one group."""
     made = 0
     for line, _, film in rsna_films(count, seed=1, height=CONFIG.height):
         name, patient = f"{line['image_id']}", int(line["patient_id"])
@@ -86,8 +85,8 @@ def measure(records: Sequence[ImageRecord], folder: Path) -> Cost:
         compared += 1
         return whole(*arguments)  # type: ignore[arg-type]
 
-    whole, started = local_match, time.process_time()
-    with patch.object(leakage_audit, "local_match", counted):
+    whole, started = local_agreement.local_match, time.process_time()
+    with patch.object(local_agreement, "local_match", counted):
         found = audit_leakage(records, folder, folds=folds)
     return Cost(len(records), time.process_time() - started, compared, found)
 
@@ -96,7 +95,7 @@ def rows(costs: Sequence[Cost]) -> list[Row]:
     """Return the rows of audits of growing size."""
     last, seconds = costs[-1], [cost.seconds / cost.images for cost in costs]
     what = f"audit at {CONFIG.height} rows"
-    hours = seconds[-1] * RSNA_IMAGES / 2 / 60
+    minutes = seconds[-1] * RSNA_IMAGES / 2 / 60
     alarms = sum(len(cost.found.findings) for cost in costs)
     sizes = {f"{cost.images:,} images": cost.seconds for cost in costs}
     pairs = {f"{cost.images:,} images": cost.pairs / cost.images for cost in costs}
@@ -106,7 +105,7 @@ def rows(costs: Sequence[Cost]) -> list[Row]:
         row(growth, seconds[-1] / seconds[0], "x", GROWTH_BAR, "lower", COMMAND),
         row(
             f"{what}: minutes at {RSNA_IMAGES:,} images on two cores, if it goes on growing linearly",
-            hours,
+            minutes,
             "min",
             MINUTES_BAR,
             "lower",

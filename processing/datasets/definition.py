@@ -107,7 +107,7 @@ class Dataset:
 
     def tables(self, folder: Path) -> list[Path]:
         """Return the label tables below a folder, the uppermost first."""
-        return tables_in(folder, (self.label_table, *self.other_tables))
+        return tables_in(folder, (self.label_table, *self.other_tables), spreadsheets=self.anywhere)
 
     def files(self, folder: Path) -> list[Path]:
         """Return the files that staging uploads from the dataset's folder, sorted."""

@@ -239,6 +239,10 @@ def _native(file: DicomFile, layout: Layout) -> NDArray[Any]:
             f"{where}: Pixel Data (7FE0,0010) has {present} bytes; {layout.rows} x "
             f"{layout.columns} pixels of {layout.bits_allocated} bits need {needed}"
         )
+    if file.pixel_length - present > 1:  # The byte that pads to even length may be missing.
+        raise CorruptImageError(
+            f"{where}: Pixel Data (7FE0,0010) announces {file.pixel_length} bytes, {present} are there: truncated"
+        )
     _check_surplus(file, needed, present)
     if width == 2:
         order = ">u2" if file.syntax.big_endian else "<u2"
@@ -323,6 +327,11 @@ def _check_announced(head: Announced, layout: Layout, where: str) -> None:
     if not 2 <= head.precision <= 16:
         raise UnsupportedImageError(
             f"{where}: Pixel Data (7FE0,0010) holds {head.precision} bits a sample; 2 to 16 are read"
+        )
+    if head.precision > layout.bits_allocated:
+        raise CorruptImageError(
+            f"{where}: Pixel Data (7FE0,0010) holds {head.precision} bits a sample; {label(Tag.BITS_ALLOCATED)} is "
+            f"{layout.bits_allocated}"
         )
 
 

@@ -225,7 +225,12 @@ def server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="session")
 def narrow_server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that holds one request at a time, and none for longer than three seconds."""
-    limits = {"MAMMOPIPE_WORKERS": "1", "MAMMOPIPE_MAX_WAITING": "1", "MAMMOPIPE_MAX_SECONDS": "3"}
+    limits = {
+        "MAMMOPIPE_WORKERS": "1",
+        "MAMMOPIPE_MAX_WAITING": "1",
+        "MAMMOPIPE_MAX_SECONDS": "3",
+        "MAMMOPIPE_BODY_SECONDS": "600",
+    }
     server = start(exported, tmp_path_factory.mktemp("logs"), **limits)
     poll(lambda: server.ping() == 200)
     yield server

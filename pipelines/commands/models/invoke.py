@@ -82,7 +82,7 @@ def _add_asynchronous(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--uploads",
         metavar="s3://...",
-        help="S3 folder for requests over the limit of a real-time call (6 MB), which are sent async",
+        help="S3 folder for requests over the limit of a real-time call (25 MB), which are sent async",
     )
     parser.add_argument("--async-endpoint", metavar="NAME", help="default: the endpoint's name with -async")
     parser.add_argument(
