@@ -73,7 +73,8 @@ class ServerSettings(BaseSettings):
         default=False,
         validation_alias=BATCH_VARIABLE,
         description="whether the container serves a batch transform, as SageMaker states by this variable: a body "
-        "may be application/octet-stream, and a refused image is answered with status 200 and its error, so that the job ends "
+        "may be application/octet-stream, and a refused image is answered with status 200 and its error, so that the "
+        "job ends "
         "with an answer for every image",
     )
     max_bytes: int = Field(
