@@ -17,7 +17,8 @@ from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest
 from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.distributed import World, joined
 from mammopipe.training.fitting.loop import fit
-from mammopipe.training.train import build_network, read_inputs
+from mammopipe.training.fitting.trial import build_network
+from mammopipe.training.train import read_inputs
 
 
 class StopAfter(StopRequest):
@@ -38,7 +39,7 @@ def figures(paths: ContainerPaths, world: World, *, stop: int = 0) -> dict[str, 
     torch.set_num_threads(1)
     inputs = read_inputs(paths, world)
     config = inputs.config
-    network = build_network(inputs).double()
+    network = build_network(inputs.config, inputs.classes, inputs.weights).double()
     try:
         progress = fit(
             network, *inputs.cases(), config, pretrained=False, world=world,
