@@ -32,7 +32,7 @@ from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.processing.images.mammogram import read_mammogram
-from mammopipe.processing.phantoms.trees import write_phantoms
+from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 from mammopipe.training.model.architecture import find_architecture
 from mammopipe.training.model.archive import unpack
 
@@ -42,9 +42,9 @@ FAMILIES = (
     "regnetx_002",
     "resnet10t",
     PRETRAINED,
-    "densenet121",
     "mobilenetv3_small_050",
     "convnext_atto",
+    "densenet121",
 )
 HEAD = (
     "| network | stride | images, epochs | macro AUC of validation (95 %) | engine | largest difference from torch "
@@ -70,9 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--networks", nargs="+", default=list(FAMILIES), metavar="NAME")
     parser.add_argument("--weights", default="", help=f"file with ImageNet weights of {PRETRAINED}")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--images", type=int, default=998, help="phantoms")
-    parser.add_argument("--height", type=int, default=176)
-    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--images", type=int, default=800, help="phantoms")
+    parser.add_argument("--lesion-size", type=float, default=1.6, help="factor of the radius of the phantoms' lesions")
+    parser.add_argument("--height", type=int, default=144)
+    parser.add_argument("--width", type=int, default=96)
     parser.add_argument(
         "--stride",
         type=int,
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with TemporaryDirectory() as name:
         folder = options.folder or Path(name)
         if not (folder / "films").exists():
-            write_phantoms("mias", folder / "films", options.images)
+            write_mias_tree(folder / "films", films=options.images, lesion_size=options.lesion_size)
         for network in options.networks:
             lines.append(row(network, folder, options))
             print(lines[-1], flush=True)
