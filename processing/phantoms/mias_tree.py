@@ -94,7 +94,8 @@ def write_mias_tree(folder: Path, *, films: int = 40, seed: int = 0, lesion_size
     """Write `mdb001.pgm` ... (8-bit binary PGM) and, last, `Info.txt` into `folder`, in the layout of MIAS.
 
     About a third of the patients have a malignant film and a third a benign film; all other films are normal. The same
-    arguments give the same bytes. `lesion_size` is a factor of the lesions' radius. Raises `ConfigError` like `mias_films`.
+    arguments give the same bytes. `lesion_size` is a factor of the lesions' radius. Raises `ConfigError` like
+    `mias_films`.
     """
     rows = []
     for name, film in mias_films(films, seed, lesion_size):
