@@ -101,6 +101,12 @@ class ServerSettings(BaseSettings):
         gt=0,
         description="seconds from a connection's start, or a request's first byte, to the end of its header; then 408",
     )
+    body_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="seconds that a body may be behind an arrival with 4096 bytes a second; then 408; in a full server "
+        "one that is a tenth of this behind gives its place to another request (503)",
+    )
     max_seconds: float = Field(
         default=60.0,
         gt=0,

@@ -90,7 +90,7 @@ def segmented(sources: Mapping[str, Path], judged: Sequence[str], row: Row, fold
             continue
         image_id = f"{name}-{record.image_id}"
         write_png(folder / f"{image_id}.png", result.pixels)
-        shown = {
+        shown: dict[str, Any] = {
             "image_id": image_id,
             "path": f"{image_id}.png",
             "patient_id": f"{name}-{record.patient_id}",

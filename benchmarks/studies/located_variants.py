@@ -146,7 +146,7 @@ def others(records: Sequence[ImageRecord]) -> NDArray[np.int64]:
     return found
 
 
-def _network(config: TrainConfig, features: int) -> ImageNetwork:
+def network_of(config: TrainConfig, features: int) -> ImageNetwork:
     """Return a network whose classifier takes this number of features; its body is not used."""
     network = build_model(
         config.cnn,
@@ -168,7 +168,7 @@ def classifiers(films: ImageMaps, config: TrainConfig, folds: Sequence[NDArray[n
     """Return the weights of one classifier for each array of places to learn from."""
     found = []
     for places in folds:
-        network = _network(config, films.maps.shape[1])
+        network = network_of(config, films.maps.shape[1])
         with contextlib.redirect_stdout(io.StringIO()):
             refit(
                 network,
@@ -184,7 +184,7 @@ def classifiers(films: ImageMaps, config: TrainConfig, folds: Sequence[NDArray[n
 
 def predicted(films: ImageMaps, config: TrainConfig, states: Sequence[dict[str, Tensor]]) -> Floats:
     """Return the logits, (images, classes), of the mean of these classifiers."""
-    learns = learner(_network(config, films.maps.shape[1]), config)[0]
+    learns = learner(network_of(config, films.maps.shape[1]), config)[0]
     learns.load_state_dict({name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]})
     return np.asarray(predict(learns, films, batch_size=BATCH, precision=config.precision), np.float64)
 
@@ -199,23 +199,35 @@ def held_out(films: ImageMaps, config: TrainConfig, deal: int, inner_deals: int)
         inner_deals: Deals of folds within the other outer folds, whose classifiers are averaged; 0 trains one
             classifier on all of them.
     """
-    settings = config.replace(seed=deal)
-    outer = np.array(assign_folds(films.records, FOLDS, seed=deal, protocol=SplitProtocol.PATIENT))
+    outer = outer_folds(films.records, deal)
     originals = np.array([not record.source_image_id for record in films.records])
-    logits = np.zeros((len(films), len(THREE)))
+    logits: Floats = np.zeros((len(films), len(THREE)))
     for fold in range(FOLDS):
-        rest, held = np.flatnonzero(outer != fold), np.flatnonzero((outer == fold) & originals)
-        left = films.part(rest.tolist())
-        states = [] if inner_deals else classifiers(films, settings, [rest])
-        for inner_deal in range(inner_deals):
-            inner = np.array(assign_folds(left.records, FOLDS, seed=inner_deal, protocol=SplitProtocol.PATIENT))
-            places = [np.flatnonzero(inner != number) for number in range(FOLDS)]
-            states += classifiers(left, settings.replace(seed=inner_deal), places)
-        logits[held] = predicted(films.part(held.tolist()), settings, states)
-    return logits[originals]
+        held = (outer == fold) & originals
+        logits[held] = of_fold(films, config.replace(seed=deal), np.flatnonzero(outer != fold), held, inner_deals)
+    of_originals: Floats = logits[originals]
+    return of_originals
 
 
-def _kept(folder: Path, name: str, made: Callable[[int], Floats], deal: int) -> Floats:
+def outer_folds(records: Sequence[ImageRecord], deal: int) -> NDArray[np.int64]:
+    """Return the outer fold of each image, (images,), in a deal."""
+    return np.array(assign_folds(records, FOLDS, seed=deal, protocol=SplitProtocol.PATIENT))
+
+
+def of_fold(
+    films: ImageMaps, config: TrainConfig, rest: NDArray[np.int64], held: NDArray[np.bool_], inner_deals: int
+) -> Floats:
+    """Return the logits of the held-out images, (held, classes), by classifiers of the places `rest`."""
+    left = films.part(rest.tolist())
+    states = [] if inner_deals else classifiers(films, config, [rest])
+    for inner_deal in range(inner_deals):
+        inner = np.array(assign_folds(left.records, FOLDS, seed=inner_deal, protocol=SplitProtocol.PATIENT))
+        places = [np.flatnonzero(inner != number) for number in range(FOLDS)]
+        states += classifiers(left, config.replace(seed=inner_deal), places)
+    return predicted(films.part(np.flatnonzero(held).tolist()), config, states)
+
+
+def kept_logits(folder: Path, name: str, made: Callable[[int], Floats], deal: int) -> Floats:
     """Return the logits of a deal, from their file if an earlier command made them."""
     path = folder / f"{name}, deal {deal}.npy"
     if not path.is_file():
@@ -272,7 +284,7 @@ def compare(
     return found
 
 
-def _line(name: str, found: dict[str, Any]) -> str:
+def table_line(name: str, found: dict[str, Any]) -> str:
     cells = []
     for each in found.values():
         gain, gained = each["difference"], each["ensemble_difference"]
@@ -308,18 +320,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     base: list[Floats] = []
     table: dict[str, Any] = {}
     for name in [name for name in VARIANTS if not options.variants or name in options.variants]:
-        given = ImageMaps(_network(LOCATED.config, 1), films, maps=VARIANTS[name](maps))
+        given = ImageMaps(network_of(LOCATED.config, 1), films, maps=VARIANTS[name](maps))
         for inner in options.nested or [0]:
             full = name if not inner else f"{name}, nested, {inner} inner deal{'s' if inner > 1 else ''}"
-            of_deal = partial(_kept, options.work, full, partial(held_out, given, LOCATED.config, inner_deals=inner))
+            of_deal = partial(
+                kept_logits, options.work, full, partial(held_out, given, LOCATED.config, inner_deals=inner)
+            )
             logits = [of_deal(deal) for deal in tqdm(range(options.deals), desc=name, disable=None)]
             base = base or logits
             for share in (0.0, OTHER_BREAST):
                 row = f"{full}{', half of the other breast' if share else ''}"
                 table[row] = compare(logits, base, judged, share)
-                print(_line(row, table[row]), flush=True)
+                print(table_line(row, table[row]), flush=True)
             write_json(options.work / "variants.json", table)
-    lines = [HEADING, *(_line(name, found) for name, found in table.items())]
+    lines = [HEADING, *(table_line(name, found) for name, found in table.items())]
     (options.work / "variants.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

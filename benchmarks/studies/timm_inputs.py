@@ -1,6 +1,6 @@
 """Finds which networks of timm have feature maps, at which strides, and the images that they take.
 
-`python -m benchmarks.studies.timm_inputs > training/model/timm_inputs.txt` writes the table that
+`python -m benchmarks.studies.timm_inputs > training/model/timm_tables/inputs.txt` writes the table that
 `mammopipe.training.model.architecture` reads, so that a network is refused before a job starts. Each network is built
 without memory for its weights (torch's device `meta`), and images of many sizes are put through it, which computes only
 shapes. It takes some ten minutes on one core.

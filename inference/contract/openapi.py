@@ -28,6 +28,7 @@ CODES: Mapping[int, Mapping[str, str]] = {
         "bad_multipart": "the form is damaged, or a part is no file",
         "bad_zip": "the archive is damaged or breaks a rule",
         "no_images": "the exam has no image",
+        "bad_http": "the request is not HTTP/1.1",
     },
     403: {
         "s3_not_allowed": "this deployment follows no s3_uri",
@@ -37,6 +38,10 @@ CODES: Mapping[int, Mapping[str, str]] = {
     404: {"not_found": "no such path", "s3_missing": "no such S3 object"},
     405: {"method_not_allowed": "the path knows another method"},
     406: {"not_acceptable": "no form of the answer fits Accept"},
+    408: {
+        "header_timeout": "no complete header within the limit",
+        "body_timeout": "the body arrives too slowly, or has stopped",
+    },
     413: {
         "too_large": "more bytes than the limit",
         "too_many_views": "more images than the limit",
@@ -79,6 +84,7 @@ _TEXTS = {
     404: "Not found",
     405: "Method not allowed",
     406: "Not acceptable",
+    408: "Too slow",
     413: "Too large",
     415: "Unsupported type",
     422: "Unusable image",

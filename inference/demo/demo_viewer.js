@@ -32,14 +32,14 @@ function hideFilms() {
   $("empty").hidden = false;
 }
 
-function showFilms() {
+function showImages() {
   resetView();
   $("empty").hidden = true;
   $("frame").hidden = $("tools").hidden = false;
   const order = hung();
   const shown = state.single ? [state.selected] : order;
-  $("all").disabled = state.films.length < 2;
-  $("all").checked = state.films.length > 1 && !state.single;
+  $("all").disabled = state.uploads.length < 2;
+  $("all").checked = state.uploads.length > 1 && !state.single;
   $("frame").className = shown.length > 1 ? "frame grid" : "frame";
   $("frame").replaceChildren(...shown.map(pane));
   mark();
@@ -52,17 +52,17 @@ function pane(index) {
   const side = image.laterality === "R" ? "right" : image.laterality === "L" ? "left" : "";
   const picture = make("img", { className: "picture", alt: `${name(index)}, ${image.columns} by ${image.rows} pixels` });
   picture.draggable = false;
-  if (state.films[index].url) picture.src = state.films[index].url;
+  if (state.uploads[index].url) picture.src = state.uploads[index].url;
   const boxes = document.createElementNS(SVG, "svg");
   boxes.setAttribute("class", "boxes");
-  const film = make("div", { className: "film" }, picture, make("canvas", { className: "heat" }), boxes);
-  const one = make("div", { className: `pane ${side}`, tabIndex: 0, role: "group" }, film,
+  const layers = make("div", { className: "layers" }, picture, make("canvas", { className: "heat" }), boxes);
+  const one = make("div", { className: `pane ${side}`, tabIndex: 0, role: "group" }, layers,
     make("span", { className: "label" }, name(index)));
   one.setAttribute("aria-label", name(index));
   one.dataset.index = index;
   one.onpointerdown = (event) => drag(event, index);
   one.onwheel = (event) => { event.preventDefault(); zoomAt(one, event, event.deltaY < 0 ? 1.2 : 1 / 1.2); };
-  one.ondblclick = () => { state.single = !state.single && state.films.length > 1; select(index); showFilms(); };
+  one.ondblclick = () => { state.single = !state.single && state.uploads.length > 1; select(index); showImages(); };
   one.oncontextmenu = (event) => event.preventDefault();
   one.onkeydown = (event) => key(event, one, index);
   one.onfocus = () => select(index);
@@ -85,7 +85,7 @@ function mark() {
 
 function showPicture(index) {
   const one = paneOf(index);
-  if (one) one.querySelector(".picture").src = state.films[index].url;
+  if (one) one.querySelector(".picture").src = state.uploads[index].url;
 }
 
 /* Zoom, pan and window are those of all images: what is compared is shown alike. */
@@ -148,7 +148,7 @@ function layout() {
     const left = actual ? 0 : (grid && view.zoom === 1 ? side : 0.5) * (clientWidth - width);
     const top = actual ? 0 : (clientHeight - height) / 2;
     const place = { left: `${Math.round(left + view.x)}px`, top: `${Math.round(top + view.y)}px` };
-    Object.assign(one.querySelector(".film").style, place, { width: `${width}px`, height: `${height}px` });
+    Object.assign(one.querySelector(".layers").style, place, { width: `${width}px`, height: `${height}px` });
     for (const text of one.querySelectorAll("text")) {
       text.setAttribute("font-size", 13 / scale);
       text.setAttribute("stroke-width", 3 / scale);

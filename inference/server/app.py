@@ -39,6 +39,7 @@ from mammopipe.inference.server.capture import CaptureFolder
 from mammopipe.inference.server.cloudwatch import embedded
 from mammopipe.inference.server.connections import IN_LINE
 from mammopipe.inference.server.log import Log
+from mammopipe.inference.server.places import Place, Places
 from mammopipe.inference.server.responses import Caller, LingeringResponse, error_response
 from mammopipe.inference.settings import ServerSettings
 from mammopipe.inference.workers.channel import Body
@@ -68,6 +69,7 @@ class Application:
     ) -> None:
         self._settings = settings
         self._pool = pool
+        self._places = Places(settings.places, settings.body_seconds)
         self._write = log
         self._captures = captures
         self._more = more
@@ -80,7 +82,7 @@ class Application:
     @property
     def idle(self) -> bool:
         """Whether the server has no request."""
-        return self._pool.held == 0
+        return self._places.idle
 
     def asgi(self) -> Starlette:
         """Return the ASGI application."""
@@ -161,21 +163,23 @@ class Application:
     async def _answer(self, request: Request, request_id: str, facts: Facts) -> Response:
         if self.stopping:
             raise UnavailableError("stopping", "the server is stopping; try again")
-        self._pool.reserve()
+        if not self._pool.started:
+            raise UnavailableError("starting", "the model is still being loaded; try again")
+        place = self._places.take()
         try:
             async with asyncio.timeout(self._settings.max_seconds):
-                return _response(await self._work(request, request_id, facts))
+                return _response(await self._work(request, place, request_id, facts))
         except TimeoutError:
             limit = f"no answer within {self._settings.max_seconds:g} seconds, the limit"
             raise TimeLimitError("time_limit", limit) from None
         finally:
-            self._pool.release()
+            self._places.free(place)
 
-    async def _work(self, request: Request, request_id: str, facts: Facts) -> Reply:
+    async def _work(self, request: Request, place: Place, request_id: str, facts: Facts) -> Reply:
         kind, form, options = _headers(request, batch=self._settings.batch)
         facts |= {"content_type": str(kind), "accept": str(form)}
         with Body() as body:
-            await _receive(request, body, self._settings.max_bytes)
+            await _receive(request, body, self._settings.max_bytes, place)
             facts["bytes"] = body.size
             header = request.headers["content-type"]
             if kind is None:
@@ -286,16 +290,18 @@ def _echo(request: Request, response: Response) -> None:
         response.headers[CUSTOM_ATTRIBUTES_HEADER] = f"{own},{opaque}" if own else opaque
 
 
-async def _receive(request: Request, body: Body, limit: int) -> None:
-    """Receive the body; refuse it as soon as it announces or contains more bytes than the limit."""
+async def _receive(request: Request, body: Body, limit: int, place: Place) -> None:
+    """Receive the body; refuse it as soon as it announces or contains more bytes than the limit, or stops arriving."""
     announced = request.headers.get("content-length", "")
     refusal = TooLargeError("too_large", f"the body is over the limit of {limit} bytes")
     if announced.isdigit() and int(announced) > limit:
         raise refusal
-    async for chunk in request.stream():
-        if body.size + len(chunk) > limit:
-            raise refusal
-        body.write(chunk)
+    async with place:
+        async for chunk in request.stream():
+            if body.size + len(chunk) > limit:
+                raise refusal
+            body.write(chunk)
+            place.received(len(chunk))
 
 
 def _response(reply: Reply) -> Response:

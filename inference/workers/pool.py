@@ -1,4 +1,4 @@
-"""The pool of workers: limits the number of requests, queues them for free workers, and replaces ended workers.
+"""The pool of workers: queues requests for free workers, and replaces ended workers.
 
 A worker that ends loses only its own request. A worker whose request takes too long is killed, because nothing else
 stops a decoder or a forward pass that hangs. Workers are forked from a fork server
@@ -34,8 +34,6 @@ class Pool:
         self._begun = time.perf_counter()
         self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._keepers: list[asyncio.Task[None]] = []
-        self.held = 0
-        """Number of requests in the server, running or waiting."""
 
     async def start(self) -> None:
         """Wait until the first worker has answered its warm-up image; raises `CannotServeError` if none can."""
@@ -53,21 +51,14 @@ class Pool:
         await self._fork_server.stop()
 
     @property
+    def started(self) -> bool:
+        """Whether a worker has ever answered its warm-up image."""
+        return self._first.done()
+
+    @property
     def healthy(self) -> bool:
         """Whether at least one running worker has answered its warm-up image."""
         return bool(self._able)
-
-    def reserve(self) -> None:
-        """Reserve a place for a request or raise `UnavailableError`; `release` frees it."""
-        if not self._first.done():
-            raise UnavailableError("starting", "the model is still being loaded; try again")
-        if self.held >= self._settings.places:
-            raise UnavailableError("busy", f"{self.held} requests are being answered, which is the limit; try again")
-        self.held += 1
-
-    def release(self) -> None:
-        """Free a reserved place."""
-        self.held -= 1
 
     async def run(self, task: Task, body: Body, begun: Callable[[], None] = lambda: None) -> tuple[Reply, float]:
         """Return the reply of the next free worker, and the seconds of waiting for it.

@@ -25,7 +25,7 @@ class EndpointMode(StrEnum):
     """How clients call an endpoint."""
 
     REALTIME = "realtime"
-    """InvokeEndpoint: images up to 6 MB, an answer within 60 seconds."""
+    """InvokeEndpoint: images up to 25 MB, an answer within 60 seconds."""
     ASYNC = "async"
     """InvokeEndpointAsync: whole exams up to 1 GB, which SageMaker reads from S3 and passes to the container."""
     BOTH = "both"
@@ -127,12 +127,14 @@ class EndpointConfig(Settings):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The limits of a real-time container: its own defaults, except 4 MB bodies for serverless."""
-        return {"MAMMOPIPE_MAX_BYTES": str(4 * 2**20)} if self.mode is EndpointMode.SERVERLESS else {}
+        """The limits of a real-time container: its own defaults, except 4 MB bodies and answers for serverless."""
+        if self.mode is not EndpointMode.SERVERLESS:
+            return {}
+        return {name: str(4 * 2**20) for name in ("MAMMOPIPE_MAX_BYTES", "MAMMOPIPE_MAX_ANSWER_BYTES")}
 
     @property
     def async_environment(self) -> Mapping[str, str]:
-        """The limits of an async container; the real-time limits are made for bodies of 6 MB and 60 seconds."""
+        """The limits of an async container; the real-time limits are made for bodies of 25 MB and 60 seconds."""
         return {
             "MAMMOPIPE_MAX_BYTES": str(self.async_max_bytes),
             "MAMMOPIPE_MAX_SECONDS": str(self.async_max_seconds),

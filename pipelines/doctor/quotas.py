@@ -12,9 +12,9 @@ VOLUME = "Size of EBS volume for a {kind} instance"
 """Name of the quota of one instance's disk, as the error of an exceeded one states it (`ResourceLimitExceeded`)."""
 PARALLEL_TRIALS = re.compile(r"(?=.*(parallel|concurrent))(?=.*training jobs per)(?=.*tuning)", re.IGNORECASE)
 """Names of the quota of the training jobs that one search runs at a time."""
-USUAL_PARALLEL_TRIALS = 10
+DEFAULT_PARALLEL_TRIALS = 10
 """Its default, which AWS raises to 100 at most ("automatic-model-tuning-limits")."""
-USUAL_VOLUME_GB = 1024
+DEFAULT_VOLUME_GB = 1024
 """The default of the quota of a disk, in GB ("Amazon SageMaker AI endpoints and quotas")."""
 
 
@@ -52,10 +52,10 @@ def _volumes(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Fi
             continue
         name = VOLUME.format(kind=job)
         quota = quotas.get(name)
-        if quota is None and size > USUAL_VOLUME_GB:
+        if quota is None and size > DEFAULT_VOLUME_GB:
             text = (
-                f"not listed here; compute.{key}={size} is over the usual {USUAL_VOLUME_GB} GB: look it up in Service "
-                "Quotas"
+                f"not listed here; compute.{key}={size} is over the default {DEFAULT_VOLUME_GB} GB: look it up in "
+                "Service Quotas"
             )
             yield Finding(Verdict.WARNING, name, text)
         elif quota is not None and quota < size:
@@ -71,7 +71,7 @@ def _trials(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Fin
     if not config.tuning.ranges:
         return
     found = next((name for name in quotas if PARALLEL_TRIALS.search(name)), "")
-    most = quotas.get(found, USUAL_PARALLEL_TRIALS)
+    most = quotas.get(found, DEFAULT_PARALLEL_TRIALS)
     if wanted > most:
         text = f"tuning.parallel={wanted} is over {most:.0f}; ask for more in Service Quotas, or lower it"
         subject = found or "training jobs of a search at a time"

@@ -35,10 +35,12 @@ class Terms:
     """Name and origin of the dataset in one sentence, for reports and model cards."""
     licence: str
     citation: str = ""
+    note: str = ""
+    """What a reader of its figures must know about the release."""
 
     def __str__(self) -> str:
         """Return all terms as one paragraph."""
-        return " ".join(filter(None, (self.title, self.licence, self.citation)))
+        return " ".join(filter(None, (self.title, self.licence, self.citation, self.note)))
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Dataset:
     released: "Dataset | None" = None
     """The dataset as released, where staging brings it into another layout (`arranged`)."""
 
+    same_breast: Mapping[str, str] = field(default_factory=dict)
+    """Patients of the release who show a breast of another of its patients, whose split and fold they share."""
     meanings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """What the label table's own words mean, by field of the manifest (`density`, `finding`) and word."""
 
@@ -103,7 +107,7 @@ class Dataset:
 
     def tables(self, folder: Path) -> list[Path]:
         """Return the label tables below a folder, the uppermost first."""
-        return tables_in(folder, (self.label_table, *self.other_tables))
+        return tables_in(folder, (self.label_table, *self.other_tables), spreadsheets=self.anywhere)
 
     def files(self, folder: Path) -> list[Path]:
         """Return the files that staging uploads from the dataset's folder, sorted."""

@@ -14,7 +14,7 @@ from mammopipe.processing.classes import THREE, class_index
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.fitting.dataset import TrainingImages
-from mammopipe.training.fitting.head_only import Films, Learner
+from mammopipe.training.fitting.head_only import ImagesOrBreasts, Learner
 from mammopipe.training.fitting.sampling import Draw
 from mammopipe.training.networks.network import ImageNetwork
 
@@ -69,7 +69,7 @@ def targets(
     return torch.from_numpy(found)
 
 
-def require_circles(images: Films, option: str) -> None:
+def require_circles(images: ImagesOrBreasts, option: str) -> None:
     """Raise `ConfigError`, naming the hyperparameter, if no image has a circle around a lesion of a later class."""
     marked = (lesion for record in images.records for lesion in record.lesions)
     if not any(class_index(lesion.label, images.classes) for lesion in marked):

@@ -1,8 +1,8 @@
 """Describes the networks that can be trained and served; needs no torch.
 
 To add a network, write one file beside `training/networks/modified_cnn.py` with a function `build`, and add one line to
-`OWN`. All networks of timm are known by name (`timm_names.txt`, from the pinned version), and by the images that they
-take (`timm_inputs.txt`, which `benchmarks.studies.timm_inputs` finds out).
+`OWN`. `timm_tables/names.txt` lists the names of timm's networks in the pinned version. `timm_tables/inputs.txt` lists
+the images that each of them accepts; `benchmarks.studies.timm_inputs` writes it.
 """
 
 import difflib
@@ -110,13 +110,13 @@ ARCHITECTURES = {architecture.name: architecture for architecture in OWN}
 @cache
 def timm_names() -> frozenset[str]:
     """Return the names of timm's networks, with and without their tags, as the pinned version lists them."""
-    return frozenset((files(__package__) / "timm_names.txt").read_text(encoding="utf-8").split())
+    return frozenset((files(__package__) / "timm_tables" / "names.txt").read_text(encoding="utf-8").split())
 
 
 @cache
 def _timm_inputs() -> dict[str, list[str]]:
-    """Return what `timm_inputs.txt` says of each network of timm, by its name without a tag."""
-    lines = (files(__package__) / "timm_inputs.txt").read_text(encoding="utf-8").splitlines()
+    """Return what `timm_tables/inputs.txt` says of each network of timm, by its name without a tag."""
+    lines = (files(__package__) / "timm_tables" / "inputs.txt").read_text(encoding="utf-8").splitlines()
     return {name: rest for name, *rest in (line.split(maxsplit=3) for line in lines)}
 
 

@@ -80,7 +80,7 @@ def add(subparsers: "Subparsers") -> None:
 
 def _add_asynchronous(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--uploads", metavar="s3://...", help="S3 folder for what exceeds a real-time call (6 MB) and is asked async"
+        "--uploads", metavar="s3://...", help="S3 folder for what exceeds a real-time call (25 MB) and is asked async"
     )
     parser.add_argument("--async-endpoint", metavar="NAME", help="default: the endpoint's name with -async")
     parser.add_argument("--async", action="store_true", dest="asynchronous", help="ask async whatever the size")

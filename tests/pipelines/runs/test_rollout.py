@@ -163,7 +163,10 @@ def test_a_serverless_endpoint_has_no_instances(sagemaker: Any) -> None:
     assert variant["ServerlessConfig"] == {"MemorySizeInMB": 6144, "MaxConcurrency": 5}
     assert "InstanceType" not in variant
     model = sagemaker.describe_model(ModelName=variant["ModelName"])
-    assert model["PrimaryContainer"]["Environment"] == {"MAMMOPIPE_MAX_BYTES": str(4 * 2**20)}
+    assert model["PrimaryContainer"]["Environment"] == {
+        "MAMMOPIPE_MAX_BYTES": str(4 * 2**20),
+        "MAMMOPIPE_MAX_ANSWER_BYTES": str(4 * 2**20),
+    }
 
 
 def test_what_nobody_approved_is_not_deployed(sagemaker: Any) -> None:

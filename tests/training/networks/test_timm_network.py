@@ -178,7 +178,7 @@ def test_normalisation_with_activation_is_shared_and_an_unknown_kind_is_refused(
 
 
 def test_every_name_has_its_line_of_what_it_takes():
-    lines = (files("mammopipe.training.model") / "timm_inputs.txt").read_text().splitlines()
+    lines = (files("mammopipe.training.model") / "timm_tables" / "inputs.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines] == sorted(name for name in timm_names() if "." not in name)
 
 

@@ -236,7 +236,9 @@ def test_names_are_escaped(evaluated):
 
 def test_example_images_are_shown_with_their_lesions(evaluated, page):
     examples = evaluated.evaluation["examples"]
-    mammograms = [attributes for tag, attributes, _ in page.elements if attributes.get("class", "").startswith("film ")]
+    mammograms = [
+        attributes for tag, attributes, _ in page.elements if attributes.get("class", "").startswith("image ")
+    ]
     assert [("right" in image["class"]) for image in mammograms] == [example["correct"] for example in examples]
     lesions = {record.image_id: len(record.lesions) for record in evaluated.records()}
     circles = [given for tag, given, _ in page.elements if tag == "circle" and "dot" not in given["class"]]
@@ -320,3 +322,8 @@ def test_missed_cancers_are_listed_with_what_is_known_of_them(evaluated, page):
 def test_the_words_of_the_label_table_are_explained(evaluated):
     assert "D dense-glandular (not the D of BI-RADS)" in changed(evaluated, dataset="mias")
     assert "dense-glandular" not in changed(evaluated, dataset="own")
+
+
+def test_what_is_known_of_the_release_stands_beside_the_audit(evaluated):
+    assert "mias111 and mias113 show one breast" in changed(evaluated, dataset="mias+rsna", synthetic=False)
+    assert "mias111" not in changed(evaluated, dataset="mias", synthetic=True)
