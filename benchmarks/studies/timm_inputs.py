@@ -58,7 +58,7 @@ def described(name: str) -> str:
     return f"{name} - it has no feature maps, (N, channels, h, w), at a stride of {wanted} pixels"
 
 
-def _has_maps_of_its_own_size(name: str, shallow: dict[str, int]) -> bool:
+def _has_maps_of_its_own_size(name: str, shallow: dict[str, Any]) -> bool:
     """Return whether a network has feature maps of images of the size for which it was published."""
     height, width = map(int, _own_size(name).split(" x "))
     with torch.device("meta"), torch.inference_mode():
@@ -69,10 +69,10 @@ def _has_maps_of_its_own_size(name: str, shallow: dict[str, int]) -> bool:
             )
         except (AttributeError, *_REFUSALS):
             return False
-    return found[-1].ndim == 4
+    return bool(found[-1].ndim == 4)
 
 
-def _shallow(name: str) -> dict[str, int]:
+def _shallow(name: str) -> dict[str, Any]:
     """Return the option that leaves a transformer one block, where it has it: all blocks take the same images."""
     try:
         with torch.device("meta"):
