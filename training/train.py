@@ -48,11 +48,11 @@ from mammopipe.training.fitting.image_cache import choose_cache
 from mammopipe.training.fitting.loop import fit
 from mammopipe.training.fitting.out_of_fold import CrossValidated
 from mammopipe.training.fitting.run import Progress
-from mammopipe.training.fitting.trial import build_network, memory_stated, try_out
 from mammopipe.training.model.architecture import find_architecture
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.network import ImageNetwork
 from mammopipe.training.networks.pretrained import StagedWeights, find_weights
+from mammopipe.training.trial import build_network, memory_stated, try_out
 from mammopipe.training.usage import usage
 
 _REPORTED = ("torch", "torchvision", "numpy", "safetensors", "opencv-python-headless")

@@ -18,8 +18,8 @@ from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest
 from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.distributed import World, joined
 from mammopipe.training.fitting.loop import fit
-from mammopipe.training.fitting.trial import build_network
 from mammopipe.training.train import read_inputs
+from mammopipe.training.trial import build_network
 
 
 class StopAfter(StopRequest):

@@ -8,11 +8,11 @@ import torch
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.fitting.checkpoint import StopRequest
 from mammopipe.training.fitting.distributed import ALONE
-from mammopipe.training.fitting.trial import build_network
 from mammopipe.training.model.archive import pack
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.registry import build_model
 from mammopipe.training.train import read_inputs, train
+from mammopipe.training.trial import build_network
 from tests.training.conftest import describe
 
 SETTINGS = {"epochs": "1", "head_epochs": "0", "warmup_epochs": "0", "precision": "float32"}

@@ -6,9 +6,9 @@ import torch
 from mammopipe.processing.errors import ConfigError, ManifestError
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.distributed import ALONE, World
-from mammopipe.training.fitting.trial import images_at_once, memory_stated, try_out
 from mammopipe.training.networks.registry import build_model
 from mammopipe.training.train import read_inputs
+from mammopipe.training.trial import images_at_once, memory_stated, try_out
 
 
 def config(**settings):
