@@ -92,8 +92,7 @@ def make_film(
         label: The class.
         laterality: The side of the body; the chest wall is on this side of the image, as in MIAS and RSNA.
         view: CC or MLO.
-        height: Rows of the image.
-        width: Columns of the image.
+        height, width: Rows and columns of the image.
         density: Density of the tissue; by default it is drawn at random.
         lesions: Number of lesions unless the class is normal. The first has the class `label`, the others are benign.
         lesion_size: Factor of the radius of lesions.
@@ -116,10 +115,9 @@ def make_film(
     grey = _develop(np.where(marks.mask, marks.grey, canvas.grey + lift), rng[_Stream.GRAIN])
     grey *= padded | canvas.breast | marks.mask  # a digital detector blackens everything except the breast
     masks = (canvas.breast & ~marks.mask, canvas.pectoral & ~marks.mask, marks.mask, lift > 0.03)
-    size = height, width
-    breast, pectoral, artefacts, lesion_mask = (_place_mask(mask, left, size, laterality) for mask in masks)
+    breast, pectoral, artefacts, lesion_mask = (_place_mask(mask, left, (height, width), laterality) for mask in masks)
     return Film(
-        pixels=_quantise(_place(grey, left, size, laterality), bits),
+        pixels=_quantise(_place(grey, left, (height, width), laterality), bits),
         breast=breast,
         pectoral=pectoral & breast,
         artefacts=artefacts & ~breast,
@@ -129,7 +127,7 @@ def make_film(
         laterality=laterality,
         view=view,
         density=density,
-        padding=~_place_mask(np.ones_like(canvas.breast), left, size, laterality),
+        padding=~_place_mask(np.ones_like(canvas.breast), left, (height, width), laterality),
     )
 
 
