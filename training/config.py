@@ -217,7 +217,8 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
     )
     cache: Cache = Field(
         default=Cache.AUTO,
-        description="where decoded images are kept: memory, disk only, or auto: memory where a quarter is enough",
+        description="where decoded images are kept: memory, disk only, or auto: memory if the images fit into a "
+        "quarter of it",
     )
     workers: int = Field(
         default=0,
@@ -229,7 +230,7 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
         default=10.0,
         gt=0,
         le=1440,
-        description="minutes between checkpoints in the middle of an epoch; each epoch ends in one",
+        description="minutes between checkpoints within an epoch; each epoch also ends with a checkpoint",
     )
 
     @model_validator(mode="after")
@@ -281,7 +282,7 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
             able = [own.name for own in ARCHITECTURES.values() if self.stride in own.strides]
             rule = f" needs cnn={', '.join([*able, 'one of timm'])}, not {self.cnn}"
             if network.of_timm:
-                rule = f": cnn={self.cnn} has feature maps at stride {network.stated_strides} alone"
+                rule = f": cnn={self.cnn} has feature maps only at stride {network.stated_strides}"
             if self.stride not in TIMM_STRIDES:
                 rule = f" must be one of {', '.join(map(str, TIMM_STRIDES))}"
             raise ConfigError(f"hyperparameter stride={self.stride}{rule}")

@@ -126,7 +126,7 @@ def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
     Raises:
         MammopipeError: An input is missing or invalid; the subclass and the message state which.
     """
-    config = TrainConfig.from_hyperparameters(_read_hyperparameters(paths))
+    config = TrainConfig.from_hyperparameters(dict(read_json(paths.hyperparameters)))
     preprocess = read_stage(paths)
     protocol = read_protocol(paths)
     manifest = read_manifest(paths.channel("manifest"), protocol)
@@ -174,10 +174,6 @@ def _refuse_exact_leaks(manifest: Sequence[ImageRecord], protocol: SplitProtocol
     if leaks:
         more = f" and {len(leaks) - 1} more" if len(leaks) > 1 else ""
         raise ManifestError(f"manifest: {leaks[0].message}{more}; nothing is trained on data that leak")
-
-
-def _read_hyperparameters(paths: ContainerPaths) -> dict[str, str]:
-    return dict(read_json(paths.hyperparameters))
 
 
 def read_stage(paths: ContainerPaths) -> PreprocessConfig:

@@ -69,7 +69,7 @@ class Experiment:
         if self.source.startswith("s3://"):
             raise ConfigError(f"{self.source}: the experiment reads a local folder or tarball, or phantoms")
         if not self.protocols or len(set(self.protocols)) < len(self.protocols):
-            raise ConfigError(f"protocols={', '.join(self.protocols)!r}: at least one, none twice")
+            raise ConfigError(f"protocols={', '.join(self.protocols)!r}: at least one, each once")
 
     def cells(self) -> list[Cell]:
         """Return the cells in their order; the noise control of each protocol is last."""

@@ -232,7 +232,7 @@ def verdict(compared: Mapping[str, Any], first: str, other: str) -> str:
     if not compared["same_classes"]:
         found, name = compared["validation"][COMPARABLE], MEASURES[COMPARABLE]
     if found is None:
-        return f"Validation has no interval of the {name} for both, so nothing is said of chance."
+        return f"Validation has no interval of the {name} for both, so chance is not ruled out."
     if not found["beyond_chance"]:
         return f"By the {name} of validation neither is shown to be better: chance may have made the difference."
     best = other if found["value"] > 0 else first

@@ -14,7 +14,7 @@ from mammopipe.processing.files import disk_fault, write_bytes
 REASON_LIMIT = 1024
 """Characters that SageMaker keeps of a reason: `FailureReason` of a training job, `ExitMessage` of a processing job."""
 NO_DISK = os.EX_IOERR
-"""Exit code of a job whose disk is full or read-only: the reason could perhaps not be written."""
+"""Exit code of a job whose disk is full or read-only, so that the reason may be missing."""
 
 
 def run(main: Callable[[Sequence[str]], None], reason_file: Literal["failure", "message"]) -> int:

@@ -158,7 +158,7 @@ def _refuse(
     if not width >= 0.6 * height:
         raise ConfigError(f"height={height}, width={width}: a phantom needs a width of 0.6 times its height at least")
     if not 1 <= lesions <= 3:
-        raise ConfigError(f"lesions={lesions}: must be 1, 2 or 3, and is not heeded for a {Label.NORMAL} film")
+        raise ConfigError(f"lesions={lesions}: must be 1, 2 or 3, and is ignored for a {Label.NORMAL} film")
     if scattered and label is Label.NORMAL:
         raise ConfigError(f"scattered={scattered}: a {label} film has no calcifications")
     if not 8 <= bits <= 16:

@@ -135,7 +135,7 @@ def find_architecture(name: str) -> Architecture:
 
     Raises:
         ConfigError: The name is unknown; the message suggests the nearest names. Or the network has no feature maps, or
-            takes images of one size alone.
+            takes images of one size only.
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]

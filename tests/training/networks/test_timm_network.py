@@ -144,7 +144,7 @@ def test_an_unknown_name_suggests_the_nearest():
 def test_what_a_network_cannot_do_is_said():
     with pytest.raises(ConfigError, match="cnn=densenet121: .*drop_path_rate"):
         build_model("densenet121", classes=3, drop_path=0.2)
-    with pytest.raises(ConfigError, match="stride=32: cnn=vgg11 has feature maps at stride 4, 8, 16 alone"):
+    with pytest.raises(ConfigError, match="stride=32: cnn=vgg11 has feature maps only at stride 4, 8, 16"):
         build_model("vgg11", classes=3)
     with pytest.raises(ConfigError, match="stride=4: cnn=resnet50"):
         build_model("resnet50", classes=3, stride=4)
