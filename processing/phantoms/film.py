@@ -92,7 +92,8 @@ def make_film(
         label: The class.
         laterality: The side of the body; the chest wall is on this side of the image, as in MIAS and RSNA.
         view: CC or MLO.
-        height, width: Rows and columns of the image.
+        height: Rows of the image.
+        width: Columns of the image.
         density: Density of the tissue; by default it is drawn at random.
         lesions: Number of lesions unless the class is normal. The first has the class `label`, the others are benign.
         lesion_size: Factor of the radius of lesions.
@@ -123,12 +124,9 @@ def make_film(
         artefacts=artefacts & ~breast,
         lesion_mask=lesion_mask & breast,
         lesions=tuple(_circle(circle, left, width, laterality) for circle in circles),
-        label=label,
-        laterality=laterality,
-        view=view,
-        density=density,
+        label=label, laterality=laterality, view=view, density=density,
         padding=~_place_mask(np.ones_like(canvas.breast), left, (height, width), laterality),
-    )
+    )  # fmt: skip
 
 
 def _streams(seed: int) -> dict[_Stream, np.random.Generator]:
