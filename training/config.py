@@ -169,7 +169,7 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
     stride: int = Field(
         default=32,
         description="pixels between places; below 32, feature maps from before the final downsampling are used: 16 "
-        "with efficientnet_lite0; 4, 8 or 16 with networks of timm",
+        "with efficientnet_lite0; 4, 8, 14 or 16 with networks of timm, 14 being that of some vision transformers",
     )
     learns: Learns = Field(
         default=Learns.ALL,
@@ -284,7 +284,7 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
             if network.of_timm:
                 rule = f": cnn={self.cnn} has feature maps only at stride {network.stated_strides}"
             if self.stride not in TIMM_STRIDES:
-                rule = " must be 4, 8, 16 or 32"
+                rule = f" must be one of {', '.join(map(str, TIMM_STRIDES))}"
             raise ConfigError(f"hyperparameter stride={self.stride}{rule}")
         needs = {
             "pooling": self.pooling is not Pooling.MEAN,

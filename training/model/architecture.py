@@ -97,7 +97,7 @@ class Architecture:
 
 
 TIMM = "timm_network"
-TIMM_STRIDES = (4, 8, 16, 32)
+TIMM_STRIDES = (4, 8, 14, 16, 32)
 OWN = (
     Architecture(Cnn.MODIFIED_CNN.value, "modified_cnn"),
     Architecture(Cnn.ALEXNET.value, "alexnet", has_places=False),
