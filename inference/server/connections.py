@@ -12,12 +12,14 @@ import resource
 import socket
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mammopipe.inference.contract.media_types import error_body
+from mammopipe.inference.server.direct_body import RECEIVED_AT_ONCE, DirectBodyProtocol
+from mammopipe.inference.server.joined_writes import JoinedWrites
 
 RESERVED_FILES = 128
 """Descriptors reserved for the listener, the workers and the bodies of running requests."""
@@ -56,12 +58,16 @@ def connection_class(*, most: int, header_seconds: float, log: Log) -> type[H11P
         header_seconds: Seconds from a connection's start, or from a request's first byte, to the end of its header.
         log: Called with an event for each connection that is refused or times out.
     """
-    return type(
-        "LimitedConnection", (Connection,), {"most": most, "header_seconds": header_seconds, "log": staticmethod(log)}
-    )
+    settings = {
+        "most": most,
+        "header_seconds": header_seconds,
+        "log": staticmethod(log),
+        "buffer": memoryview(bytearray(RECEIVED_AT_ONCE)),
+    }
+    return type("LimitedConnection", (Connection,), settings)
 
 
-class Connection(H11Protocol):
+class Connection(DirectBodyProtocol):
     """One connection; `connection_class` sets its limits."""
 
     most = 512
@@ -78,7 +84,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept a connection, or refuse it if too many are open."""
-        super().connection_made(transport)
+        self._joined = JoinedWrites(transport, self.loop)
+        super().connection_made(cast(asyncio.Transport, self._joined))
         self._idle_since = self.loop.time()
         if len(self.connections) > self.most and not self._replace_another():
             self.log("connection_refused", connections=len(self.connections) - 1)
@@ -94,6 +101,7 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         """End a request; the start of the next one may have arrived already."""
+        self._joined.flush()
         self._idle_since = self.loop.time()
         super().on_response_complete()
         self._watch_header()
