@@ -74,8 +74,7 @@ class ServerSettings(BaseSettings):
         validation_alias=BATCH_VARIABLE,
         description="whether the container serves a batch transform, as SageMaker states by this variable: a body "
         "may be application/octet-stream, and a refused image is answered with status 200 and its error, so that the "
-        "job ends "
-        "with an answer for every image",
+        "job ends with an answer for every image",
     )
     max_bytes: int = Field(
         default=64 * 2**20, gt=0, le=LARGEST_BODY, description="bytes of a request's body, and of one image"
