@@ -57,11 +57,11 @@ function validated({ decision }) {
 /* Messages count an exam's images from 0; the page names each as its label does. */
 function labelled(message) {
   if (!state.answer.exam) return message;
-  const label = (_, number) => {
+  const label = (number) => {
     const place = state.answer.images.findIndex(({ index }) => index === Number(number));
     return place < 0 ? `Image ${Number(number) + 1}` : name(place);
   };
-  return message.replace(/\bimage (\d+)(?=[ :,]|$)/g, label);
+  return message.replace(/\bimage (\d+(?:, \d+)*)\b/g, (_, numbers) => numbers.split(", ").map(label).join(", "));
 }
 
 function reasons(list) {
@@ -183,7 +183,9 @@ function showError(error) {
   const titles = { 4: "The server refused this", 5: "The server could not answer" };
   const title = (known && titles[Math.floor(error.status / 100)]) || "No answer could be shown";
   const code = known ? [error.status, error.code].filter(Boolean).join(" ") : "no_answer";
-  const message = known ? error.message : `The server did not answer as expected (${error.name}).`;
+  // The browser's own word for a connection that fails is TypeError (Fetch Standard, 5.6).
+  const unexpected = error instanceof TypeError ? "The server cannot be reached." : `The answer cannot be read (${error.name}).`;
+  const message = known ? error.message : unexpected;
   $("error").replaceChildren(make("div", { className: "failure" }, make("h2", {}, title),
     make("p", {}, prefix + message), make("p", {}, make("code", { id: "error-code" }, code)),
     make("button", { type: "button", onclick: read }, "Try again")));

@@ -26,6 +26,22 @@ function hung() {
   return state.answer.images.map((_, at) => at).sort((a, b) => key(state.answer.images[a]) - key(state.answer.images[b]));
 }
 
+/* Put right breasts left and left breasts right, each view in a row of its own: the place of a missing view stays free. */
+function placeInGrid(order) {
+  const sideOf = (index) => HANGING.sides.indexOf(state.answer.images[index].image.laterality);
+  const rowOf = (index) => state.answer.images[index].image.view ?? "";
+  if (!HANGING.sides.every((_, side) => order.some((index) => sideOf(index) === side))) return;
+  let row = 1;
+  for (const projection of new Set(order.map(rowOf))) {
+    const beside = HANGING.sides.map((_, side) =>
+      order.filter((index) => rowOf(index) === projection && sideOf(index) === side));
+    beside.forEach((images, column) => images.forEach((index, at) => {
+      Object.assign(paneOf(index).style, { gridColumn: column + 1, gridRow: row + at });
+    }));
+    row += Math.max(...beside.map(({ length }) => length));
+  }
+}
+
 function hideFilms() {
   for (const id of ["frame", "tools"]) $(id).hidden = true;
   $("frame").replaceChildren();
@@ -42,6 +58,7 @@ function showImages() {
   $("all").checked = state.uploads.length > 1 && !state.single;
   $("frame").className = shown.length > 1 ? "frame grid" : "frame";
   $("frame").replaceChildren(...shown.map(pane));
+  if (shown.length > 1) placeInGrid(shown);
   mark();
   layout();
   for (const index of shown) if (state.answer.images[index].heatmap) paintHeat(index);
@@ -88,7 +105,15 @@ function showPicture(index) {
   if (one) one.querySelector(".picture").src = state.uploads[index].url;
 }
 
-/* Zoom, pan and window are those of all images: what is compared is shown alike. */
+/* Zoom, pan and window are those of all images: what is compared is shown alike. Left breasts move as mirror images. */
+
+const mirrored = (one) => (one.classList.contains("left") ? -1 : 1);
+
+/* Return the share of a pane's width that is held when an image is enlarged: in the grid its chest wall, else its middle. */
+function anchor(one) {
+  if (!$("frame").classList.contains("grid")) return 0.5;
+  return one.classList.contains("right") ? 1 : one.classList.contains("left") ? 0 : 0.5;
+}
 
 function drag(event, index) {
   const one = event.currentTarget;
@@ -101,7 +126,7 @@ function drag(event, index) {
     const [dx, dy] = [moved.clientX - x, moved.clientY - y];
     [x, y] = [moved.clientX, moved.clientY];
     if (windowing) setWindow(view.center - dy / 400, view.width + dx / 400);
-    else { view.x += dx; view.y += dy; }
+    else { view.x += mirrored(one) * dx; view.y += dy; }
     layout();
   };
   one.onpointerup = one.onpointercancel = () => { one.onpointermove = null; };
@@ -110,7 +135,8 @@ function drag(event, index) {
 function zoomAt(one, event, factor) {
   const zoom = Math.min(LARGEST_ZOOM, Math.max(1, view.zoom * factor));
   const { left, top, width, height } = one.getBoundingClientRect();
-  const [x, y] = event ? [event.clientX - left - width / 2, event.clientY - top - height / 2] : [0, 0];
+  const [across, down] = event ? [event.clientX - left, event.clientY - top] : [width / 2, height / 2];
+  const [x, y] = [mirrored(one) * (across - anchor(one) * width), down - height / 2];
   const ratio = zoom / view.zoom;
   Object.assign(view, { zoom, x: x - (x - view.x) * ratio, y: y - (y - view.y) * ratio });
   if (zoom === 1) Object.assign(view, { x: 0, y: 0 });
@@ -128,7 +154,11 @@ function key(event, one, index) {
   else if (event.key === "-") zoomAt(one, null, 0.8);
   else if (event.key === "0") { resetView(); layout(); }
   else if (event.key === "Enter") one.ondblclick();
-  else if (event.key in steps) { view.x += steps[event.key][0]; view.y += steps[event.key][1]; layout(); }
+  else if (event.key in steps) {
+    view.x += mirrored(one) * steps[event.key][0];
+    view.y += steps[event.key][1];
+    layout();
+  }
   else return;
   event.preventDefault();
   paneOf(index)?.focus();
@@ -143,11 +173,9 @@ function layout() {
     const fit = Math.min((clientWidth - MARGIN) / columns, (clientHeight - MARGIN) / rows);
     const scale = actual ? 1 / devicePixelRatio : fit * view.zoom;
     const [width, height] = [columns * scale, rows * scale];
-    const side = one.classList.contains("right") ? 1 : one.classList.contains("left") ? 0 : 0.5;
-    const grid = $("frame").classList.contains("grid");
-    const left = actual ? 0 : (grid && view.zoom === 1 ? side : 0.5) * (clientWidth - width);
+    const left = actual ? 0 : anchor(one) * (clientWidth - width);
     const top = actual ? 0 : (clientHeight - height) / 2;
-    const place = { left: `${Math.round(left + view.x)}px`, top: `${Math.round(top + view.y)}px` };
+    const place = { left: `${Math.round(left + mirrored(one) * view.x)}px`, top: `${Math.round(top + view.y)}px` };
     Object.assign(one.querySelector(".layers").style, place, { width: `${width}px`, height: `${height}px` });
     for (const text of one.querySelectorAll("text")) {
       text.setAttribute("font-size", 13 / scale);
@@ -227,7 +255,8 @@ function goTo(index, at) {
   $("pixels").checked = false;
   view.zoom = Math.max(view.zoom, 2);
   const fit = Math.min((one.clientWidth - MARGIN) / columns, (one.clientHeight - MARGIN) / rows);
-  view.x = -(x - columns / 2) * fit * view.zoom;
+  const held = anchor(one);
+  view.x = mirrored(one) * ((0.5 - held) * one.clientWidth - (x - held * columns) * fit * view.zoom);
   view.y = -(y - rows / 2) * fit * view.zoom;
   layout();
   point(index, at);

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mammopipe.inference.contract.errors import (
     InternalError,
@@ -38,12 +39,13 @@ from mammopipe.inference.contract.task import BodyType, ExamType, Reply, Task, b
 from mammopipe.inference.server.capture import CaptureFolder
 from mammopipe.inference.server.cloudwatch import embedded
 from mammopipe.inference.server.connections import IN_LINE
+from mammopipe.inference.server.direct_body import GONE, PASS_BODY
 from mammopipe.inference.server.log import Log
 from mammopipe.inference.server.places import Place, Places
 from mammopipe.inference.server.responses import Caller, LingeringResponse, error_response
 from mammopipe.inference.settings import ServerSettings
-from mammopipe.inference.workers.channel import Body
-from mammopipe.inference.workers.pool import Pool
+from mammopipe.inference.workers.channel import Body, BodyFiles
+from mammopipe.inference.workers.pool import ClientGoneError, Pool
 
 REQUEST_ID_HEADER = "x-amzn-RequestId"
 PATHS = "GET /ping, POST /invocations and POST /endpoints/NAME/invocations"
@@ -73,19 +75,23 @@ class Application:
         self._write = log
         self._captures = captures
         self._more = more
-        self._abandoned: set[asyncio.Task[tuple[Reply, float]]] = set()
+        self._files = BodyFiles()
         self.requests = 0
         """Number of requests for an answer so far."""
         self.stopping = False
         """Set when the process has been asked to end: it refuses new requests and finishes running ones."""
+
+    def release_memory(self) -> None:
+        """Close the files that are kept for later requests; meant for an idle server."""
+        self._files.clear()
 
     @property
     def idle(self) -> bool:
         """Whether the server has no request."""
         return self._places.idle
 
-    def asgi(self) -> Starlette:
-        """Return the ASGI application."""
+    def asgi(self) -> ASGIApp:
+        """Return the ASGI application. Requests to `/invocations` pass none of Starlette's layers."""
         application = Starlette(
             routes=[
                 Route("/ping", self._ping, methods=["GET"]),
@@ -97,7 +103,16 @@ class Application:
         )
         # A redirect to the path without its trailing slash would repeat the host name of the request.
         application.router.redirect_slashes = False
-        return application
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            """Answer a request."""
+            if scope["type"] == "http" and scope["path"] == "/invocations" and scope["method"] == "POST":
+                response = await self._invoke(Request(scope, receive, send), Caller.CONTAINER)
+                await response(scope, receive, send)
+            else:
+                await application(scope, receive, send)
+
+        return answer
 
     async def _ping(self, request: Request) -> Response:
         """Answer 200 if requests are answered, and report degraded logging and capture."""
@@ -178,7 +193,7 @@ class Application:
     async def _work(self, request: Request, place: Place, request_id: str, facts: Facts) -> Reply:
         kind, form, options = _headers(request, batch=self._settings.batch)
         facts |= {"content_type": str(kind), "accept": str(form)}
-        with Body() as body:
+        with Body(self._files) as body:
             await _receive(request, body, self._settings.max_bytes, place)
             facts["bytes"] = body.size
             header = request.headers["content-type"]
@@ -220,37 +235,18 @@ class Application:
     async def _run(self, request: Request, task: Task, body: Body) -> tuple[Reply, float]:
         """Return the answer and the seconds of waiting for a worker; raises `ClientDisconnect` if the client has gone.
 
-        A waiting request whose client has gone leaves the queue. A worker that has already started finishes the
-        request, because starting a new worker takes longer than most answers. The request's place is free at once.
+        The place of a client that has gone is free at once.
         """
         state = request.scope.setdefault("state", {})
         state[IN_LINE] = True
-        running = asyncio.create_task(self._pool.run(task, body, lambda: state.update({IN_LINE: False})))
-        gone = asyncio.create_task(_until_gone(request))
+        gone = state.get(GONE) or asyncio.ensure_future(_until_gone(request))
         try:
-            await asyncio.wait((running, gone), return_when=asyncio.FIRST_COMPLETED)
-            if running.done():
-                return running.result()
-            if not state[IN_LINE]:
-                self._finish_later(running)
-            raise ClientDisconnect
+            return await self._pool.run(task, body, gone, lambda: state.update({IN_LINE: False}))
+        except ClientGoneError:
+            raise ClientDisconnect from None
         finally:
-            gone.cancel()
-            if running not in self._abandoned:
-                running.cancel()
-
-    def _finish_later(self, running: "asyncio.Task[tuple[Reply, float]]") -> None:
-        """Let a worker finish a request whose client has gone, within the time limit of every request."""
-        self._abandoned.add(running)
-        timer = asyncio.get_running_loop().call_later(self._settings.max_seconds, running.cancel)
-
-        def end(task: "asyncio.Task[tuple[Reply, float]]") -> None:
-            timer.cancel()
-            self._abandoned.discard(task)
-            if not task.cancelled():
-                task.exception()
-
-        running.add_done_callback(end)
+            if GONE not in state:
+                gone.cancel()
 
 
 async def _until_gone(request: Request) -> None:
@@ -296,12 +292,18 @@ async def _receive(request: Request, body: Body, limit: int, place: Place) -> No
     refusal = TooLargeError("too_large", f"the body is over the limit of {limit} bytes")
     if announced.isdigit() and int(announced) > limit:
         raise refusal
+
+    def take(chunk: bytes | memoryview) -> None:
+        if body.size + len(chunk) > limit:
+            raise refusal
+        body.write(chunk)
+        place.received(len(chunk))
+
     async with place:
+        if (pass_body := request.scope.get("state", {}).get(PASS_BODY)) is not None:
+            await pass_body(take)
         async for chunk in request.stream():
-            if body.size + len(chunk) > limit:
-                raise refusal
-            body.write(chunk)
-            place.received(len(chunk))
+            take(chunk)
 
 
 def _response(reply: Reply) -> Response:

@@ -57,7 +57,9 @@ class Place:
         """Take note of bytes of the body that have arrived."""
         self._behind = max(0.0, self.behind - count / SLOWEST_RATE)
         self._at = self._clock()
-        self._timeout.reschedule(self._at + self._limit - self._behind)
+        # The bytes may arrive in the moment between the end of the time and the task that learns of it.
+        if not self._timeout.expired():
+            self._timeout.reschedule(self._at + self._limit - self._behind)
 
     @property
     def behind(self) -> float:

@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import json
 import os
 import shutil
@@ -198,6 +199,25 @@ def test_many_at_once_get_the_same_answer(server: Any, films: Any) -> None:
     assert Counter(reply.status for reply in replies) == {200: 16}
     assert len({json.dumps(reply.json["probabilities"]) for reply in replies}) == 1
     assert len({reply.json["request_id"] for reply in replies}) == 16
+
+
+def test_each_client_gets_the_answer_to_its_own_image_while_others_go(server: Any, films: Any) -> None:
+    bodies = [films.pgm[:-1] + bytes([number]) for number in range(24)]
+
+    def ask(number: int) -> bool:
+        if number % 3 == 0:
+            with server.unfinished(bodies[number] + b" "):
+                return True
+        if number % 3 == 1:
+            with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+                head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: {PGM}\r\n"
+                connection.sendall(f"{head}Content-Length: {len(films.pgm)}\r\n\r\n".encode() + bodies[number])
+                return True
+        reply = server.invoke(bodies[number])
+        return bool(reply.json["image"]["sha256"] == hashlib.sha256(bodies[number]).hexdigest())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, range(24)))
 
 
 def test_log_has_a_line_for_each_request_and_nobody_in_it(server: Any, films: Any) -> None:
