@@ -31,13 +31,13 @@ CODES: Mapping[int, Mapping[str, str]] = {
         "bad_http": "the request is not HTTP/1.1",
     },
     403: {
-        "s3_not_allowed": "this deployment follows no s3_uri",
+        "s3_not_allowed": "this deployment fetches no s3_uri",
         "s3_outside_prefix": "s3_uri lies outside of the allowed prefix",
         "s3_denied": "S3 does not let this deployment read the object",
     },
     404: {"not_found": "no such path", "s3_missing": "no such S3 object"},
-    405: {"method_not_allowed": "the path knows another method"},
-    406: {"not_acceptable": "no form of the answer fits Accept"},
+    405: {"method_not_allowed": "the path does not support this method"},
+    406: {"not_acceptable": "Accept allows no form of the answer"},
     408: {
         "header_timeout": "no complete header within the limit",
         "body_timeout": "the body arrives too slowly, or has stopped",
@@ -49,9 +49,9 @@ CODES: Mapping[int, Mapping[str, str]] = {
         "image_too_large": "an image announces more pixels than the limit",
     },
     415: {
-        "unsupported_type": "Content-Type is none that is read",
+        "unsupported_type": "Content-Type is not supported",
         "unsupported_encoding": "Content-Encoding is not identity",
-        "content_type_mismatch": "the image is of another type than was said",
+        "content_type_mismatch": "the image is of another type than Content-Type states",
     },
     422: {
         "unsupported_image": "a kind of file, or an encoding, that is not decoded",
@@ -71,7 +71,7 @@ CODES: Mapping[int, Mapping[str, str]] = {
         "busy": "no room",
         "starting": "the model is being loaded",
         "stopping": "the server ends",
-        "worker_lost": "the worker died over the request",
+        "worker_lost": "the worker process ended during the request",
         "s3_unavailable": "S3 did not answer",
         "s3_changed": "the S3 object was replaced while it was read",
     },

@@ -46,7 +46,7 @@ class EndpointConfig(Settings):
     instance_type: str = Field(default="ml.m5.large", description="instance type of the endpoint")
     instance_count: int = Field(default=1, ge=1, description="instances of the endpoint")
     mode: EndpointMode = Field(
-        default=EndpointMode.REALTIME, description="at once, through a queue, both, or without standing instances"
+        default=EndpointMode.REALTIME, description="in real time, through a queue, both, or serverless"
     )
     capture_percent: int = Field(
         default=0,
@@ -58,13 +58,13 @@ class EndpointConfig(Settings):
     rollback_alarms: tuple[str, ...] = Field(
         default=(),
         max_length=MOST_ALARMS,
-        description="CloudWatch alarms that take an update back; the stack's output RollbackAlarms names two",
+        description="CloudWatch alarms that roll an update back; the stack's output RollbackAlarms names two",
     )
     bake_seconds: int = Field(
         default=600,
         ge=0,
         le=3600,
-        description="seconds that an update is watched for these alarms before the old instances go",
+        description="seconds that an update is watched for these alarms before the old instances are removed",
     )
     serverless_memory_mb: int = Field(
         default=6144,
@@ -93,10 +93,10 @@ class EndpointConfig(Settings):
         "says else",
     )
     async_success_topic: str = Field(
-        default="", description="ARN of the SNS topic that hears of each result; empty: none does"
+        default="", description="ARN of the SNS topic that is notified of each result; empty: none"
     )
     async_error_topic: str = Field(
-        default="", description="ARN of the SNS topic that hears of each failure; empty: none does"
+        default="", description="ARN of the SNS topic that is notified of each failure; empty: none"
     )
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ VOLUME = "Size of EBS volume for a {kind} instance"
 PARALLEL_TRIALS = re.compile(r"(?=.*(parallel|concurrent))(?=.*training jobs per)(?=.*tuning)", re.IGNORECASE)
 """Names of the quota of the training jobs that one search runs at a time."""
 DEFAULT_PARALLEL_TRIALS = 10
-"""Its default, which AWS raises to 100 at most ("automatic-model-tuning-limits")."""
+"""Its default; AWS raises it to at most 100 ("automatic-model-tuning-limits")."""
 DEFAULT_VOLUME_GB = 1024
 """The default of the quota of a disk, in GB ("Amazon SageMaker AI endpoints and quotas")."""
 
@@ -30,7 +30,7 @@ def check_quotas(account: Account) -> Iterator[Finding]:
             text = f"no quota of that name in {account.session.region_name}; is the instance type offered there?"
             yield Finding(Verdict.WARNING, quota, text)
         elif value < least:
-            text = f"quota {value:.0f}, needed {least}; ask for more in Service Quotas, or use another instance type"
+            text = f"quota {value:.0f}, needed {least}; request more in Service Quotas, or use another instance type"
             yield Finding(Verdict.BLOCKS, quota, text)
         elif value < most:
             text = f"quota {value:.0f}, {most} at once; the candidates will wait for each other, ask for {most}"
@@ -59,7 +59,7 @@ def _volumes(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Fi
             )
             yield Finding(Verdict.WARNING, name, text)
         elif quota is not None and quota < size:
-            text = f"quota {quota:.0f} GB, compute.{key} is {size}; ask for more in Service Quotas"
+            text = f"quota {quota:.0f} GB, compute.{key} is {size}; request more in Service Quotas"
             yield Finding(Verdict.BLOCKS, name, text)
         elif quota is not None:
             yield Finding(Verdict.GOOD, name, f"{size} of {quota:.0f} GB")
@@ -73,7 +73,7 @@ def _trials(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Fin
     found = next((name for name in quotas if PARALLEL_TRIALS.search(name)), "")
     most = quotas.get(found, DEFAULT_PARALLEL_TRIALS)
     if wanted > most:
-        text = f"tuning.parallel={wanted} is over {most:.0f}; ask for more in Service Quotas, or lower it"
+        text = f"tuning.parallel={wanted} is over {most:.0f}; request more in Service Quotas, or lower it"
         subject = found or "training jobs of a search at a time"
         yield Finding(Verdict.BLOCKS if found else Verdict.WARNING, subject, text)
 

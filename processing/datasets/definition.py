@@ -5,6 +5,7 @@ A new dataset needs one module with a `Dataset` object, and one line in `mammopi
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from mammopipe.processing.datasets.collection import files_below, is_image, tables_in
@@ -119,9 +120,10 @@ class Dataset:
 
         if any(record.synthetic for record in table.records):
             return True
-        return any(
-            PHANTOM_WRITER.encode() in _head(path) for path in self.files(folder) if path.suffix in (".dcm", ".dicom")
-        )
+        # The images of a release that may lie anywhere are known by its table alone.
+        images = (folder / self.image_folder / record.path for record in table.records)
+        paths = (path for path in chain(self.files(folder), images) if path.suffix.lower() in (".dcm", ".dicom"))
+        return any(PHANTOM_WRITER.encode() in _head(path) for path in paths if path.is_file())
 
 
 def _head(path: Path) -> bytes:

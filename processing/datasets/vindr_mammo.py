@@ -157,6 +157,7 @@ DATASET = Dataset(
         licence="PhysioNet Restricted Health Data License 1.5.0: research only, not to be passed on.",
         citation="Cite H. T. Nguyen et al. 2023, VinDr-Mammo: A large-scale benchmark dataset for computer-aided "
         "diagnosis in full-field digital mammography, Scientific Data 10, 277.",
+        note="The classes are readers' opinions, not pathology: what counts as malignant here need not be cancer.",
     ),
     label_table=LABEL_TABLE,
     anywhere=True,

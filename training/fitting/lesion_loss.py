@@ -96,7 +96,7 @@ def location_losses(places: Tensor, wanted: Tensor) -> Tensor:
 
 
 class LocatedImages(Dataset[LocatedItem]):
-    """Training images with the targets of their places; `films[draw]` is a `LocatedItem`."""
+    """Training images with the targets of their places; `dataset[draw]` is a `LocatedItem`."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class LocatedImages(Dataset[LocatedItem]):
         self.images, self.records, self.shape, self.grid = images, records, shape, grid
 
     def __getitem__(self, draw: Draw) -> LocatedItem:
-        """Return the draw's item of `films` with its targets; lesions move with the image's variation."""
+        """Return the item of the draw, an index, with its targets; lesions move with the image's variation."""
         record = self.records[draw.index]
         if isinstance(self.images, TrainingImages):
             (image, label, image_id), lesions = self.images.with_lesions(draw)

@@ -97,7 +97,7 @@ class Architecture:
 
 
 TIMM = "timm_network"
-TIMM_STRIDES = (4, 8, 16, 32)
+TIMM_STRIDES = (4, 8, 14, 16, 32)
 OWN = (
     Architecture(Cnn.MODIFIED_CNN.value, "modified_cnn"),
     Architecture(Cnn.ALEXNET.value, "alexnet", has_places=False),
@@ -135,7 +135,7 @@ def find_architecture(name: str) -> Architecture:
 
     Raises:
         ConfigError: The name is unknown; the message suggests the nearest names. Or the network has no feature maps, or
-            takes images of one size alone.
+            takes images of one size only.
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
@@ -145,11 +145,6 @@ def find_architecture(name: str) -> Architecture:
     near = difflib.get_close_matches(name, sorted({*ARCHITECTURES, *timm_names()}), n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise ConfigError(f"cnn={name!r} must be one of {own}, or a network of timm{hint}")
-
-
-def is_network(name: object) -> bool:
-    """Return whether this is the name of a network."""
-    return isinstance(name, str) and (name in ARCHITECTURES or name in timm_names())
 
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")

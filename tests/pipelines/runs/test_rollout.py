@@ -292,7 +292,7 @@ def described_package() -> dict[str, Any]:
 def test_an_endpoint_in_service_is_updated_blue_green_and_keeps_its_instances() -> None:
     moving = Moving()
     said = moving.deploy()
-    assert said[0] == f"Endpoint mammopipe: being moved from {OLD} to {new_name()}, without down time"
+    assert said[0] == f"Endpoint mammopipe: being moved from {OLD} to {new_name()}, without downtime"
     assert said[-1] == f"Endpoint mammopipe: serves {new_name()}"
     moving.stub.assert_no_pending_responses()
 
