@@ -3,7 +3,7 @@
 Run `python -m benchmarks.studies.located_variants`.
 
 FILMS, WEIGHTS and WORK are those of `benchmarks.studies.ablation`. The feature maps of the frozen body are computed
-once; WORK keeps them and the logits of finished deals, so a stopped command goes on. The classifier of each variant is
+once; WORK keeps them and the logits of finished deals, so a stopped command resumes. The classifier of each variant is
 trained for a fixed number of epochs in every fold of every deal (assignment of patients to folds) of the development
 images. With `--nested`, the training job's own folds lie inside each of these folds, and the mean of their classifiers
 predicts the held-out images, as the served model would. Held-out images choose nothing: no epoch, no calibration, no
