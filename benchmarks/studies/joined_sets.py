@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks.studies.ablation import LOCATED, Row, build, spread
-from benchmarks.studies.located_variants import FOLDS, bounds, classifiers, compare, predicted
+from benchmarks.studies.deal_figures import bounds, compare
+from benchmarks.studies.located_variants import FOLDS, classifiers, predicted
 from benchmarks.table import replace_between
 from mammopipe.pipelines.data.join import sources_of
 from mammopipe.processing.breast.harmonisation import Harmonisation
