@@ -35,7 +35,7 @@ from mammopipe.processing.settings import Settings, explained, suggestion
 from mammopipe.processing.stored_copies import StoredCopies
 from mammopipe.training.config import NetworkName, TrainConfig
 from mammopipe.training.evaluation.config import EvaluationConfig, Profile
-from mammopipe.training.model.architecture import Cnn, find_architecture, is_network
+from mammopipe.training.model.architecture import Cnn, find_architecture
 
 SET_ELSEWHERE = {
     "cnn": "the key cnns",
@@ -340,5 +340,10 @@ def _layered(values: Mapping[str, Any]) -> dict[str, Any]:
     merged = overlay(PROFILES[Profile(profile)], values)
     # Some settings fit only one network: they are validated with a candidate, not with the default network.
     named = merged.get("cnns", ())
-    candidates = [cnn for cnn in named if is_network(cnn)] if isinstance(named, list | tuple) else []
+    candidates = [cnn for cnn in named if isinstance(cnn, str)] if isinstance(named, list | tuple) else []
+    for cnn in candidates:
+        try:
+            find_architecture(cnn)
+        except ConfigError as error:
+            raise ConfigError(f"cnns: {error}") from None
     return overlay(merged, {"training": {"cnn": candidates[0]}}) if candidates and training else merged

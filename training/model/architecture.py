@@ -147,11 +147,6 @@ def find_architecture(name: str) -> Architecture:
     raise ConfigError(f"cnn={name!r} must be one of {own}, or a network of timm{hint}")
 
 
-def is_network(name: object) -> bool:
-    """Return whether this is the name of a network."""
-    return isinstance(name, str) and (name in ARCHITECTURES or name in timm_names())
-
-
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 """Suffixes of files with pretrained weights."""
 
