@@ -127,7 +127,7 @@ def executed(path: Path, folder: Path) -> str:
     forked = f"from tests.support import fork_server\nfork_server.use({fork_server.shared()})"
     notebook.cells.insert(0, nbformat.v4.new_code_cell(forked))
     where = {"metadata": {"path": str(folder)}}
-    nbclient.NotebookClient(notebook, km=_forked_kernel(), timeout=1800, resources=where).execute()
+    nbclient.NotebookClient(notebook, km=_forked_kernel(), timeout=1800, resources=where).execute(cleanup_kc=True)
     return json.dumps(notebook)
 
 
