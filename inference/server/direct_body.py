@@ -104,7 +104,7 @@ class DirectBodyProtocol(H11Protocol, asyncio.BufferedProtocol):
             if self._write is None:
                 return
             try:
-                count = os.readv(descriptor, [self.buffer[: self._left]])
+                count = os.readv(descriptor, [self.buffer])
             except OSError:  # nothing has arrived, or the connection is broken, which the event loop will notice
                 return
             if not count:

@@ -14,6 +14,8 @@ from mammopipe.inference.contract.errors import BodyTimeoutError, RequestError, 
 
 SLOWEST_RATE = 4096
 """Bytes per second at which a body must arrive. A slower one could not be a mammogram within a request's 60 seconds."""
+EXACTNESS = 0.01
+"""Share of the time limit by which it may end too early."""
 GIVES_WAY_AFTER = 0.1
 """Share of the time limit that a body must be behind before another request may take its place."""
 
@@ -57,9 +59,12 @@ class Place:
         """Take note of bytes of the body that have arrived."""
         self._behind = max(0.0, self.behind - count / SLOWEST_RATE)
         self._at = self._clock()
+        due, set_for = self._at + self._limit - self._behind, self._timeout.when()
+        if set_for is not None and due - set_for < EXACTNESS * self._limit:
+            return  # a body that arrives at once moves its time limit hundreds of times, by milliseconds
         # The bytes may arrive in the moment between the end of the time and the task that learns of it.
         if not self._timeout.expired():
-            self._timeout.reschedule(self._at + self._limit - self._behind)
+            self._timeout.reschedule(due)
 
     @property
     def behind(self) -> float:

@@ -9,12 +9,14 @@ receives one `Task` at a time, with its body as an open file, and answers each w
 import gc
 import importlib
 import logging
+import pickle
 import socket
 import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 
 import cv2
 
@@ -48,12 +50,15 @@ def work(channel: socket.socket, settings: ServerSettings) -> None:
     send(channel, None)
     hasher = ThreadPoolExecutor(1)
     while (received := receive(channel)) is not None:
-        (task, size), descriptor = received
+        (request_id, packed, size), descriptor = received
         if descriptor is None:
             raise ValueError("a task must come with an open file, its body")
         # This frame must not keep a reference to a request, because a body can be a gigabyte.
-        send(channel, _outcome(predictor, replace(task, body=read_body(descriptor, size)), reading, hasher))
-        del task, received
+        task = replace(_unpacked(packed), request_id=request_id, body=read_body(descriptor, size))
+        outcome = _outcome(predictor, task, reading, hasher)
+        del task
+        send(channel, outcome)
+        del outcome, received
 
 
 def share(settings: ServerSettings) -> None:
@@ -99,6 +104,13 @@ def _keep_quiet() -> None:
     """Silence warnings and log lines of libraries, because they may quote personal data from a file."""
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
+
+
+@lru_cache(maxsize=16)
+def _unpacked(packed: bytes) -> Task:
+    """Return a task without request id and body."""
+    task: Task = pickle.loads(packed)
+    return task
 
 
 def _outcome(

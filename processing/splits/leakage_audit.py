@@ -160,6 +160,12 @@ def _table_findings(records: Sequence[ImageRecord], copied: Collection[Split]) -
                 (record.image_id,),
                 f"image {record.image_id} is a copy of {record.source_image_id}, which the manifest lacks",
             )
+        elif source.label is not record.label and source.label_digest in ("", split_digest(source)):
+            yield Finding(
+                "label-changed",
+                (record.image_id,),
+                f"image {record.image_id} has the label {record.label}, its source {source.image_id} {source.label}",
+            )
         if record.split not in copied:
             yield Finding(
                 "copy-outside-training",

@@ -378,3 +378,12 @@ def test_a_batch_transform_gets_an_answer_for_every_body(own_server: Any, films:
         assert refused.status == 200 and refused.json["error"]["code"] == code
     assert server.invoke(films.pgm, "text/plain").json["error"]["code"] == "unsupported_type"
     assert {line["status"] for line in server.lines() if "status" in line} >= {415, 422}, "the log has the true status"
+
+
+@pytest.mark.parametrize("first", ["", "?result=report"])
+def test_an_option_that_states_its_default_is_not_taken_for_none(server: Any, films: Any, first: str) -> None:
+    found = {}
+    for query in (first, "?result=report", "", "?result=report", ""):
+        reply = server.invoke(films.pgm, path=f"/invocations{query}")
+        found.setdefault(query, set()).add(reply.status)
+    assert found == {"": {200}, "?result=report": {400}}

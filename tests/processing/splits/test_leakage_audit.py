@@ -198,3 +198,12 @@ def test_a_label_that_was_edited_after_the_split_is_found(
     [finding] = report.findings
     assert finding.kind == "label-changed" and finding.images == (edited.image_id,)
     assert report.checked["labels_of_the_split"] == len(records)
+
+
+def test_a_copy_with_another_label_than_its_source_is_found(clean: list[ImageRecord], tmp_path: Path) -> None:
+    copy = next(record for record in clean if record.source_image_id)
+    other = Label.MALIGNANT if copy.label is not Label.MALIGNANT else Label.NORMAL
+    report = audit_leakage(change(clean, copy.image_id, label=other), tmp_path)
+    [finding] = report.findings
+    assert finding.kind == "label-changed" and finding.images == (copy.image_id,)
+    assert f"its source {copy.source_image_id} {copy.label}" in finding.message
