@@ -104,7 +104,7 @@ def rows(costs: Sequence[Cost]) -> list[Row]:
         row(f"{what}: CPU seconds, {last.images:,} images", last.seconds, "s", None, "lower", COMMAND, **sizes),
         row(growth, seconds[-1] / seconds[0], "x", GROWTH_BAR, "lower", COMMAND),
         row(
-            f"{what}: minutes at {RSNA_IMAGES:,} images on two cores, if it goes on growing linearly",
+            f"{what}: minutes at {RSNA_IMAGES:,} images on two cores, if it keeps growing linearly",
             minutes,
             "min",
             MINUTES_BAR,

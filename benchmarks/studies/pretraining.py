@@ -26,18 +26,16 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from benchmarks.studies.ablation import LOCATED, build, development_images
+from benchmarks.studies.deal_figures import HEADING, compare, table_line
 from benchmarks.studies.located_variants import (
     BATCH,
     FOLDS,
-    HEADING,
     NARROW_BLOCKS,
     OTHER_BREAST,
-    compare,
     kept_logits,
     network_of,
     of_fold,
     outer_folds,
-    table_line,
 )
 from mammopipe.processing.classes import THREE
 from mammopipe.processing.files import write_json

@@ -136,6 +136,6 @@ function clear() {
   $("buttons").hidden = true;
   $("error").replaceChildren();
   $("answer").replaceChildren(make("p", { className: "hint" }, "No image has been read."));
-  hideFilms();
+  hideImages();
   progress("");
 }

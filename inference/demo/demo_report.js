@@ -191,7 +191,7 @@ function showError(error) {
     make("button", { type: "button", onclick: read }, "Try again")));
   if (state.answer) return; // the scores stand: only a picture is missing
   $("answer").replaceChildren();
-  hideFilms();
+  hideImages();
 }
 
 for (const button of document.querySelectorAll("[data-choose]")) button.onclick = () => $("files").click();

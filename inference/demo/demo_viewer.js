@@ -42,7 +42,7 @@ function placeInGrid(order) {
   }
 }
 
-function hideFilms() {
+function hideImages() {
   for (const id of ["frame", "tools"]) $(id).hidden = true;
   $("frame").replaceChildren();
   $("empty").hidden = false;

@@ -90,8 +90,11 @@ def answers(folder: RunFolder) -> dict[str, Answers]:
     try:
         # As text: ids such as 007 stay as they are, and Python converts decimals exactly.
         table = pandas.read_csv(path, dtype=str, keep_default_na=False)
-        rows = table[table["network"] == selected].sort_values("image_id")
-        return {str(split): _answers(part) for split, part in rows.groupby("split") if split in JUDGED}
+        rows = table[table["network"] == selected]
+        if rows.empty:
+            return {}
+        parts = rows.sort_values("image_id").groupby("split")
+        return {str(split): _answers(part) for split, part in parts if split in JUDGED}
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError(f"{path}: not the predictions of this version: {error}") from None
 

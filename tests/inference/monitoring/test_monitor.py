@@ -222,7 +222,7 @@ def test_shifted_images_raise_the_alarm(job: Job, capsys: pytest.CaptureFixture[
     figure = report["groups"]["all"]["figures"][report["alarms"][0]["figure"]]
     assert all(strength < 1 for strength in figure["strength"][:4]) and figure["strength"][-1] >= 1
     page = (job.output / "drift.html").read_text()
-    assert "The films have drifted" in page and page.count("<svg") >= 4
+    assert "The images have drifted" in page and page.count("<svg") >= 4
 
 
 def test_a_change_of_the_scores_alone_raises_the_alarm(job: Job, capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,6 +107,18 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "runs"
 
 
+def _forked_kernel() -> Any:
+    """Return the manager of a kernel that the fork server starts: a new one would import everything once more."""
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    # A kernel ends when the process of this variable is not its parent.
+    command = ["env", "-u", "JPY_PARENT_PID", *fork_server.shared(), "-m", "ipykernel_launcher"]
+    manager = AsyncKernelManager()
+    manager._kernel_spec = KernelSpec(argv=[*command, "-f", "{connection_file}"], language="python")
+    return manager
+
+
 def executed(path: Path, folder: Path) -> str:
     """Run a notebook's cells and return it, with its outputs, as text."""
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
@@ -114,7 +126,8 @@ def executed(path: Path, folder: Path) -> str:
     notebook = nbformat.read(path, as_version=4)
     forked = f"from tests.support import fork_server\nfork_server.use({fork_server.shared()})"
     notebook.cells.insert(0, nbformat.v4.new_code_cell(forked))
-    nbclient.NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(folder)}}).execute()
+    where = {"metadata": {"path": str(folder)}}
+    nbclient.NotebookClient(notebook, km=_forked_kernel(), timeout=1800, resources=where).execute(cleanup_kc=True)
     return json.dumps(notebook)
 
 
