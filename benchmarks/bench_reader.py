@@ -22,6 +22,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.pixels import apply_voi_lut
+from pydicom.pixels.processing import apply_voi_lut
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import UID
 
 from benchmarks.rows import Row, row
 from mammopipe.processing.container.memory import keep_heap
@@ -43,7 +46,7 @@ from mammopipe.processing.dicom.grayscale_attributes import read_chain
 from mammopipe.processing.dicom.pixel_data import decode, read_layout
 from mammopipe.processing.images.mammogram import ReadConfig, read_mammogram, write_png
 
-J2K = "1.2.840.10008.1.2.4.90"
+J2K = UID("1.2.840.10008.1.2.4.90")
 HEIGHT = 2048
 COMMAND = "python -m benchmarks.bench_reader"
 CONFIG = ReadConfig()
@@ -59,7 +62,7 @@ def film(rows: int, columns: int, bits: int) -> NDArray[np.uint16]:
     coarse = cv2.resize(random.normal(0, 1, (rows // 40, columns // 40)).astype(np.float32), (columns, rows))
     noise = random.normal(0, 2 ** (bits - 12 if bits < 14 else bits - 16), (rows, columns)).astype(np.float32)
     tissue = 0.5 * 2**bits + coarse * 0.07 * 2**bits + noise
-    return (inside * tissue).clip(0, 2**bits - 1).astype(np.uint16)
+    return np.asarray((inside * tissue).clip(0, 2**bits - 1), np.uint16)
 
 
 def dicom(cells: NDArray[np.uint16], bits: int, **attributes: Any) -> bytes:
@@ -71,7 +74,7 @@ def dicom(cells: NDArray[np.uint16], bits: int, **attributes: Any) -> bytes:
     for name, value in attributes.items():
         setattr(dataset, name, value)
     frame = imagecodecs.jpeg2k_encode(cells, codecformat="j2k", reversible=True, level=0, bitspersample=bits)
-    dataset.PixelData = encapsulate([frame])
+    dataset.PixelData = encapsulate([bytes(frame)])
     dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = J2K
@@ -121,7 +124,7 @@ def plain_loop(data: bytes, path: Path) -> NDArray[Any]:
     values = (values - values.min()) / (values.max() - values.min())
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         values = 1 - values
-    pixels = (values * 65535).astype(np.uint16)
+    pixels = np.asarray(values * 65535, np.uint16)
     cv2.imwrite(str(path), shrink(pixels))
     return pixels
 
@@ -199,6 +202,11 @@ def reader(label: str, data: bytes, faster: float, repeats: int, folder: Path) -
     ]
 
 
+def pixel_array_by(plugin: str, data: bytes) -> NDArray[Any]:
+    """Return the stored pixels of a DICOM file, decoded by this plugin of pydicom."""
+    return pixel_array(io.BytesIO(data), decoding_plugin=plugin, raw=True)
+
+
 def decoders(label: str, data: bytes, repeats: int) -> Row:
     """Return our decoder against each other installed JPEG 2000 decoder; all must give identical pixels."""
     frame = get_frame(pydicom.dcmread(io.BytesIO(data)).PixelData, 0, number_of_frames=1)
@@ -207,9 +215,7 @@ def decoders(label: str, data: bytes, repeats: int) -> Row:
     members["pillow"] = lambda: np.asarray(Image.open(io.BytesIO(frame)))
     for plugin, module in (("pylibjpeg", "openjpeg"), ("gdcm", "gdcm")):
         if importlib.util.find_spec(module):
-            members[module] = lambda plugin=plugin: pydicom.pixels.pixel_array(
-                io.BytesIO(data), decoding_plugin=plugin, raw=True
-            )
+            members[module] = partial(pixel_array_by, plugin, data)
     expected = members["imagecodecs"]()
     for name, member in members.items():
         pixels = member()
@@ -289,7 +295,8 @@ def print_peak(path: Path) -> None:
     for _ in range(3):
         write_png(path.with_suffix(".png"), shrink(read_mammogram(path).pixels))
     # Not getrusage: its figure survives exec, so it would be that of the parent process.
-    print(int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024)
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    print(int(peak) / 1024)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -138,7 +138,8 @@ def overload(port: int, body: bytes) -> list[Row]:
 
 def heatmap(port: int, plain: Loop, body: bytes, rounds: int) -> list[Row]:
     """Return the extra time of a heatmap, in the predictor and in the whole answer."""
-    client, parts = Client(port), {name: [] for name in ("forward", "heat", "without", "with")}
+    client = Client(port)
+    parts: dict[str, list[float]] = {name: [] for name in ("forward", "heat", "without", "with")}
     for _ in range(rounds):
         for name in ("forward", "heat"):
             parts[name] += plain.run(name, 5)
@@ -218,9 +219,10 @@ def main() -> None:
 
 def measure(base: Path, parts: Sequence[str], rounds: int, requests: int) -> list[Row]:
     """Return the rows of these parts."""
-    body, found = film(), []
+    body = film()
+    found: list[Row] = []
     with loop(base / "model") as plain, loop(base / "model") as second, server(base) as (port, process, ready):
-        works = {
+        works: dict[str, Callable[[], list[Row]]] = {
             "latency": lambda: latency(port, plain, body, rounds),
             "throughput": lambda: throughput(port, plain, second, body, rounds),
             "overload": lambda: overload(port, body),

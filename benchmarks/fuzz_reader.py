@@ -56,12 +56,12 @@ def fuzz(cases: range, seconds: float) -> dict[str, Any]:
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident) * 1024
         if result.startswith("fault") or spent > MAX_SECONDS or grown > MAX_RESIDENT:
             broken.append(f"{number}: {result}, {spent:.1f} s, {grown / 2**20:.0f} MiB")
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident) / 1024
+    growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident) / 1024
     return {
         "cases": outcomes.total(),
         "outcomes": dict(outcomes.most_common()),
         "slowest_s": round(slowest, 3),
-        "memory_growth_mib": round(grown, 1),
+        "memory_growth_mib": round(growth, 1),
         "broken": broken,
     }
 

@@ -21,12 +21,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import requests
 
-from benchmarks.serving.request_cases import DICOM, IDENTITY, Case, make
+from benchmarks.serving.exam_images import IDENTITY
+from benchmarks.serving.request_cases import DICOM, Case, make
 from benchmarks.serving.request_schema import send_generated
 from tests.inference.conftest import Server, poll, save_model, start
 
@@ -193,7 +195,7 @@ def send_all(server: Server, seed: int, numbers: Sequence[int], outcome: Outcome
         client = Client(server.port)
         for number in share:
             case = make(seed, number)
-            attempt(lambda case=case: client.send(case), outcome, f"case {number}", case.kind, case.method)
+            attempt(partial(client.send, case), outcome, f"case {number}", case.kind, case.method)
         client.close()
 
     with ThreadPoolExecutor(CLIENTS) as pool:

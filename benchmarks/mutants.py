@@ -91,6 +91,8 @@ def mutate(module: str, tests: Sequence[str]) -> Mapping[str, Any]:
             found = outcomes(tree / "mutants")
             if module not in found:
                 sys.exit(f"mutmut made no mutants of {module}:\n{done.stdout.decode(errors='replace')[-3000:]}")
+            if done.returncode and None in found[module].values():
+                sys.exit(f"the tests of {module} do not run:\n{done.stdout.decode(errors='replace')[-3000:]}")
             if not TIMED_OUT & set(found[module].values()):
                 break
         return found[module]

@@ -105,8 +105,8 @@ def examine(
             f"{captures.folder}: {unreadable} of {exams + unreadable} captured requests gave no image, "
             f"{times} of them: {reason}"
         )
-    usual = from_json(description.get("reference", {}).get("distributions", {}))
-    judged = judge(groups, usual, baseline, config)
+    of_training = from_json(description.get("reference", {}).get("distributions", {}))
+    judged = judge(groups, of_training, baseline, config)
     strength = max((group.strength for group in judged if group.strength is not None), default=None)
     report = {
         "schema": SCHEMA,

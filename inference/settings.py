@@ -50,12 +50,13 @@ class ServerSettings(BaseSettings):
         allow_inf_nan=False,
     )
 
-    model: Path = Field(description="model directory: model.json, the weights and what else model.json names")
+    model: Path = Field(
+        description="model directory: model.json, the weights and the other files that model.json names"
+    )
     model_id: str = Field(
         default="",
         max_length=1024,
-        description="what answers name as the model, such as a model package's ARN; empty: architecture and "
-        "weights digest",
+        description="id of the model in answers, such as a model package's ARN; empty: architecture and weights digest",
     )
     host: str = Field(
         default=EVERY_INTERFACE,
@@ -71,9 +72,9 @@ class ServerSettings(BaseSettings):
     batch: bool = Field(
         default=False,
         validation_alias=BATCH_VARIABLE,
-        description="whether the container serves a batch transform, as SageMaker says by this variable: a body may be "
-        "application/octet-stream, and a refused image is answered with status 200 and its error, so that the job ends "
-        "with an answer for every image",
+        description="whether the container serves a batch transform, as SageMaker states by this variable: a body "
+        "may be application/octet-stream, and a refused image is answered with status 200 and its error, so that the "
+        "job ends with an answer for every image",
     )
     max_bytes: int = Field(
         default=64 * 2**20, gt=0, le=LARGEST_BODY, description="bytes of a request's body, and of one image"
@@ -101,6 +102,12 @@ class ServerSettings(BaseSettings):
         gt=0,
         description="seconds from a connection's start, or a request's first byte, to the end of its header; then 408",
     )
+    body_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="seconds that a body may be behind an arrival with 4096 bytes a second; then 408; in a full server "
+        "one that is a tenth of this behind gives its place to another request (503)",
+    )
     max_seconds: float = Field(
         default=60.0,
         gt=0,
@@ -117,8 +124,8 @@ class ServerSettings(BaseSettings):
     threads: int = Field(default=1, gt=0, description="threads with which each worker computes")
     engine: EngineKind = Field(
         default=EngineKind.AUTO,
-        description="what computes the forward pass: auto, openvino or torch; auto: OpenVINO where the model brings it "
-        "and there is no GPU",
+        description="what computes the forward pass: auto, openvino or torch; auto: OpenVINO if the model "
+        "includes it and there is no GPU",
     )
     max_views: int = Field(default=16, gt=0, description="images of an exam")
     s3_prefix: str = Field(
@@ -155,7 +162,9 @@ class ServerSettings(BaseSettings):
         "SageMaker the endpoint's configuration does that",
     )
     capture_gb: float = Field(
-        default=5.0, gt=0, description="gigabytes (10^9 bytes) of captures that are kept; above them the oldest go"
+        default=5.0,
+        gt=0,
+        description="gigabytes (10^9 bytes) of captures that are kept; above this size the oldest are removed",
     )
     capture_days: int = Field(default=90, gt=0, description="days that captures are kept")
 

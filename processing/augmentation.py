@@ -147,7 +147,7 @@ class Augmenter:
         copied = np.rint(np.clip(exposed, 0, 1) * FULL_SCALE).astype(np.uint16)
         # More brightness would also brighten the black surroundings, which must stay air.
         copied[result["image"] <= 0] = 0
-        mirrored = _was_applied(result, "HorizontalFlip")
+        mirrored = any(applied == "HorizontalFlip" for applied, _ in result["applied_transforms"])
         side = record.laterality.other if record.laterality and mirrored else record.laterality
         return copied, replace(
             record,
@@ -196,10 +196,6 @@ def _geometry(config: AugmentationConfig, height: int, craniocaudal: bool) -> A.
 
 def _seed(seed: int, image_id: str, index: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{image_id}/{index}".encode()).digest()[:4], "big")
-
-
-def _was_applied(result: dict[str, Any], name: str) -> bool:
-    return any(applied == name for applied, _ in result["applied_transforms"])
 
 
 def _moved(lesions: Sequence[Lesion], result: dict[str, Any]) -> tuple[Lesion, ...]:

@@ -77,7 +77,7 @@ def class_index(label: Label, classes: Sequence[str]) -> int:
     if tuple(classes) == TWO:
         return int(label is Label.MALIGNANT)
     if label not in classes:
-        raise LabelError(f"label {label}: is none of the classes {', '.join(classes)}")
+        raise LabelError(f"label {label}: is not one of the classes {', '.join(classes)}")
     return list(classes).index(label)
 
 

@@ -38,6 +38,10 @@ class StorageError(MammopipeError):
     """An S3 location or endpoint cannot be used."""
 
 
+class LostProcessError(MammopipeError):
+    """Another process of the same job ended, or cannot be reached."""
+
+
 class ImageError(MammopipeError):
     """An image file cannot be read as a mammogram."""
 

@@ -139,7 +139,7 @@ def field_at(model: type, place: Iterable[str | int]) -> FieldInfo | None:
 
 
 def range_of(field: FieldInfo) -> str:
-    """Return the range of a field in words: `from 0 to 1`, `at least 100`; "" without a limit."""
+    """Return the range of a field in words: `between 0 and 1`, `above 0 and at most 1`; "" without a limit."""
     low = high = ""
     more = []
     for rule in field.metadata:
@@ -155,8 +155,10 @@ def range_of(field: FieldInfo) -> str:
             case MultipleOf(multiple_of=step):
                 more.append(f"a multiple of {step}")
     if low and high:
-        both = f"between {low} and {high}" if not (low + high).startswith("above") and "below" not in high else ""
-        more.insert(0, both or f"{low} and {high}")
+        lower = low if low.startswith("above") else f"at least {low}"
+        upper = high if high.startswith("below") else f"at most {high}"
+        closed = not low.startswith("above") and not high.startswith("below")
+        more.insert(0, f"between {low} and {high}" if closed else f"{lower} and {upper}")
     elif low:
         more.insert(0, low if low.startswith("above") else f"at least {low}")
     elif high:

@@ -1,4 +1,4 @@
-"""Auxiliary targets: what a network also learns to tell of a training image, so that its features become richer.
+"""Auxiliary targets: further facts that a network learns to predict from an image, which enrich its features.
 
 Each target has a weight, which is that of its loss beside the loss of the classes; 0 leaves it out. An image without a
 value does not count. The heads of auxiliary targets exist in training alone; no model contains them.

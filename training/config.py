@@ -169,7 +169,7 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
     stride: int = Field(
         default=32,
         description="pixels between places; below 32, feature maps from before the final downsampling are used: 16 "
-        "with efficientnet_lite0; 4, 8 or 16 with networks of timm",
+        "with efficientnet_lite0; 4, 8, 14 or 16 with networks of timm, 14 being that of some vision transformers",
     )
     learns: Learns = Field(
         default=Learns.ALL,
@@ -217,7 +217,8 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
     )
     cache: Cache = Field(
         default=Cache.AUTO,
-        description="where decoded images are kept: memory, disk only, or auto: memory where a quarter is enough",
+        description="where decoded images are kept: memory, disk only, or auto: memory if the images fit into a "
+        "quarter of it",
     )
     workers: int = Field(
         default=0,
@@ -229,7 +230,7 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
         default=10.0,
         gt=0,
         le=1440,
-        description="minutes between checkpoints in the middle of an epoch; each epoch ends in one",
+        description="minutes between checkpoints within an epoch; each epoch also ends with a checkpoint",
     )
 
     @model_validator(mode="after")
@@ -281,9 +282,9 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
             able = [own.name for own in ARCHITECTURES.values() if self.stride in own.strides]
             rule = f" needs cnn={', '.join([*able, 'one of timm'])}, not {self.cnn}"
             if network.of_timm:
-                rule = f": cnn={self.cnn} has feature maps at stride {network.stated_strides} alone"
+                rule = f": cnn={self.cnn} has feature maps only at stride {network.stated_strides}"
             if self.stride not in TIMM_STRIDES:
-                rule = " must be 4, 8, 16 or 32"
+                rule = f" must be one of {', '.join(map(str, TIMM_STRIDES))}"
             raise ConfigError(f"hyperparameter stride={self.stride}{rule}")
         needs = {
             "pooling": self.pooling is not Pooling.MEAN,

@@ -21,7 +21,8 @@ class OptimiserSettings(Settings):
     batch_size: int = Field(
         default=16,
         ge=2,
-        description="images a step, over all processes together, so that their number changes nothing but the speed",
+        description="images in a step, over all processes together, so that the number of processes changes only the "
+        "speed",
     )
     accumulate: int = Field(
         default=1,
@@ -61,7 +62,8 @@ class OptimiserSettings(Settings):
         default=0.0,
         ge=0,
         lt=1,
-        description="decay, a step, of the moving average of the weights, which is evaluated in their place; 0 is none",
+        description="decay in each step of the moving average of the weights, which is evaluated in their place; 0 "
+        "is none",
     )
     warmup_epochs: float = Field(
         default=1.0,

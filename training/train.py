@@ -52,7 +52,7 @@ from mammopipe.training.model.architecture import find_architecture
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.network import ImageNetwork
 from mammopipe.training.networks.pretrained import StagedWeights, find_weights
-from mammopipe.training.networks.registry import build_model
+from mammopipe.training.trial import build_network, memory_stated, try_out
 from mammopipe.training.usage import usage
 
 _REPORTED = ("torch", "torchvision", "numpy", "safetensors", "opencv-python-headless")
@@ -115,7 +115,9 @@ def main(arguments: Sequence[str]) -> None:
     keep_heap()
     stop = StopRequest().listen()
     with joined() as world:
-        train(paths, read_inputs(paths, world), world, stop)
+        inputs = read_inputs(paths, world)
+        with memory_stated(inputs.config, shape=inputs.train.shape, world=world):
+            train(paths, inputs, world, stop)
 
 
 def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
@@ -124,7 +126,7 @@ def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
     Raises:
         MammopipeError: An input is missing or invalid; the subclass and the message state which.
     """
-    config = TrainConfig.from_hyperparameters(_read_hyperparameters(paths))
+    config = TrainConfig.from_hyperparameters(dict(read_json(paths.hyperparameters)))
     preprocess = read_stage(paths)
     protocol = read_protocol(paths)
     manifest = read_manifest(paths.channel("manifest"), protocol)
@@ -140,6 +142,7 @@ def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
     used = [record for record in records if record.split in (Split.TRAIN, Split.VALIDATION)]
     shape = (preprocess.height, preprocess.width)
     find_architecture(config.cnn).require_size(*shape)
+    try_out(build_network(config, classes, weights), config, shape=shape, world=world)
     cache = choose_cache(config.cache, len(used), shape)
     images = {
         split: ImageDataset(
@@ -171,10 +174,6 @@ def _refuse_exact_leaks(manifest: Sequence[ImageRecord], protocol: SplitProtocol
     if leaks:
         more = f" and {len(leaks) - 1} more" if len(leaks) > 1 else ""
         raise ManifestError(f"manifest: {leaks[0].message}{more}; nothing is trained on data that leak")
-
-
-def _read_hyperparameters(paths: ContainerPaths) -> dict[str, str]:
-    return dict(read_json(paths.hyperparameters))
 
 
 def read_stage(paths: ContainerPaths) -> PreprocessConfig:
@@ -222,12 +221,12 @@ def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest
             inputs.train.joined(inputs.validation),
             inputs.config,
             inputs.protocol,
-            lambda: build_network(inputs),
+            lambda: build_network(inputs.config, inputs.classes, inputs.weights),
             pretrained=inputs.weights is not None,
             where=where,
         )
     else:
-        network = build_network(inputs)
+        network = build_network(inputs.config, inputs.classes, inputs.weights)
         progress = fit(
             network,
             *inputs.cases(),
@@ -239,24 +238,6 @@ def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest
         )
     if world.leads:
         save_model(paths, inputs, network, progress, seconds=time.perf_counter() - start)
-
-
-def build_network(inputs: Inputs) -> ImageNetwork:
-    """Return the untrained network, with pretrained weights where they are staged."""
-    config = inputs.config
-    return build_model(
-        config.cnn,
-        classes=inputs.classes,
-        weights=inputs.weights.path if inputs.weights else None,
-        dropout=config.dropout,
-        drop_path=config.drop_path,
-        seed=config.seed,
-        pooling=config.pooling,
-        top_places=config.top_places,
-        stride=config.stride,
-        level=config.level,
-        other_side=config.other_side,
-    )
 
 
 def _opening_line(inputs: Inputs, world: World) -> str:

@@ -57,7 +57,7 @@ class VariationSettings(Settings):
         ge=0,
         le=10,
         description="mixes each training image with another one of its batch, and their losses likewise: both "
-        "parameters of the Beta distribution of the share; 0 mixes nothing, usual are 0.2 to 1",
+        "parameters of the Beta distribution of the share; 0 mixes nothing, 0.2 to 1 is common",
     )
 
     @property

@@ -50,10 +50,10 @@ Alteration = Callable[[Film, Film], Pixels]
 def _pixelwise(change: Callable[[NDArray[np.float32]], NDArray[np.float32]], film: Film, _: Film) -> Pixels:
     """Apply a change to values in 0..1."""
     values = change(film.pixels.astype(np.float32) / np.float32(_FULL))
-    return np.rint(np.clip(values, 0, 1) * _FULL).astype(np.uint16)
+    return np.asarray(np.rint(np.clip(values, 0, 1) * _FULL), np.uint16)
 
 
-def _jpeg(quality: int, film: Film, _: Film) -> Pixels:
+def _jpeg(quality: int, film: Film, other: Film) -> Pixels:
     _, data = cv2.imencode(".jpg", (film.pixels >> 8).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), np.uint16) * np.uint16(257)
 
@@ -134,7 +134,7 @@ def _patch(film: Film, other: Film) -> Pixels:
     spots = []
     for each in (film, other):
         blurred = cv2.blur(each.pixels.astype(np.float32), (size, size))
-        y, x = np.unravel_index(int(blurred.argmax()), blurred.shape)
+        y, x = map(int, np.unravel_index(int(blurred.argmax()), blurred.shape))
         if each is film and film.record.lesions:
             y, x = int(film.record.lesions[0].y), int(film.record.lesions[0].x)
         spots.append([int(np.clip(v - size // 2, 0, n - size)) for v, n in zip((y, x), each.pixels.shape, strict=True)])
@@ -276,7 +276,7 @@ def main(arguments: Sequence[str]) -> None:
             folder = Path(name) / "phantoms"
             write_phantoms("mias", folder, 2 * options.images)
         films = mias_films(folder, options.images)
-        found = {}
+        found: dict[str, Found] = {}
         for kind, alteration in ALTERATIONS.items():
             started = time.monotonic()
             scratch = Path(name) / str(len(found))

@@ -9,6 +9,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def make_table(path: Path) -> None:
 
 def measure(table: Path, target: Path, repeats: int) -> dict[str, float]:
     """Return the shortest time of each member in seconds; they alternate."""
-    members = {
+    members: dict[str, Callable[[], object]] = {
         "manifest": lambda: write_manifest(assign_splits(read_labels(table)), target),
         "pandas": lambda: pandas.read_csv(table),
     }

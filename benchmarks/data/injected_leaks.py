@@ -14,7 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.classes import THREE
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
             for split in ("train", "validation", "test")
         }
         print(
-            f"{'Films of mini-MIAS' if options.mias else 'Phantom films'}, {config.height} x {config.width} pixels: "
+            f"{'Images of mini-MIAS' if options.mias else 'Phantom films'}, {config.height} x {config.width} pixels: "
             f"{', '.join(f'{number} in {split}' for split, number in counts.items())}.\n"
         )
         return table(clean, root)
@@ -90,7 +92,7 @@ def mias_set(folder: Path, source: Path, films: int, config: PreprocessConfig) -
     return CleanSet.make(folder, [film(source, record) for record in split], config)
 
 
-def film(source: Path, record: ImageRecord) -> tuple:
+def film(source: Path, record: ImageRecord) -> tuple[NDArray[np.uint16], ImageRecord]:
     """Return the pixels of an image and its record."""
     return read_mammogram(source / f"{record.image_id}.pgm", record=record).pixels, record
 

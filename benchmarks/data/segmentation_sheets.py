@@ -100,7 +100,7 @@ def drawn(shown: Shown, region: BreastRegion) -> Picture:
     pixels = shown.mammogram.pixels
     scale = HEIGHT / max(pixels.shape)
     size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
-    grey = (cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) >> 8).astype(np.uint8)
+    grey = (np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint16) >> 8).astype(np.uint8)
     picture = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
     mask, muscle = (
         cv2.resize(part.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)

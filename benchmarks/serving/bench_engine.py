@@ -37,11 +37,11 @@ MEMBERS = (("resnet50", 224, 224), ("resnet50", 384, 256), ("alexnet", 224, 224)
 BARS = {("resnet50", 224): 1.7}
 FASTER, PROBABILITY_BAR, HEATMAP_BAR = "faster than eager bfloat16", 1e-2, 1.0
 FILMS, SPREAD = 16, 2.0
-Films = list[NDArray[np.float32]]
+Images = list[NDArray[np.float32]]
 Member = Callable[[NDArray[np.float32]], object]
 
 
-def phantoms(config: PreprocessConfig) -> Films:
+def phantoms(config: PreprocessConfig) -> Images:
     made = (
         make_film(seed, label=list(Label)[seed % 3], laterality=Laterality.LEFT, height=512, width=400)
         for seed in range(FILMS)
@@ -49,7 +49,7 @@ def phantoms(config: PreprocessConfig) -> Films:
     return [preprocess(Mammogram(film.pixels, Laterality.LEFT, View.MLO), config).image for film in made]
 
 
-def export(folder: Path, cnn: str, config: PreprocessConfig, films: Films) -> tuple[LoadedModel, NDArray[np.float64]]:
+def export(folder: Path, cnn: str, config: PreprocessConfig, films: Images) -> tuple[LoadedModel, NDArray[np.float64]]:
     """Write an exported model and return it with torch's float32 logits of the images."""
     network = build_model(cnn, classes=3, seed=1).eval()
     with torch.inference_mode():
@@ -90,7 +90,7 @@ def eager(model: LoadedModel) -> Member:
     return run
 
 
-def medians(members: dict[str, Member], films: Films, repeats: int) -> dict[str, float]:
+def medians(members: dict[str, Member], films: Images, repeats: int) -> dict[str, float]:
     """Return each member's median seconds per image; they alternate, after three unmeasured rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in members}
     for turn in range(repeats + 3):

@@ -63,7 +63,7 @@ def training_image(seed: int) -> tuple[NDArray[np.uint16], Label, tuple[Lesion, 
 
 
 @dataclass(frozen=True)
-class Films:
+class Images:
     """Training images (N, 1, H, W) in [0, 1], their classes (N,), and the classes of their places (N, h, w)."""
 
     images: Tensor
@@ -71,7 +71,7 @@ class Films:
     places: Tensor
 
 
-def draw_training(films: int, grid: tuple[int, int]) -> Films:
+def draw_training(films: int, grid: tuple[int, int]) -> Images:
     """Return this number of images, and each of them upside down as well."""
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         drawn = list(pool.map(training_image, range(films), chunksize=20))
@@ -86,10 +86,10 @@ def draw_training(films: int, grid: tuple[int, int]) -> Films:
             for _, label, lesions in drawn
         ]
     )
-    return Films(torch.cat([images, images.flip(2)]), labels.repeat(2), torch.cat([places, flipped]))
+    return Images(torch.cat([images, images.flip(2)]), labels.repeat(2), torch.cat([places, flipped]))
 
 
-def train(network: ImageNetwork, films: Films, epochs: int) -> ImageNetwork:
+def train(network: ImageNetwork, films: Images, epochs: int) -> ImageNetwork:
     """Train the network from scratch and return it in evaluation mode; an epoch uses half of the images."""
     torch.manual_seed(0)
     steps = len(films.images) // 2 // BATCH
@@ -106,7 +106,7 @@ def train(network: ImageNetwork, films: Films, epochs: int) -> ImageNetwork:
     return network.eval()
 
 
-def _step(network: ImageNetwork, optimiser: torch.optim.Optimizer, films: Films, batch: Tensor) -> float:
+def _step(network: ImageNetwork, optimiser: torch.optim.Optimizer, films: Images, batch: Tensor) -> float:
     # Random exposure, so that the overall grey level does not reveal the class.
     exposure = torch.exp(torch.randn(len(batch), 1, 1, 1) * EXPOSURE)
     with torch.autocast("cpu", torch.bfloat16):

@@ -42,8 +42,9 @@ def film(seed: int = 4) -> bytes:
 def save_model(directory: Path, *, export: bool) -> str:
     """Write a ResNet-50 with random weights, exported if requested and the export is accurate; returns the engine."""
     config = PreprocessConfig(height=SIDE, width=SIDE)
+    rate = Rate(0.5, 0.4, 0.6)
     points = {
-        name: OperatingPoint(level, 0.9, *[Rate(0.5, 0.4, 0.6)] * 4, 200, 20, 100).as_dict()
+        name: OperatingPoint(level, 0.9, rate, rate, rate, rate, cases=200, malignant=20, patients=100).as_dict()
         for name, level in (("sensitivity", 0.001), ("specificity", 0.999))
     }
     description = {

@@ -6,6 +6,7 @@ work is `film` (bytes to prediction), `forward` (only the network) or `heat` (on
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -27,7 +28,7 @@ def main(model: Path) -> None:
     mammogram = read_mammogram(data)
     prepared = predictor.prepare(mammogram)
     prediction = predictor.predict(mammogram)
-    works = {
+    works: dict[str, Callable[[], object]] = {
         "film": lambda: predictor.predict(read_mammogram(data)),
         "forward": lambda: predictor.judge(mammogram, prepared, operating_point=OperatingPoint.SENSITIVITY),
         "heat": lambda: predictor.explain(prediction, mammogram, Label.MALIGNANT),

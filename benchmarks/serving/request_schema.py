@@ -1,10 +1,12 @@
 """Generates requests from the server's OpenAPI document with schemathesis: conforming and violating ones."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import schemathesis
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from schemathesis.core.result import Ok
 from schemathesis.generation import GenerationMode
 
 from mammopipe.inference.contract.openapi import document
@@ -20,7 +22,8 @@ SETTINGS = settings(
 
 def send_generated(address: str, first: int, count: int, send: Callable[[str, Any], None]) -> None:
     """Generate `count` requests to `address`, the same for each `first` seed, and pass each with its name to `send`."""
-    operations = [found.ok() for found in schemathesis.openapi.from_dict(document()).get_all_operations()]
+    results = schemathesis.openapi.from_dict(document()).get_all_operations()
+    operations = [result.ok() for result in results if isinstance(result, Ok)]
     modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
     turns = [(operation, mode) for operation in operations if operation.method == "post" for mode in modes]
     for turn, (operation, mode) in enumerate(turns):
@@ -29,8 +32,12 @@ def send_generated(address: str, first: int, count: int, send: Callable[[str, An
             operation.as_strategy(generation_mode=mode),
             first,
             share,
-            lambda number, case, turn=turn: send(f"schema {turn}.{number}", _arguments(case, address, number)),
+            partial(_send, send, address, turn),
         )
+
+
+def _send(send: Callable[[str, Any], None], address: str, turn: int, number: int, case: Any) -> None:
+    send(f"schema {turn}.{number}", _arguments(case, address, number))
 
 
 def _arguments(case: Any, address: str, number: int) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from mammopipe.processing.images.mammogram import read_mammogram, write_png
 from mammopipe.processing.splits.assignment import SplitConfig, assign_folds, assign_splits
 from mammopipe.training.config import Learns, TrainConfig
 from mammopipe.training.fitting.dataset import ImageDataset
-from mammopipe.training.fitting.head_only import Films, learner
+from mammopipe.training.fitting.head_only import Images, learner
 from mammopipe.training.fitting.image_cache import ImageCache
 from mammopipe.training.fitting.loop import refit
 from mammopipe.training.fitting.step import predict
@@ -56,7 +56,7 @@ COPIES = {Label.NORMAL: 0, Label.BENIGN: 2, Label.MALIGNANT: 2}
 """Number of stored copies of each development image; a fold trains on the copies of its own images."""
 
 
-Kept = dict[tuple[Cnn, str, int, int], Films]
+Kept = dict[tuple[str, str, int, int], Images]
 """Feature maps by network, digest of the input settings, stride, and whether the image was mirrored (1)."""
 
 
@@ -173,10 +173,11 @@ def out_of_fold(
             held_out = [one.part(held.tolist()) for one in given]
             np.save(path, _train_and_predict(row, learnt, held_out, weights))
         logits[held] = np.load(path)
-    return logits[originals]
+    of_originals: Floats = logits[originals]
+    return of_originals
 
 
-def network_inputs(row: Row, films: ImageDataset, weights: Path, kept: Kept) -> list[Films]:
+def network_inputs(row: Row, films: ImageDataset, weights: Path, kept: Kept) -> list[Images]:
     """Return the networks' inputs for the row: the images and, if it has flips, the mirrored images.
 
     If no fold trains the body, its feature maps are the same in every row with the same input and stride.
@@ -206,7 +207,7 @@ def build(config: TrainConfig, weights: Path) -> ImageNetwork:
     )
 
 
-def _train_and_predict(row: Row, learnt: Films, held_out: Sequence[Films], weights: Path) -> Floats:
+def _train_and_predict(row: Row, learnt: Images, held_out: Sequence[Images], weights: Path) -> Floats:
     config, network = row.config, build(row.config, weights)
     refit(
         network,
@@ -218,7 +219,8 @@ def _train_and_predict(row: Row, learnt: Films, held_out: Sequence[Films], weigh
     )
     learns, _ = learner(network, config)
     logits = [predict(learns, held, batch_size=8, precision=config.precision) for held in held_out]
-    return np.mean(np.array(logits, np.float64), axis=0)
+    mean: Floats = np.mean(np.array(logits, np.float64), axis=0)
+    return mean
 
 
 @dataclass(frozen=True)

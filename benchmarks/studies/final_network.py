@@ -27,7 +27,7 @@ from mammopipe.training.evaluation.calibration import calibrate
 from mammopipe.training.fitting.cross_validation import Surroundings, cross_validate
 from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.distributed import ALONE
-from mammopipe.training.fitting.head_only import Films, learner
+from mammopipe.training.fitting.head_only import Images, learner
 from mammopipe.training.fitting.step import predict
 from mammopipe.training.metrics.classification import macro_auc, malignant_auc
 from mammopipe.training.model.exam_scores import compared
@@ -44,7 +44,7 @@ SHARES = (0.0, 0.5, 1.0)
 
 
 def judged_outside(
-    row: Row, config: TrainConfig, films: Films, outer: NDArray[np.int64], fold: int, weights: Path
+    row: Row, config: TrainConfig, films: Images, outer: NDArray[np.int64], fold: int, weights: Path
 ) -> tuple[ValidationPredictions, TestPredictions]:
     """Return the out-of-fold predictions of the rest, and the final network's predictions of the held-out fold."""
     originals = np.array([not record.source_image_id for record in films.records])

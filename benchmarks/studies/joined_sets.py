@@ -1,7 +1,7 @@
 """What several training sets and harmonisation are worth: `python -m benchmarks.studies.joined_sets WEIGHTS WORK SETS`.
 
 SETS are datasets as released, `NAME=FOLDER`; WEIGHTS is the folder of staged weights; WORK keeps the segmented images,
-the feature maps and the logits, so a stopped command goes on. For each harmonisation, the classifier of `mias-located`
+the feature maps and the logits, so a stopped command resumes. For each harmonisation, the classifier of `mias-located`
 learns on the frozen body's maps from three kinds of training sets, and judges each set of `--judged`:
 
 - own: the set itself, in five folds by patient;
@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks.studies.ablation import LOCATED, Row, build, spread
-from benchmarks.studies.located_variants import FOLDS, bounds, classifiers, compare, predicted
+from benchmarks.studies.deal_figures import bounds, compare
+from benchmarks.studies.located_variants import FOLDS, classifiers, predicted
 from benchmarks.table import replace_between
 from mammopipe.pipelines.data.join import sources_of
 from mammopipe.processing.breast.harmonisation import Harmonisation
@@ -90,7 +91,7 @@ def segmented(sources: Mapping[str, Path], judged: Sequence[str], row: Row, fold
             continue
         image_id = f"{name}-{record.image_id}"
         write_png(folder / f"{image_id}.png", result.pixels)
-        shown = {
+        shown: dict[str, Any] = {
             "image_id": image_id,
             "path": f"{image_id}.png",
             "patient_id": f"{name}-{record.patient_id}",

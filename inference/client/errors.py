@@ -16,6 +16,8 @@ Every message is one line.
 import json
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from botocore.exceptions import (
@@ -44,8 +46,10 @@ _BUSY = {
     "ThrottlingException",
     "TooManyRequestsException",
 }
-_GATEWAY = (502, 503, 504)
-"""Statuses of a proxy whose server restarts or is slow; the same call may succeed later."""
+_TRY_AGAIN = (408, 429, 503)
+"""Statuses of a server that has no room now, or did not receive the whole request; the same call may succeed later."""
+_GATEWAY = (*_TRY_AGAIN, 502, 504)
+"""Statuses of a proxy that the same call may not get later."""
 _BROKEN = (ConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError)
 """Errors that mean no connection, a broken connection, or an incomplete answer."""
 _PASSED_ON = re.compile(r'error \((?P<status>\d{3})\) from \S+ with message "(?P<body>.*)"', re.DOTALL)
@@ -62,6 +66,8 @@ class InferenceError(MammopipeError):
         self.code, self.message, self.status = code, message, status
         self.detail = dict(detail or {})
         """Detail from the server; for an exam, `{"image": index}` names the image that caused the error."""
+        self.retry_after = 0.0
+        """Seconds that the server asks to wait before the next attempt; 0 if it does not say."""
 
 
 class RequestRefusedError(InferenceError):
@@ -93,7 +99,9 @@ def calling(call: Callable[[], T]) -> T:
     try:
         return call()
     except ClientError as error:
-        raise from_service(error) from None
+        failure = from_service(error)
+        failure.retry_after = _retry_after(error.response)
+        raise failure from None
     except NoRegionError:
         raise EndpointUnreachableError(
             "no_region",
@@ -123,7 +131,7 @@ def from_container(status: int, body: str) -> InferenceError:
         code, message, detail = str(error["code"]), str(error["message"]), error.get("detail")
     except (ValueError, KeyError, TypeError, AttributeError):
         code, message, detail = "unknown", "the endpoint's answer is no error of this server", None
-    if status == 503 or (code == "unknown" and status in _GATEWAY):
+    if status in _TRY_AGAIN or (code == "unknown" and status in _GATEWAY):
         kind: type[InferenceError] = EndpointBusyError
     else:
         kind = RequestRefusedError if 400 <= status < 500 else EndpointFaultError
@@ -136,6 +144,19 @@ def from_failure(text: str) -> InferenceError:
     if found is None:
         return EndpointFaultError("async_failure", " ".join(text.split())[:500] or "the failure object is empty")
     return from_container(int(found["status"]), found["body"])
+
+
+def _retry_after(response: Mapping[str, Any]) -> float:
+    """Return the seconds of a Retry-After header, 0 without one (RFC 9110, 10.2.3)."""
+    given = str(response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after", "")).strip()
+    if given.isdecimal() and given.isascii():
+        return float(given[:9])
+    try:
+        moment = parsedate_to_datetime(given)
+    except ValueError:
+        return 0.0
+    # A date without a zone is one in UTC; the header's dates are always in GMT.
+    return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
 def _one_line(error: Exception) -> str:

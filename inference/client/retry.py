@@ -13,6 +13,8 @@ from mammopipe.inference.client.errors import BrokenConnectionError, DeadlineErr
 from mammopipe.processing.errors import ConfigError
 
 T = TypeVar("T")
+LONGEST_SECONDS = 86_400.0
+"""Longest deadline of a call; an async request waits in the queue for 6 hours at most."""
 GRACE_SECONDS = 0.2
 """Seconds after a deadline in which the call itself may still report why it failed."""
 
@@ -72,7 +74,7 @@ class Retry:
     backoff_seconds: float = 0.5
     """Upper bound of the first wait, doubled each time; the wait is a random part of it ("full jitter")."""
     longest_seconds: float = 20.0
-    """Upper bound of any wait."""
+    """Upper bound of any wait, unless the server asks for a longer one (Retry-After)."""
 
     def __post_init__(self) -> None:
         """Refuse fewer than one attempt, and a backoff outside 0 to `longest_seconds`."""
@@ -92,7 +94,7 @@ class Retry:
             except (EndpointBusyError, BrokenConnectionError) as error:
                 wait = random.uniform(0, min(self.longest_seconds, self.backoff_seconds * 2 ** (attempt - 1)))
                 try:
-                    deadline.sleep(wait)
+                    deadline.sleep(max(wait, error.retry_after))
                 except DeadlineError as late:
                     raise DeadlineError(late.code, f"{late.message}; the last error: {error}") from None
         return call()

@@ -134,6 +134,8 @@ class Sender:
             return Path(source).read_bytes()
         except OSError as error:
             raise RequestRefusedError("unreadable_file", f"{source}: {error.strerror}") from None
+        except ValueError as error:  # a NUL byte in the name
+            raise RequestRefusedError("unreadable_file", f"{str(source)!r}: {error}") from None
 
     def _head(self, uri: str) -> bytes:
         """Return the first bytes of an object, which tell its type."""

@@ -27,14 +27,38 @@ _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 """EndpointName (SageMaker API Reference, InvokeEndpoint)."""
 _VALUE = re.compile(r"[\x21-\x2b\x2d-\x3a\x3c-\x7e]+")
 """An option's value: visible ASCII without comma and semicolon, which separate the custom attributes."""
+_URL = re.compile(r"https?://[\x21-\x7e]+")
+"""A URL in visible ASCII: what other characters there are, a request's first line cannot carry."""
+_REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _CREATING = threading.Lock()
 
 
-def endpoint_name(name: str) -> str:
+def checked_name(name: str, argument: str = "endpoint_name") -> str:
     """Return the name of an endpoint; raises `ConfigError` if SageMaker does not allow the name."""
     if _NAME.fullmatch(name) is None:
-        raise ConfigError(f"endpoint_name={name!r}: must be 1 to 63 letters, digits and hyphens, no hyphen at an end")
+        raise ConfigError(f"{argument}={name!r}: must be 1 to 63 letters, digits and hyphens, no hyphen at an end")
     return name
+
+
+def checked_url(url: str | None, argument: str = "endpoint_url") -> str | None:
+    """Return the URL of a server; raises `ConfigError` if it is none."""
+    if url is None:
+        return None
+    try:
+        found = urlsplit(url)
+        usable = _URL.fullmatch(url) is not None and bool(found.hostname) and found.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(f"{argument}={url!r}: must be the http:// or https:// URL of a server, in visible ASCII")
+    return url
+
+
+def checked_region(region: str | None) -> str | None:
+    """Return the name of an AWS region; raises `ConfigError` if it is none."""
+    if region is not None and _REGION.fullmatch(region) is None:
+        raise ConfigError(f"region={region!r}: must be the name of an AWS region, such as eu-central-1")
+    return region
 
 
 def runtime(url: str | None, region: str | None, read_seconds: float) -> Any:

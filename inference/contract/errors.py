@@ -7,6 +7,7 @@
     ├── NotFoundError         404     no such path, or no such object
     ├── WrongMethodError      405     the path does not support the method
     ├── NotAcceptableError    406     no form of the answer fits the Accept header
+    ├── BodyTimeoutError      408     the body arrives too slowly, or has stopped
     ├── TooLargeError         413     more bytes, or announced pixels, than the limits allow
     ├── UnsupportedTypeError  415     the Content-Type is not supported, or does not match the body
     ├── UnusableImageError    422     the image cannot be read or segmented, or shows no breast
@@ -102,6 +103,12 @@ class NotAcceptableError(RequestError):
     """No form of the answer fits the Accept header."""
 
     status = 406
+
+
+class BodyTimeoutError(RequestError):
+    """The body arrives too slowly, or has stopped."""
+
+    status = 408
 
 
 class TooLargeError(RequestError):

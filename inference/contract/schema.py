@@ -83,7 +83,9 @@ class Decision(StrictModel):
     finding: Finding
     level: Level | None = Field(default=None, description="of the case, and of the validation cases below")
     n: int | None = Field(default=None, description="validation cases of this level")
-    positives: int | None = Field(default=None, description="of them malignant; the sensitivity rests on these alone")
+    positives: int | None = Field(
+        default=None, description="malignant ones among them; the sensitivity is measured on these only"
+    )
     sensitivity: float | None = Field(default=None, description="of the threshold, on this level's validation cases")
     sensitivity_interval: Interval | None = Field(default=None, description="95 %: low, high")
     specificity: float | None = Field(default=None, description="of the threshold, on this level's validation cases")
@@ -283,8 +285,12 @@ class ExamAnswer(_Envelope):
     """The JSON answer to an exam."""
 
     images: list[ImageAnswer]
-    refused: list[RefusedView] = Field(default=[], description="images that are in no score; their indices lack above")
-    skipped: list[Skipped] = Field(default=[], description="files that were not judged; their indices lack above")
+    refused: list[RefusedView] = Field(
+        default=[], description="images that are in no score; their indices are missing above"
+    )
+    skipped: list[Skipped] = Field(
+        default=[], description="files that were not judged; their indices are missing above"
+    )
     breasts: list[BreastAnswer] = Field(description="left before right")
     exam: ExamResult
     warnings: list[QualityWarning] = Field(description="of breasts and exam; those of an image lie there")

@@ -8,7 +8,7 @@ const VIEWS = ["CC", "MLO", "ML", "LM", "LMO", "AT"];
 const COLOURS = /* colours */[];
 
 const $ = (id) => document.getElementById(id);
-const state = { films: [], answer: null, selected: 0, single: false, running: null };
+const state = { uploads: [], answer: null, selected: 0, single: false, running: null };
 
 class Refusal extends Error {
   constructor(code, message, status, index) {
@@ -58,18 +58,18 @@ async function refusal(response) {
 
 const operatingPoint = () => document.querySelector("input[name=point]:checked").value;
 
-function told(film) {
-  return Object.fromEntries(["laterality", "view"].filter((name) => film[name]).map((name) => [name, film[name]]));
+function stated(upload) {
+  return Object.fromEntries(["laterality", "view"].filter((name) => upload[name]).map((name) => [name, upload[name]]));
 }
 
-async function askFilm(film, signal) {
-  const query = new URLSearchParams({ heatmap: "true", operating_point: operatingPoint(), ...told(film) });
-  const answer = await (await ask(`/invocations?${query}`, film.type, "application/json", film.file, signal)).json();
+async function askImage(upload, signal) {
+  const query = new URLSearchParams({ heatmap: "true", operating_point: operatingPoint(), ...stated(upload) });
+  const answer = await (await ask(`/invocations?${query}`, upload.type, "application/json", upload.file, signal)).json();
   return { ...answer, images: [{ ...answer, index: 0 }], breasts: [], exam: null };
 }
 
-async function askExam(films, signal) {
-  const images = await Promise.all(films.map(async (film) => ({ data: await base64(film.file), ...told(film) })));
+async function askExam(uploads, signal) {
+  const images = await Promise.all(uploads.map(async (upload) => ({ data: await base64(upload.file), ...stated(upload) })));
   const body = JSON.stringify({ images, options: { heatmap: true, operating_point: operatingPoint() } });
   return (await ask("/invocations", "application/json", "application/json", body, signal)).json();
 }
@@ -83,18 +83,18 @@ function base64(file) {
   });
 }
 
-async function fetchPictures(films, signal) {
-  for (const film of films.filter((one) => !one.url)) {
-    const response = await ask("/invocations?overlay=none", film.type, "image/png", film.file, signal);
-    film.url = URL.createObjectURL(await response.blob());
-    showPicture(films.indexOf(film));
+async function fetchPictures(uploads, signal) {
+  for (const upload of uploads.filter((one) => !one.url)) {
+    const response = await ask("/invocations?overlay=none", upload.type, "image/png", upload.file, signal);
+    upload.url = URL.createObjectURL(await response.blob());
+    showPicture(uploads.indexOf(upload));
   }
 }
 
 /* Files that were no images are not judged: the images that were stay, and indices count them alone. */
 function withoutSkipped(answer) {
   const kept = answer.images.map(({ index }) => index);
-  state.films = kept.map((index) => state.films[index]);
+  state.uploads = kept.map((index) => state.uploads[index]);
   for (const breast of answer.breasts) breast.images = breast.images.map((index) => kept.indexOf(index));
   return answer;
 }
@@ -102,20 +102,20 @@ function withoutSkipped(answer) {
 async function read() {
   state.running?.abort();
   const { signal } = (state.running = new AbortController());
-  const films = state.films;
+  const uploads = state.uploads;
   $("error").replaceChildren();
   $("buttons").hidden = false;
   state.answer = null;
-  progress(films.length === 1 ? "Reading the image" : `Reading ${films.length} images`);
+  progress(uploads.length === 1 ? "Reading the image" : `Reading ${uploads.length} images`);
   try {
-    for (const film of films) film.type ??= await contentType(film.file);
-    const answer = await (films.length === 1 ? askFilm(films[0], signal) : askExam(films, signal));
+    for (const upload of uploads) upload.type ??= await contentType(upload.file);
+    const answer = await (uploads.length === 1 ? askImage(uploads[0], signal) : askExam(uploads, signal));
     if (answer.schema_version !== SCHEMA_VERSION) {
       throw new Refusal("unknown_answer", `schema_version ${answer.schema_version}; this page reads ${SCHEMA_VERSION}`);
     }
     state.answer = withoutSkipped(answer);
     showAnswer();
-    await fetchPictures(state.films, signal);
+    await fetchPictures(state.uploads, signal);
     progress("");
   } catch (error) {
     if (!signal.aborted) showError(error);
@@ -125,17 +125,17 @@ async function read() {
 function choose(files) {
   if (!files.length) return;
   clear();
-  state.films = [...files].map((file) => ({ file, type: null, url: null, laterality: "", view: "" }));
+  state.uploads = [...files].map((file) => ({ file, type: null, url: null, laterality: "", view: "" }));
   read();
 }
 
 function clear() {
   state.running?.abort();
-  for (const film of state.films) if (film.url) URL.revokeObjectURL(film.url);
-  Object.assign(state, { films: [], answer: null, selected: 0, single: false, running: null });
+  for (const upload of state.uploads) if (upload.url) URL.revokeObjectURL(upload.url);
+  Object.assign(state, { uploads: [], answer: null, selected: 0, single: false, running: null });
   $("buttons").hidden = true;
   $("error").replaceChildren();
   $("answer").replaceChildren(make("p", { className: "hint" }, "No image has been read."));
-  hideFilms();
+  hideImages();
   progress("");
 }

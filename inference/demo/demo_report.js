@@ -57,11 +57,11 @@ function validated({ decision }) {
 /* Messages count an exam's images from 0; the page names each as its label does. */
 function labelled(message) {
   if (!state.answer.exam) return message;
-  const label = (_, number) => {
+  const label = (number) => {
     const place = state.answer.images.findIndex(({ index }) => index === Number(number));
     return place < 0 ? `Image ${Number(number) + 1}` : name(place);
   };
-  return message.replace(/\bimage (\d+)(?=[ :,]|$)/g, label);
+  return message.replace(/\bimage (\d+(?:, \d+)*)\b/g, (_, numbers) => numbers.split(", ").map(label).join(", "));
 }
 
 function reasons(list) {
@@ -111,14 +111,14 @@ function facts(pairs) {
   return make("dl", {}, ...pairs.flatMap(([term, value]) => [make("dt", {}, term), make("dd", {}, String(value))]));
 }
 
-function toldControls(film, image) {
+function statedControls(upload, image) {
   const choice = (name, label, values) => {
-    const options = [["", image[name] && !film[name] ? `${image[name]} (from the file)` : "not said"], ...values];
-    const change = (event) => { film[name] = event.target.value; read(); };
-    return make("label", {}, label, make("select", { onchange: change, id: `told-${name}` },
-      ...options.map(([value, text]) => make("option", { value, selected: value === film[name] }, text))));
+    const options = [["", image[name] && !upload[name] ? `${image[name]} (from the file)` : "not stated"], ...values];
+    const change = (event) => { upload[name] = event.target.value; read(); };
+    return make("label", {}, label, make("select", { onchange: change, id: `stated-${name}` },
+      ...options.map(([value, text]) => make("option", { value, selected: value === upload[name] }, text))));
   };
-  return make("div", { className: "told" }, choice("laterality", "Side", Object.entries(SIDES)),
+  return make("div", { className: "stated" }, choice("laterality", "Side", Object.entries(SIDES)),
     choice("view", "View", VIEWS.map((view) => [view, view])));
 }
 
@@ -134,7 +134,7 @@ function regionList(index, regions) {
   return card("Regions", regions.length ? list : null, make("p", { className: "small" }, note));
 }
 
-function filmDetails(index) {
+function imageDetails(index) {
   const { image, probabilities, decile, entropy, heatmap, warnings, exclusions } = state.answer.images[index];
   return [
     regionList(index, heatmap?.regions ?? []),
@@ -142,7 +142,7 @@ function filmDetails(index) {
       ["Decile", standing(decile)],
       ...Object.entries(probabilities).map(([label, share]) => [`Probability ${label}`, share.toFixed(3)]),
       ["Entropy", entropy == null ? "not known" : `${entropy.toFixed(3)} nats`],
-    ]), toldControls(state.films[index], image)),
+    ]), statedControls(state.uploads[index], image)),
     ...(exclusions?.length ? [card("The model is not for this image", reasons(exclusions.map(
       ({ flag, message }) => ({ code: flag, message }))))] : []),
     card("Warnings", warnings.length ? reasons(warnings) : make("p", { className: "small" }, "None.")),
@@ -162,7 +162,7 @@ function showReport() {
   const focused = $("answer").contains(document.activeElement) ? document.activeElement.id : "";
   $("answer").replaceChildren(
     ...(answer.exam ? [judgement("Exam", answer.exam, "exam"), examTable(answer)] : []),
-    judgement(name(selected), answer.images[selected], "film"), ...filmDetails(selected), provenance(answer));
+    judgement(name(selected), answer.images[selected], "image"), ...imageDetails(selected), provenance(answer));
   $("answer").firstElementChild.classList.add("first");
   $("answer").querySelector("details").open = open;
   if (focused) $(focused)?.focus();
@@ -171,7 +171,7 @@ function showReport() {
 function showAnswer() {
   $("notice").textContent = state.answer.notice;
   state.selected = hung()[0];
-  showFilms();
+  showImages();
   showReport();
   progress("Loading the picture");
 }
@@ -179,17 +179,19 @@ function showAnswer() {
 function showError(error) {
   progress("");
   const known = error instanceof Refusal;
-  const film = known && error.index != null ? `Image ${error.index + 1} of ${state.films.length}: ` : "";
+  const prefix = known && error.index != null ? `Image ${error.index + 1} of ${state.uploads.length}: ` : "";
   const titles = { 4: "The server refused this", 5: "The server could not answer" };
   const title = (known && titles[Math.floor(error.status / 100)]) || "No answer could be shown";
   const code = known ? [error.status, error.code].filter(Boolean).join(" ") : "no_answer";
-  const message = known ? error.message : `The server did not answer as expected (${error.name}).`;
+  // The browser's own word for a connection that fails is TypeError (Fetch Standard, 5.6).
+  const unexpected = error instanceof TypeError ? "The server cannot be reached." : `The answer cannot be read (${error.name}).`;
+  const message = known ? error.message : unexpected;
   $("error").replaceChildren(make("div", { className: "failure" }, make("h2", {}, title),
-    make("p", {}, film + message), make("p", {}, make("code", { id: "error-code" }, code)),
+    make("p", {}, prefix + message), make("p", {}, make("code", { id: "error-code" }, code)),
     make("button", { type: "button", onclick: read }, "Try again")));
   if (state.answer) return; // the scores stand: only a picture is missing
   $("answer").replaceChildren();
-  hideFilms();
+  hideImages();
 }
 
 for (const button of document.querySelectorAll("[data-choose]")) button.onclick = () => $("files").click();
@@ -197,7 +199,7 @@ $("files").onchange = ({ target }) => { choose(target.files); target.value = "";
 $("clear").onclick = () => { clear(); $("empty").querySelector("button").focus(); };
 for (const id of ["overlay", "opacity", "regions"]) $(id).oninput = layout;
 $("pixels").oninput = () => { Object.assign(view, { x: 0, y: 0 }); layout(); };
-$("all").oninput = ({ target }) => { state.single = !target.checked; showFilms(); };
+$("all").oninput = ({ target }) => { state.single = !target.checked; showImages(); };
 for (const id of ["center", "width"]) {
   $(id).oninput = () => { setWindow($("center").value / 100, $("width").value / 100); layout(); };
 }
@@ -205,7 +207,7 @@ $("closer").onclick = () => zoomAt($("frame").querySelector(".selected"), null, 
 $("farther").onclick = () => zoomAt($("frame").querySelector(".selected"), null, 0.8);
 $("fit").onclick = () => { $("pixels").checked = false; resetView(); layout(); };
 for (const button of document.querySelectorAll("input[name=point]")) {
-  button.onchange = () => { if (state.films.length) read(); };
+  button.onchange = () => { if (state.uploads.length) read(); };
 }
 addEventListener("resize", layout);
 addEventListener("dragover", (event) => { event.preventDefault(); $("stage").classList.add("over"); });

@@ -26,22 +26,39 @@ function hung() {
   return state.answer.images.map((_, at) => at).sort((a, b) => key(state.answer.images[a]) - key(state.answer.images[b]));
 }
 
-function hideFilms() {
+/* Put right breasts left and left breasts right, each view in a row of its own: the place of a missing view stays free. */
+function placeInGrid(order) {
+  const sideOf = (index) => HANGING.sides.indexOf(state.answer.images[index].image.laterality);
+  const rowOf = (index) => state.answer.images[index].image.view ?? "";
+  if (!HANGING.sides.every((_, side) => order.some((index) => sideOf(index) === side))) return;
+  let row = 1;
+  for (const projection of new Set(order.map(rowOf))) {
+    const beside = HANGING.sides.map((_, side) =>
+      order.filter((index) => rowOf(index) === projection && sideOf(index) === side));
+    beside.forEach((images, column) => images.forEach((index, at) => {
+      Object.assign(paneOf(index).style, { gridColumn: column + 1, gridRow: row + at });
+    }));
+    row += Math.max(...beside.map(({ length }) => length));
+  }
+}
+
+function hideImages() {
   for (const id of ["frame", "tools"]) $(id).hidden = true;
   $("frame").replaceChildren();
   $("empty").hidden = false;
 }
 
-function showFilms() {
+function showImages() {
   resetView();
   $("empty").hidden = true;
   $("frame").hidden = $("tools").hidden = false;
   const order = hung();
   const shown = state.single ? [state.selected] : order;
-  $("all").disabled = state.films.length < 2;
-  $("all").checked = state.films.length > 1 && !state.single;
+  $("all").disabled = state.uploads.length < 2;
+  $("all").checked = state.uploads.length > 1 && !state.single;
   $("frame").className = shown.length > 1 ? "frame grid" : "frame";
   $("frame").replaceChildren(...shown.map(pane));
+  if (shown.length > 1) placeInGrid(shown);
   mark();
   layout();
   for (const index of shown) if (state.answer.images[index].heatmap) paintHeat(index);
@@ -52,17 +69,17 @@ function pane(index) {
   const side = image.laterality === "R" ? "right" : image.laterality === "L" ? "left" : "";
   const picture = make("img", { className: "picture", alt: `${name(index)}, ${image.columns} by ${image.rows} pixels` });
   picture.draggable = false;
-  if (state.films[index].url) picture.src = state.films[index].url;
+  if (state.uploads[index].url) picture.src = state.uploads[index].url;
   const boxes = document.createElementNS(SVG, "svg");
   boxes.setAttribute("class", "boxes");
-  const film = make("div", { className: "film" }, picture, make("canvas", { className: "heat" }), boxes);
-  const one = make("div", { className: `pane ${side}`, tabIndex: 0, role: "group" }, film,
+  const layers = make("div", { className: "layers" }, picture, make("canvas", { className: "heat" }), boxes);
+  const one = make("div", { className: `pane ${side}`, tabIndex: 0, role: "group" }, layers,
     make("span", { className: "label" }, name(index)));
   one.setAttribute("aria-label", name(index));
   one.dataset.index = index;
   one.onpointerdown = (event) => drag(event, index);
   one.onwheel = (event) => { event.preventDefault(); zoomAt(one, event, event.deltaY < 0 ? 1.2 : 1 / 1.2); };
-  one.ondblclick = () => { state.single = !state.single && state.films.length > 1; select(index); showFilms(); };
+  one.ondblclick = () => { state.single = !state.single && state.uploads.length > 1; select(index); showImages(); };
   one.oncontextmenu = (event) => event.preventDefault();
   one.onkeydown = (event) => key(event, one, index);
   one.onfocus = () => select(index);
@@ -85,10 +102,18 @@ function mark() {
 
 function showPicture(index) {
   const one = paneOf(index);
-  if (one) one.querySelector(".picture").src = state.films[index].url;
+  if (one) one.querySelector(".picture").src = state.uploads[index].url;
 }
 
-/* Zoom, pan and window are those of all images: what is compared is shown alike. */
+/* Zoom, pan and window are those of all images: what is compared is shown alike. Left breasts move as mirror images. */
+
+const mirrored = (one) => (one.classList.contains("left") ? -1 : 1);
+
+/* Return the share of a pane's width that is held when an image is enlarged: in the grid its chest wall, else its middle. */
+function anchor(one) {
+  if (!$("frame").classList.contains("grid")) return 0.5;
+  return one.classList.contains("right") ? 1 : one.classList.contains("left") ? 0 : 0.5;
+}
 
 function drag(event, index) {
   const one = event.currentTarget;
@@ -101,7 +126,7 @@ function drag(event, index) {
     const [dx, dy] = [moved.clientX - x, moved.clientY - y];
     [x, y] = [moved.clientX, moved.clientY];
     if (windowing) setWindow(view.center - dy / 400, view.width + dx / 400);
-    else { view.x += dx; view.y += dy; }
+    else { view.x += mirrored(one) * dx; view.y += dy; }
     layout();
   };
   one.onpointerup = one.onpointercancel = () => { one.onpointermove = null; };
@@ -110,7 +135,8 @@ function drag(event, index) {
 function zoomAt(one, event, factor) {
   const zoom = Math.min(LARGEST_ZOOM, Math.max(1, view.zoom * factor));
   const { left, top, width, height } = one.getBoundingClientRect();
-  const [x, y] = event ? [event.clientX - left - width / 2, event.clientY - top - height / 2] : [0, 0];
+  const [across, down] = event ? [event.clientX - left, event.clientY - top] : [width / 2, height / 2];
+  const [x, y] = [mirrored(one) * (across - anchor(one) * width), down - height / 2];
   const ratio = zoom / view.zoom;
   Object.assign(view, { zoom, x: x - (x - view.x) * ratio, y: y - (y - view.y) * ratio });
   if (zoom === 1) Object.assign(view, { x: 0, y: 0 });
@@ -128,7 +154,11 @@ function key(event, one, index) {
   else if (event.key === "-") zoomAt(one, null, 0.8);
   else if (event.key === "0") { resetView(); layout(); }
   else if (event.key === "Enter") one.ondblclick();
-  else if (event.key in steps) { view.x += steps[event.key][0]; view.y += steps[event.key][1]; layout(); }
+  else if (event.key in steps) {
+    view.x += mirrored(one) * steps[event.key][0];
+    view.y += steps[event.key][1];
+    layout();
+  }
   else return;
   event.preventDefault();
   paneOf(index)?.focus();
@@ -143,12 +173,10 @@ function layout() {
     const fit = Math.min((clientWidth - MARGIN) / columns, (clientHeight - MARGIN) / rows);
     const scale = actual ? 1 / devicePixelRatio : fit * view.zoom;
     const [width, height] = [columns * scale, rows * scale];
-    const side = one.classList.contains("right") ? 1 : one.classList.contains("left") ? 0 : 0.5;
-    const grid = $("frame").classList.contains("grid");
-    const left = actual ? 0 : (grid && view.zoom === 1 ? side : 0.5) * (clientWidth - width);
+    const left = actual ? 0 : anchor(one) * (clientWidth - width);
     const top = actual ? 0 : (clientHeight - height) / 2;
-    const place = { left: `${Math.round(left + view.x)}px`, top: `${Math.round(top + view.y)}px` };
-    Object.assign(one.querySelector(".film").style, place, { width: `${width}px`, height: `${height}px` });
+    const place = { left: `${Math.round(left + mirrored(one) * view.x)}px`, top: `${Math.round(top + view.y)}px` };
+    Object.assign(one.querySelector(".layers").style, place, { width: `${width}px`, height: `${height}px` });
     for (const text of one.querySelectorAll("text")) {
       text.setAttribute("font-size", 13 / scale);
       text.setAttribute("stroke-width", 3 / scale);
@@ -227,7 +255,8 @@ function goTo(index, at) {
   $("pixels").checked = false;
   view.zoom = Math.max(view.zoom, 2);
   const fit = Math.min((one.clientWidth - MARGIN) / columns, (one.clientHeight - MARGIN) / rows);
-  view.x = -(x - columns / 2) * fit * view.zoom;
+  const held = anchor(one);
+  view.x = mirrored(one) * ((0.5 - held) * one.clientWidth - (x - held * columns) * fit * view.zoom);
   view.y = -(y - rows / 2) * fit * view.zoom;
   layout();
   point(index, at);

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
 from mammopipe.inference.engines.base import Engine, EngineKind, EngineSettings, Forward
+from mammopipe.processing.container.memory import release_mapped
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import Cnn, Pooling, Precision
 from mammopipe.training.model.class_activation import ClassifierGradients, head_map
@@ -37,9 +38,10 @@ class OpenVinoEngine:
         exported = description["engines"][OPENVINO]
         for name in NETWORK_FILES:
             verify(directory / name, exported["files"][name], f"one that engines.{OPENVINO} states")
-        self._network, self._threads = read_network(directory / NETWORK_FILES[0]), settings.threads
+        description_file, self._weights_file = (directory / name for name in NETWORK_FILES)
+        self._network, self._threads = read_network(description_file), settings.threads
         self._precision = _precision(settings.precision, Precision(exported["precision"]))
-        self._fast = CompiledNetwork(self._network, precision=self._precision, threads=self._threads)
+        self._fast = self._compile(self._precision)
         self._exact = self._fast if self._precision is Precision.FLOAT32 else None
         margin = 0.0 if self._exact else CAUTION * exported["largest_difference"]
         self._close = NearThreshold.of(description, margin)
@@ -49,7 +51,7 @@ class OpenVinoEngine:
         alexnet = self._weights is None and description["architecture"] == Cnn.ALEXNET
         self._classifier = _read_classifier(directory, description) if alexnet else None
         if self._classifier is not None:
-            self._exact = self._exact or self._compile_exact()
+            self._exact = self._exact or self._compile(Precision.FLOAT32)
         others = self._weights is None and self._classifier is None
         self._maps = _open_torch(directory, description, settings) if others else None
 
@@ -72,11 +74,14 @@ class OpenVinoEngine:
 
     def _run_exact(self, image: NDArray[np.float32]) -> Forward:
         if self._exact is None:
-            self._exact = self._compile_exact()
+            self._exact = self._compile(Precision.FLOAT32)
         return Forward(*self._exact.run(image))
 
-    def _compile_exact(self) -> CompiledNetwork:
-        return CompiledNetwork(self._network, precision=Precision.FLOAT32, threads=self._threads)
+    def _compile(self, precision: Precision) -> CompiledNetwork:
+        compiled = CompiledNetwork(self._network, precision=precision, threads=self._threads)
+        # The compiled network has its own copy of the weights; the file's pages would only fill the memory.
+        release_mapped(self._weights_file)
+        return compiled
 
     def activation_map(self, image: NDArray[np.float32], forward: Forward, class_index: int) -> NDArray[np.float32]:
         """Return the class activation map, float32 (H, W) in [0, 1]."""

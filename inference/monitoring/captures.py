@@ -76,7 +76,7 @@ class Captures:
         files = sorted(map(str, self.folder.rglob(f"*{SUFFIX}")))
         if not files:
             raise ConfigError(f"{self.folder}: no *{SUFFIX} here, which is what data capture writes")
-        for path in _told(self.windows.needed(files)):
+        for path in _with_progress(self.windows.needed(files)):
             # Read as bytes: a line that is not UTF-8 counts as unreadable and does not end the job.
             with open(path, "rb") as lines:
                 for line in lines:
@@ -118,7 +118,7 @@ class Captures:
         return image_figures(preprocess(image, self.preprocess).quality)
 
 
-def _told(files: Sequence[str]) -> Iterator[str]:
+def _with_progress(files: Sequence[str]) -> Iterator[str]:
     """Yield the files, and regularly print to stderr how many have been read."""
     logged = time.monotonic()
     for number, path in enumerate(files):

@@ -221,8 +221,8 @@ def _judge_figure(
 ) -> FigureDrift:
     counts = [reference.count(week.values[name]) for week in weeks]
     chance = 1 / (config.false_alarm_windows * tests)
-    usual = statistics.median(week.exams for week in weeks)
-    slack = SMALLEST_SHIFT / 2 * usual**0.5
+    exams = statistics.median(week.exams for week in weeks)
+    slack = SMALLEST_SHIFT / 2 * exams**0.5
     return FigureDrift(
         index=[stability_index(reference, found) for found in counts],
         index_limit=[index_limit(reference, week.exams, chance) for week in weeks],

@@ -14,7 +14,6 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,6 +30,7 @@ from mammopipe.inference.contract.schema import Skipped
 from mammopipe.inference.contract.task import ExamType, body_type
 from mammopipe.inference.payload import multipart, s3_objects, zip
 from mammopipe.inference.payload.contents import named_reasons, skip_reason
+from mammopipe.inference.payload.digest import Digest
 from mammopipe.inference.payload.limits import HandlerLimits
 from mammopipe.processing.datasets.manifest import Laterality, View
 
@@ -46,8 +46,8 @@ class Source:
     laterality: Laterality | None = None
     """Laterality in the request; it may not contradict the file."""
     view: View | None = None
-    hashed: "Future[str] | None" = None
-    """SHA-256 of the file in hexadecimal that is already being computed; `None` computes it on first use."""
+    digest: Digest | None = None
+    """SHA-256 of the file that is computed beside the forward pass; `None` computes it on first use."""
     index: int = 0
     """Position in the request, from 0; skipped files count."""
     extension: str = ""
@@ -63,7 +63,7 @@ class Source:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the file, hexadecimal."""
-        return self.hashed.result() if self.hashed is not None else hashlib.sha256(self.data).hexdigest()
+        return self.digest.result() if self.digest is not None else hashlib.sha256(self.data).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def _one_study(
     for index, header in enumerate(headers):
         fitting = [study for study in studies if all(_same_study(headers[other], header) for other in study)]
         if len(fitting) > 1:
-            raise _mixed_studies("the image does not say to which of the exam's studies it belongs", sources[index])
+            raise _mixed_studies("the image does not state to which of the exam's studies it belongs", sources[index])
         if fitting:
             fitting[0].append(index)
         else:
@@ -202,7 +202,7 @@ def _incomplete(sources: Sequence[Source], headers: Sequence[Header]) -> Quality
         return None
     return QualityWarning(
         code="identity-incomplete",
-        message="that all images are one patient's and one study's is the sender's word; not stated: "
+        message="that all images are one patient's and one study's is only the sender's statement; not stated: "
         + "; ".join(missing),
     )
 

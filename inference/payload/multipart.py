@@ -81,7 +81,7 @@ def read(header: str, body: bytes, limits: HandlerLimits) -> list[bytes]:
         parser.write(body)
         parser.finalize()
     except (FormParserError, UnicodeError):
-        raise BadBodyError("bad_multipart", "the form's parts cannot be told apart") from None
+        raise BadBodyError("bad_multipart", "the form's parts cannot be separated") from None
     if not collector.ended:
         raise BadBodyError("bad_multipart", "the form has no end")
     return [_file(part, index, limits) for index, part in enumerate(collector.parts)]
@@ -91,7 +91,7 @@ def _file(part: _Part, index: int, limits: HandlerLimits) -> bytes:
     _, parameters = parse_options_header(part.headers.get("content-disposition", ""))
     if b"filename" not in parameters:
         raise BadBodyError(
-            "bad_multipart", "the part is no file: options belong to the query or the custom attributes"
+            "bad_multipart", "the part is not a file: options belong to the query or the custom attributes"
         ).at(index)
     if part.headers.get("content-transfer-encoding", "").strip().lower() not in _PLAIN:
         raise BadBodyError("bad_multipart", "Content-Transfer-Encoding must be binary").at(index)

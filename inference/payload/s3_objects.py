@@ -59,7 +59,7 @@ def fetch(uri: str, *, prefix: str, max_bytes: int) -> bytes:
 def _place(uri: str, prefix: str) -> tuple[str, str]:
     """Return bucket and key; raises `ForbiddenError` unless every reading of the key is below the prefix."""
     if not prefix:
-        raise ForbiddenError("s3_not_allowed", "this deployment follows no s3_uri; send the image itself")
+        raise ForbiddenError("s3_not_allowed", "this deployment fetches no s3_uri; send the image itself")
     bucket, _, key = uri.removeprefix(_SCHEME).partition("/")
     allowed_bucket, _, folder = prefix.removeprefix(_SCHEME).partition("/")
     folder = folder.rstrip("/") + "/" if folder.strip("/") else ""

@@ -37,7 +37,7 @@ DOCUMENT_EXTENSIONS = (
     *(".htm", ".html", ".xml", ".json", ".csv"),
 )
 TEXT_EXTENSIONS = (".txt", ".md", ".log", ".nfo")
-_USUAL = {
+_KNOWN_SUFFIXES = {
     *IMAGE_EXTENSIONS,
     *PROGRAM_EXTENSIONS,
     *DOCUMENT_EXTENSIONS,
@@ -49,7 +49,7 @@ _USUAL = {
 def extension(name: str) -> str:
     """Return a name's extension if it is a known one, else "". In `ANNA.MUELLER` the text after the dot is personal."""
     suffix = PurePosixPath(name).suffix.lower()
-    return suffix if suffix in _USUAL else ""
+    return suffix if suffix in _KNOWN_SUFFIXES else ""
 
 
 def place(index: int, suffix: str) -> str:

@@ -188,7 +188,7 @@ def _exam(
     # The first image names the group: a patient may have several studies.
     common: dict[str, Any] = dict.fromkeys(EXAM_COLUMNS, "") | {"path": rows[0]["path"], "patient_id": patient}
     if not patient:
-        reason = "no patient id: views of one patient cannot be told"
+        reason = "no patient id: the views of one patient cannot be recognised"
         return [common | {"level": "patient", "images": 0, "error": reason}]
     try:
         found, refused = _predicted(predictor, group, point)

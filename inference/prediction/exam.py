@@ -36,7 +36,7 @@ _TEXTS = {
     "no-breast-operating-point": "the model has no such threshold for breasts; it gives scores but no decisions",
     "no-exam-operating-point": "the model has no such threshold for exams; it gives a score but no decision",
     "laterality-missing": "some images do not show which breast they are of; they are taken as one breast",
-    "one-breast": "the exam shows one breast; its answer says nothing of the other",
+    "one-breast": "the exam shows one breast; its answer says nothing about the other",
     "not-compared": "the model scores a breast beside the other one, which this exam does not allow; each was scored "
     "by itself, by other thresholds",
 }

@@ -1,7 +1,6 @@
 """Handles one request in a worker: takes the body's bytes, returns the answer's bytes and the facts for the log."""
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +28,7 @@ from mammopipe.inference.contract.schema import (
 from mammopipe.inference.contract.task import Reply as Reply
 from mammopipe.inference.contract.task import Task as Task
 from mammopipe.inference.payload.contents import named_reasons
+from mammopipe.inference.payload.digest import Digest
 from mammopipe.inference.payload.exam_body import Parcel, Source, unpack
 from mammopipe.inference.payload.identity import check_exam
 from mammopipe.inference.payload.limits import HandlerLimits as HandlerLimits
@@ -40,14 +40,14 @@ from mammopipe.inference.prediction.same_exposure import Exposures
 from mammopipe.processing.images.mammogram import ReadConfig
 
 
-def answer(predictor: Predictor, task: Task, reading: ReadConfig, hashed: "Future[str] | None" = None) -> Reply:
+def answer(predictor: Predictor, task: Task, reading: ReadConfig, digest: Digest | None = None) -> Reply:
     """Return the reply to a task.
 
     Args:
         predictor: The model.
         task: The request.
         reading: Limits and settings of the image reader.
-        hashed: SHA-256 of the body in hexadecimal, which may be computed while the image is judged.
+        digest: SHA-256 of the body; it is started before the forward pass of a single image.
 
     Raises:
         RequestError: The body, an image or an option cannot be used.
@@ -63,7 +63,7 @@ def answer(predictor: Predictor, task: Task, reading: ReadConfig, hashed: "Futur
     work = _Work(task, Reader(predictor, reading, options, clock))
     if parcel.is_exam:
         return work.exam(parcel)
-    return work.image(replace(parcel.sources[0], hashed=hashed, laterality=options.laterality, view=options.view))
+    return work.image(replace(parcel.sources[0], digest=digest, laterality=options.laterality, view=options.view))
 
 
 def _check(form: AnswerType, options: RequestOptions, parcel: Parcel) -> None:

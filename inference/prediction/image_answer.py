@@ -120,6 +120,8 @@ class Reader:
             mammogram = self.clock.time("read", lambda: _read(source, self.reading))
             laterality = mammogram.laterality
             prepared = self.clock.time("preprocess", lambda: self.predictor.prepare(mammogram))
+            if source.digest is not None:
+                source.digest.start()
             prediction = self.clock.time(
                 "infer",
                 lambda: self.predictor.judge(

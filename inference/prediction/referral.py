@@ -33,7 +33,7 @@ from mammopipe.training.model.reference import Reference
 LEAST_COVERAGE = 0.08
 """Share of the image below which the segmented area is hardly a whole breast: a third of the limit of coverage-low."""
 _SIDE = "the chest wall lies on the other side than the laterality says: mirrored, or of the other breast"
-_TURNED = "neither the picture nor a label shows which breast this is; it may have been read the wrong way round"
+_TURNED = "neither the picture nor a label shows which breast this is; it may have been read mirrored"
 _FULL = "the breast fills the image and runs into its far edge: tissue is missing, or the outline holds something else"
 
 

@@ -15,7 +15,6 @@ least 512 rows correlate by 0.86 at least.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from mammopipe.processing.breast.chest_side import Side
 from mammopipe.processing.breast.preprocess import Preprocessed
+from mammopipe.processing.images.fine_detail import DetailScales
 from mammopipe.processing.images.mammogram import Mammogram
 
 CELLS = 32
@@ -34,8 +34,7 @@ MOST_DIFFERENCE, MOST_DIFFERENCE_ALONE = 0.1, 0.03
 compared, too, and where the files' shapes differ."""
 LEAST_CORRELATION = 0.85
 """Least correlation of the fine detail between two encodings of one exposure."""
-_FINE, _COARSE, _LOCAL = 0.7, 2.0, 12.0
-"""Standard deviations of the Gaussians that limit the detail and equalise its contrast, in pixels."""
+_SCALES = DetailScales(fine=0.7, coarse=2.0, contrast=12.0, floor=1.0, tissue_only=False)
 _RIM = 15
 """Width of the breast's rim that is left out, in pixels, because outlines resemble each other."""
 
@@ -113,14 +112,6 @@ def _correlation(one: Exposure, other: Exposure) -> float:
         for each in (one, other)
     ]
     inside = cv2.erode(np.minimum(views[0][1], views[1][1]), np.ones((_RIM, _RIM), np.uint8), borderValue=(0,)) >= 128
-    first, second = (_detail(pixels, inside) for pixels, _ in views)
+    first, second = (_SCALES.of(pixels.astype(np.float32), inside) for pixels, _ in views)
     power = float(np.sqrt((first**2).sum()) * np.sqrt((second**2).sum()))
     return float((first * second).sum()) / power if power else 1.0
-
-
-def _detail(pixels: NDArray[Any], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return the fine detail inside the breast, everywhere with the same contrast; 0 outside."""
-    values, weight = pixels.astype(np.float32), inside.astype(np.float32)
-    band = (cv2.GaussianBlur(values, (0, 0), _FINE) - cv2.GaussianBlur(values, (0, 0), _COARSE)) * weight
-    power = cv2.GaussianBlur(band * band, (0, 0), _LOCAL) / np.maximum(cv2.GaussianBlur(weight, (0, 0), _LOCAL), 1e-3)
-    return np.asarray(band / (np.sqrt(power) + np.float32(1)), np.float32)

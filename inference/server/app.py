@@ -4,14 +4,17 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mammopipe.inference.contract.errors import (
     InternalError,
@@ -38,11 +41,13 @@ from mammopipe.inference.contract.task import BodyType, ExamType, Reply, Task, b
 from mammopipe.inference.server.capture import CaptureFolder
 from mammopipe.inference.server.cloudwatch import embedded
 from mammopipe.inference.server.connections import IN_LINE
+from mammopipe.inference.server.direct_body import GONE, PASS_BODY
 from mammopipe.inference.server.log import Log
+from mammopipe.inference.server.places import Place, Places
 from mammopipe.inference.server.responses import Caller, LingeringResponse, error_response
 from mammopipe.inference.settings import ServerSettings
-from mammopipe.inference.workers.channel import Body
-from mammopipe.inference.workers.pool import Pool
+from mammopipe.inference.workers.channel import Body, BodyFiles
+from mammopipe.inference.workers.pool import ClientGoneError, Pool
 
 REQUEST_ID_HEADER = "x-amzn-RequestId"
 PATHS = "GET /ping, POST /invocations and POST /endpoints/NAME/invocations"
@@ -68,22 +73,27 @@ class Application:
     ) -> None:
         self._settings = settings
         self._pool = pool
+        self._places = Places(settings.places, settings.body_seconds)
         self._write = log
         self._captures = captures
         self._more = more
-        self._abandoned: set[asyncio.Task[tuple[Reply, float]]] = set()
+        self._files = BodyFiles()
         self.requests = 0
         """Number of requests for an answer so far."""
         self.stopping = False
         """Set when the process has been asked to end: it refuses new requests and finishes running ones."""
 
+    def release_memory(self) -> None:
+        """Close the files that are kept for later requests; meant for an idle server."""
+        self._files.clear()
+
     @property
     def idle(self) -> bool:
         """Whether the server has no request."""
-        return self._pool.held == 0
+        return self._places.idle
 
-    def asgi(self) -> Starlette:
-        """Return the ASGI application."""
+    def asgi(self) -> ASGIApp:
+        """Return the ASGI application. Requests to `/invocations` pass none of Starlette's layers."""
         application = Starlette(
             routes=[
                 Route("/ping", self._ping, methods=["GET"]),
@@ -95,7 +105,16 @@ class Application:
         )
         # A redirect to the path without its trailing slash would repeat the host name of the request.
         application.router.redirect_slashes = False
-        return application
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            """Answer a request."""
+            if scope["type"] == "http" and scope["path"] == "/invocations" and scope["method"] == "POST":
+                response = await self._invoke(Request(scope, receive, send), Caller.CONTAINER)
+                await response(scope, receive, send)
+            else:
+                await application(scope, receive, send)
+
+        return answer
 
     async def _ping(self, request: Request) -> Response:
         """Answer 200 if requests are answered, and report degraded logging and capture."""
@@ -161,21 +180,23 @@ class Application:
     async def _answer(self, request: Request, request_id: str, facts: Facts) -> Response:
         if self.stopping:
             raise UnavailableError("stopping", "the server is stopping; try again")
-        self._pool.reserve()
+        if not self._pool.started:
+            raise UnavailableError("starting", "the model is still being loaded; try again")
+        place = self._places.take()
         try:
             async with asyncio.timeout(self._settings.max_seconds):
-                return _response(await self._work(request, request_id, facts))
+                return _response(await self._work(request, place, request_id, facts))
         except TimeoutError:
             limit = f"no answer within {self._settings.max_seconds:g} seconds, the limit"
             raise TimeLimitError("time_limit", limit) from None
         finally:
-            self._pool.release()
+            self._places.free(place)
 
-    async def _work(self, request: Request, request_id: str, facts: Facts) -> Reply:
+    async def _work(self, request: Request, place: Place, request_id: str, facts: Facts) -> Reply:
         kind, form, options = _headers(request, batch=self._settings.batch)
         facts |= {"content_type": str(kind), "accept": str(form)}
-        with Body() as body:
-            await _receive(request, body, self._settings.max_bytes)
+        with Body(self._files) as body:
+            await _receive(request, body, self._settings.max_bytes, place)
             facts["bytes"] = body.size
             header = request.headers["content-type"]
             if kind is None:
@@ -216,37 +237,18 @@ class Application:
     async def _run(self, request: Request, task: Task, body: Body) -> tuple[Reply, float]:
         """Return the answer and the seconds of waiting for a worker; raises `ClientDisconnect` if the client has gone.
 
-        A waiting request whose client has gone leaves the queue. A worker that has already started finishes the
-        request, because starting a new worker takes longer than most answers. The request's place is free at once.
+        The place of a client that has gone is free at once.
         """
         state = request.scope.setdefault("state", {})
         state[IN_LINE] = True
-        running = asyncio.create_task(self._pool.run(task, body, lambda: state.update({IN_LINE: False})))
-        gone = asyncio.create_task(_until_gone(request))
+        gone = state.get(GONE) or asyncio.ensure_future(_until_gone(request))
         try:
-            await asyncio.wait((running, gone), return_when=asyncio.FIRST_COMPLETED)
-            if running.done():
-                return running.result()
-            if not state[IN_LINE]:
-                self._finish_later(running)
-            raise ClientDisconnect
+            return await self._pool.run(task, body, gone, lambda: state.update({IN_LINE: False}))
+        except ClientGoneError:
+            raise ClientDisconnect from None
         finally:
-            gone.cancel()
-            if running not in self._abandoned:
-                running.cancel()
-
-    def _finish_later(self, running: "asyncio.Task[tuple[Reply, float]]") -> None:
-        """Let a worker finish a request whose client has gone, within the time limit of every request."""
-        self._abandoned.add(running)
-        timer = asyncio.get_running_loop().call_later(self._settings.max_seconds, running.cancel)
-
-        def end(task: "asyncio.Task[tuple[Reply, float]]") -> None:
-            timer.cancel()
-            self._abandoned.discard(task)
-            if not task.cancelled():
-                task.exception()
-
-        running.add_done_callback(end)
+            if GONE not in state:
+                gone.cancel()
 
 
 async def _until_gone(request: Request) -> None:
@@ -264,18 +266,28 @@ def _headers(request: Request, *, batch: bool) -> tuple[BodyType | None, AnswerT
 
     In a batch transform, the body type may be `None`: the body's first bytes indicate it.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
+    headers = [
+        request.headers.get(name, "")
+        for name in ("content-encoding", "content-type", "accept", CUSTOM_ATTRIBUTES_HEADER)
+    ]
+    return _asked(*headers, query=request.scope["query_string"], batch=batch)
+
+
+@lru_cache(maxsize=16)
+def _asked(
+    encoding: str, header: str, accept: str, attributes: str, *, query: bytes, batch: bool
+) -> tuple[BodyType | None, AnswerType, RequestOptions]:
+    """Return what `_headers` returns. A client asks for the same again and again; reading it takes 0.1 ms."""
+    if encoding.strip().lower() not in ("", "identity"):
         raise UnsupportedTypeError("unsupported_encoding", "Content-Encoding must be identity: send the body as it is")
-    header = request.headers.get("content-type", "")
     kind = body_type(header)
     if kind is None and not (batch and header == ANY_TYPE):
         raise UnsupportedTypeError("unsupported_type", f"Content-Type must be one of {_kinds()}")
-    form = acceptable(request.headers.get("accept", ""))
+    form = acceptable(accept)
     if form is None:
         raise NotAcceptableError("not_acceptable", f"Accept must allow one of {', '.join(AnswerType)}")
-    attributes, _ = split_attributes(request.headers.get(CUSTOM_ATTRIBUTES_HEADER, ""))
-    return kind, form, read_options(attributes, request.query_params.multi_items())
+    options, _ = split_attributes(attributes)
+    return kind, form, read_options(options, QueryParams(query).multi_items())
 
 
 def _echo(request: Request, response: Response) -> None:
@@ -286,16 +298,24 @@ def _echo(request: Request, response: Response) -> None:
         response.headers[CUSTOM_ATTRIBUTES_HEADER] = f"{own},{opaque}" if own else opaque
 
 
-async def _receive(request: Request, body: Body, limit: int) -> None:
-    """Receive the body; refuse it as soon as it announces or contains more bytes than the limit."""
+async def _receive(request: Request, body: Body, limit: int, place: Place) -> None:
+    """Receive the body; refuse it as soon as it announces or contains more bytes than the limit, or stops arriving."""
     announced = request.headers.get("content-length", "")
     refusal = TooLargeError("too_large", f"the body is over the limit of {limit} bytes")
     if announced.isdigit() and int(announced) > limit:
         raise refusal
-    async for chunk in request.stream():
+
+    def take(chunk: bytes | memoryview) -> None:
         if body.size + len(chunk) > limit:
             raise refusal
         body.write(chunk)
+        place.received(len(chunk))
+
+    async with place:
+        if (pass_body := request.scope.get("state", {}).get(PASS_BODY)) is not None:
+            await pass_body(take)
+        async for chunk in request.stream():
+            take(chunk)
 
 
 def _response(reply: Reply) -> Response:

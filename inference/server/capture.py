@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mammopipe.inference.contract.media_types import CUSTOM_ATTRIBUTES_HEADER
 from mammopipe.inference.monitoring.windows import SUFFIX, day_of
+from mammopipe.inference.server.direct_body import PASS_BODY
 
 TEXT = "application/json"
 UNFINISHED = ".part"
@@ -90,6 +91,8 @@ def capturing(application: ASGIApp, captures: CaptureFolder) -> ASGIApp:
         if scope["type"] != "http" or not scope["path"].endswith("/invocations"):
             await application(scope, receive, send)
             return
+        # Every part of the request must pass `hear`.
+        scope.get("state", {}).pop(PASS_BODY, None)
         asked, said = bytearray(), bytearray()
         opening: dict[str, Any] = {}
 

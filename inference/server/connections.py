@@ -12,12 +12,14 @@ import resource
 import socket
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mammopipe.inference.contract.media_types import error_body
+from mammopipe.inference.server.direct_body import RECEIVED_AT_ONCE, DirectBodyProtocol
+from mammopipe.inference.server.joined_writes import JoinedWrites
 
 RESERVED_FILES = 128
 """Descriptors reserved for the listener, the workers and the bodies of running requests."""
@@ -25,8 +27,9 @@ LOOK_SECONDS = 0.02
 """Seconds between checks of a connection whose client has closed its sending side."""
 PROBE_SECONDS = 3.0
 """Seconds after which a client that has closed its sending side is probed, even if a worker has its request."""
-TCP_CLOSE = 7
-"""State of a connection that was reset (Linux, net/tcp_states.h)."""
+TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
+"""States of a connection that was reset, and of one whose client has closed at least its sending side (Linux,
+net/tcp_states.h)."""
 IN_LINE = "in_line"
 """Key in the `state` of an ASGI scope: true while the request waits for a worker."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -55,12 +58,16 @@ def connection_class(*, most: int, header_seconds: float, log: Log) -> type[H11P
         header_seconds: Seconds from a connection's start, or from a request's first byte, to the end of its header.
         log: Called with an event for each connection that is refused or times out.
     """
-    return type(
-        "LimitedConnection", (Connection,), {"most": most, "header_seconds": header_seconds, "log": staticmethod(log)}
-    )
+    settings = {
+        "most": most,
+        "header_seconds": header_seconds,
+        "log": staticmethod(log),
+        "buffer": memoryview(bytearray(RECEIVED_AT_ONCE)),
+    }
+    return type("LimitedConnection", (Connection,), settings)
 
 
-class Connection(H11Protocol):
+class Connection(DirectBodyProtocol):
     """One connection; `connection_class` sets its limits."""
 
     most = 512
@@ -77,7 +84,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept a connection, or refuse it if too many are open."""
-        super().connection_made(transport)
+        self._joined = JoinedWrites(transport, self.loop)
+        super().connection_made(cast(asyncio.Transport, self._joined))
         self._idle_since = self.loop.time()
         if len(self.connections) > self.most and not self._replace_another():
             self.log("connection_refused", connections=len(self.connections) - 1)
@@ -89,20 +97,24 @@ class Connection(H11Protocol):
         """Parse the data, and run the header's timer while a header is incomplete."""
         super().data_received(data)
         self._watch_header()
+        self._watch_pipeline()
 
     def on_response_complete(self) -> None:
         """End a request; the start of the next one may have arrived already."""
+        self._joined.flush()
         self._idle_since = self.loop.time()
         super().on_response_complete()
         self._watch_header()
+        self._watch_pipeline()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the connection open for its answer if the client has closed only its sending side."""
         if self.conn.their_state is not h11.DONE or self.cycle is None or self.cycle.response_complete:
             return False
         self.cycle.keep_alive = False
-        self._half_closed_at = self.loop.time()
-        self._look_for_client()
+        self._half_closed_at = self._half_closed_at or self.loop.time()
+        if self._look is None:
+            self._look_for_client()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -175,7 +187,7 @@ class Connection(H11Protocol):
         and wait therefore displace each other, and health checks are answered.
         """
         others = [other for other in self.connections if other is not self and isinstance(other, Connection)]
-        gone = [other for other in others if _was_reset(other.transport.get_extra_info("socket"))]
+        gone = [other for other in others if _tcp_state(other.transport.get_extra_info("socket")) == TCP_CLOSE]
         for other in gone:
             other.transport.abort()
         if not gone and (idle := [other for other in others if other.idle]):
@@ -197,6 +209,15 @@ class Connection(H11Protocol):
         else:
             self.transport.close()
 
+    def _watch_pipeline(self) -> None:
+        """Look for the client of a request behind which the next one waits.
+
+        Such a connection is not read until the request is answered, so that its end is not received.
+        """
+        behind = self.conn.their_state is h11.DONE and bool(self.conn.trailing_data[0])
+        if behind and self._look is None and self.cycle is not None:
+            self._look_for_client()
+
     def _look_for_client(self) -> None:
         """Check whether the client of a half-closed connection is still there, and end the connection if not.
 
@@ -205,23 +226,30 @@ class Connection(H11Protocol):
         closed socket replies with a reset. If a worker already has the request, the server sends the 100 only after a
         few seconds without an answer.
         """
+        self._look = None
         if self.transport.is_closing() or self.cycle.response_started:
             return
-        if _was_reset(self.transport.get_extra_info("socket")):
+        state = _tcp_state(self.transport.get_extra_info("socket"))
+        if state == TCP_CLOSE:
             self.transport.abort()
+            return
+        self._look = self.loop.call_later(LOOK_SECONDS, self._look_for_client)
+        if state == TCP_CLOSE_WAIT:
+            self._half_closed_at = self._half_closed_at or self.loop.time()
+        if not self._half_closed_at:
             return
         waits = self.cycle.scope.get("state", {}).get(IN_LINE, False)
         late = self.loop.time() - self._half_closed_at > PROBE_SECONDS
         if not self._probed and (waits or late) and self.cycle.scope["http_version"] == "1.1":
             self._probed = True
             self.transport.write(CONTINUE)
-        self._look = self.loop.call_later(LOOK_SECONDS, self._look_for_client)
 
 
-def _was_reset(connection: socket.socket | None) -> bool:
+def _tcp_state(connection: socket.socket | None) -> int | None:
+    """Return the state of a connection; `None` where the system does not say it."""
     if connection is None or not hasattr(socket, "TCP_INFO"):
-        return False
+        return None
     try:
-        return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
+        return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
     except OSError:
-        return True
+        return TCP_CLOSE

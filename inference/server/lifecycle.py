@@ -48,6 +48,7 @@ class _Released:
             self._at = self._requests
             # Requests that ended by an exception can be cycles of objects, which would keep the memory around them.
             gc.collect()
+            application.release_memory()
             release_heap()
 
 
@@ -112,7 +113,7 @@ async def serve(settings: ServerSettings, listener: socket.socket, log: Log) -> 
         captures = CaptureFolder(Path(settings.capture), int(settings.capture_gb * 1e9), settings.capture_days)
     more = [page.route()] if settings.demo else []
     application = Application(settings, pool, log, captures=captures, more=more)
-    asgi: ASGIApp = application.asgi()
+    asgi = application.asgi()
     if captures is not None:
         asgi = capturing(asgi, captures)
     server = Server(_tolerant(asgi, log), application, settings, log)
@@ -157,4 +158,7 @@ async def _start(pool: Pool, server: Server, log: Log) -> None:
     except CannotServeError:
         server.should_exit = True
         raise
+    # Objects that live as long as the process are left out of every later garbage collection.
+    gc.collect()
+    gc.freeze()
     log("ready", seconds=round(time.perf_counter() - begun, 2))

@@ -1,4 +1,4 @@
-"""The pool of workers: limits the number of requests, queues them for free workers, and replaces ended workers.
+"""The pool of workers: queues requests for free workers, and replaces ended workers.
 
 A worker that ends loses only its own request. A worker whose request takes too long is killed, because nothing else
 stops a decoder or a forward pass that hangs. Workers are forked from a fork server
@@ -7,7 +7,10 @@ stops a decoder or a forward pass that hangs. Workers are forked from a fork ser
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 from mammopipe.inference.contract.errors import CannotServeError, RequestError, UnavailableError, WorkerFault
 from mammopipe.inference.contract.task import Reply, Task
@@ -22,6 +25,20 @@ LONGEST_PAUSE = 30.0
 Log = Callable[..., None]
 
 
+class ClientGoneError(Exception):
+    """The client of a request has gone."""
+
+
+@dataclass(eq=False)
+class _Place:
+    """A request in the line for a worker."""
+
+    task: Task
+    body: Body
+    running: "asyncio.Future[tuple[Worker, asyncio.Future[bytes]]]"
+    """The worker that has the request, and its future answer."""
+
+
 class Pool:
     """A pool of `worker_count` workers. All methods must run in the event loop that created the pool."""
 
@@ -29,13 +46,13 @@ class Pool:
         self._settings = settings
         self._log = log
         self._fork_server = ForkServer(settings)
-        self._idle: asyncio.LifoQueue[Worker] = asyncio.LifoQueue()
+        self._idle: list[Worker] = []
+        """Workers without a request; the last one was busy last, so its memory is most likely in the caches."""
+        self._line: deque[_Place] = deque()
         self._able: set[Worker] = set()
         self._begun = time.perf_counter()
         self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._keepers: list[asyncio.Task[None]] = []
-        self.held = 0
-        """Number of requests in the server, running or waiting."""
 
     async def start(self) -> None:
         """Wait until the first worker has answered its warm-up image; raises `CannotServeError` if none can."""
@@ -53,23 +70,18 @@ class Pool:
         await self._fork_server.stop()
 
     @property
+    def started(self) -> bool:
+        """Whether a worker has ever answered its warm-up image."""
+        return self._first.done()
+
+    @property
     def healthy(self) -> bool:
         """Whether at least one running worker has answered its warm-up image."""
         return bool(self._able)
 
-    def reserve(self) -> None:
-        """Reserve a place for a request or raise `UnavailableError`; `release` frees it."""
-        if not self._first.done():
-            raise UnavailableError("starting", "the model is still being loaded; try again")
-        if self.held >= self._settings.places:
-            raise UnavailableError("busy", f"{self.held} requests are being answered, which is the limit; try again")
-        self.held += 1
-
-    def release(self) -> None:
-        """Free a reserved place."""
-        self.held -= 1
-
-    async def run(self, task: Task, body: Body, begun: Callable[[], None] = lambda: None) -> tuple[Reply, float]:
+    async def run(
+        self, task: Task, body: Body, gone: "asyncio.Future[None]", begun: Callable[[], None] = lambda: None
+    ) -> tuple[Reply, float]:
         """Return the reply of the next free worker, and the seconds of waiting for it.
 
         If the call is cancelled while it waits, it leaves the queue. If a worker has already started, that worker is
@@ -78,38 +90,76 @@ class Pool:
         Args:
             task: The request.
             body: Its body.
+            gone: Done once the client has gone. A waiting request then leaves the queue. A worker that has already
+                started finishes the request, because starting a new worker takes longer than most answers.
             begun: Called when a worker has the task.
 
         Raises:
             RequestError: The worker's own error.
             UnavailableError: The worker ended during the task.
             WorkerFault: A fault of this program in the worker.
+            ClientGoneError: The client has gone.
         """
         asked = time.perf_counter()
-        worker = await self._next()
-        while not worker.hand(task, body):
-            worker = await self._next()
-        waited = time.perf_counter() - asked
-        begun()
+        place = _Place(task, body, asyncio.get_running_loop().create_future())
+        self._line.append(place)
+        self._serve()
         try:
-            outcome = await worker.outcome()
-        except WorkerLostError:
-            self._able.discard(worker)
-            raise UnavailableError("worker_lost", "the process that worked on this request ended; try again") from None
+            if not place.running.done():
+                await asyncio.wait((place.running, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not place.running.done():
+                raise ClientGoneError
+            worker, answer = place.running.result()
+            waited = time.perf_counter() - asked
+            begun()
+            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            self._able.discard(worker)
-            self._fork_server.kill(worker)
+            if place.running.done():
+                self._kill_busy(*place.running.result())
             raise
-        self._idle.put_nowait(worker)
+        finally:
+            if not place.running.done():
+                self._line.remove(place)
+        if not answer.done():
+            self._limit(worker, answer)
+            raise ClientGoneError
+        try:
+            outcome = worker.outcome(answer)
+        except WorkerLostError:
+            raise UnavailableError("worker_lost", "the process that worked on this request ended; try again") from None
         if isinstance(outcome, RequestError | WorkerFault):
             raise outcome
         return outcome, waited
 
-    async def _next(self) -> Worker:
-        while True:
-            worker = await self._idle.get()
-            if worker in self._able:
-                return worker
+    def _serve(self) -> None:
+        """Hand the waiting requests to idle workers."""
+        while self._line and self._idle:
+            worker, place = self._idle.pop(), self._line[0]
+            if worker not in self._able or (answer := worker.hand(place.task, place.body)) is None:
+                continue
+            self._line.popleft()
+            answer.add_done_callback(partial(self._note_answer, worker, place.body))
+            place.running.set_result((worker, answer))
+
+    def _note_answer(self, worker: Worker, body: Body, answer: "asyncio.Future[bytes]") -> None:
+        """Give a worker that has answered its next request at once, before the answer is sent."""
+        if answer.cancelled() or answer.exception() is not None:
+            self._able.discard(worker)
+            return
+        body.was_read = True
+        self._idle.append(worker)
+        self._serve()
+
+    def _limit(self, worker: Worker, answer: "asyncio.Future[bytes]") -> None:
+        """Let a worker finish a request whose client has gone, within the time limit of every request."""
+        timer = asyncio.get_running_loop().call_later(self._settings.max_seconds, self._kill_busy, worker, answer)
+        answer.add_done_callback(lambda _: timer.cancel())
+
+    def _kill_busy(self, worker: Worker, answer: "asyncio.Future[bytes]") -> None:
+        """Kill a worker that has not answered; one that has may already work on another request."""
+        if not answer.done():
+            self._able.discard(worker)
+            self._fork_server.kill(worker)
 
     async def _keep(self) -> None:
         """Keep one worker running: start it, wait for its end, start the next."""
@@ -133,7 +183,8 @@ class Pool:
         except (CannotServeError, WorkerLostError) as reason:
             return reason
         self._able.add(worker)
-        self._idle.put_nowait(worker)
+        self._idle.append(worker)
+        self._serve()
         self._log("worker_ready", worker=worker.process, seconds=round(time.perf_counter() - self._begun, 2))
         if not self._first.done():
             self._first.set_result(None)

@@ -1,10 +1,11 @@
-"""Process settings of the server: end with the parent process, and leave no core file."""
+"""Process settings of the server: end with the parent process, leave no core file, yield to other processes."""
 
 import ctypes
 import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 
 _SET_PARENT_DEATH_SIGNAL, _SET_DUMPABLE = 1, 4
 """PR_SET_PDEATHSIG and PR_SET_DUMPABLE of prctl(2)."""
@@ -29,3 +30,13 @@ def prevent_core_files() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_SET_DUMPABLE, 0)
+
+
+def compute_in_batches() -> None:
+    """Mark this process as one that computes (SCHED_BATCH of sched(7)): it does not interrupt other processes.
+
+    With all cores busy, the server then receives and answers in between at once, and no worker waits for it long.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):  # a container may forbid the call; it is no more than advice
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

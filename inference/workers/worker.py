@@ -6,25 +6,29 @@ receives one `Task` at a time, with its body as an open file, and answers each w
 `WorkerFault`.
 """
 
-import hashlib
+import gc
 import importlib
 import logging
+import pickle
 import socket
 import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 
 import cv2
 
 from mammopipe.inference.contract.errors import CannotServeError, RequestError, WorkerFault, fault_trace
 from mammopipe.inference.contract.task import Reply, Task
 from mammopipe.inference.engines.base import EngineSettings
+from mammopipe.inference.payload.digest import Digest
 from mammopipe.inference.prediction.handler import answer
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.inference.settings import EngineKind, ServerSettings
 from mammopipe.inference.workers.channel import read_body, receive, send
+from mammopipe.inference.workers.process import compute_in_batches
 from mammopipe.processing.errors import MammopipeError
 from mammopipe.processing.read_config import ReadConfig
 from mammopipe.training.model.description import OPENVINO, read_description
@@ -32,6 +36,7 @@ from mammopipe.training.model.description import OPENVINO, read_description
 
 def work(channel: socket.socket, settings: ServerSettings) -> None:
     """Load the model and answer until the other end of the channel is closed."""
+    compute_in_batches()
     cv2.setNumThreads(settings.threads)
     try:
         predictor, reading = load(settings)
@@ -39,15 +44,21 @@ def work(channel: socket.socket, settings: ServerSettings) -> None:
         send(channel, error)
         return
     _keep_quiet()
+    # Objects that live as long as the process are left out of every later garbage collection.
+    gc.collect()
+    gc.freeze()
     send(channel, None)
     hasher = ThreadPoolExecutor(1)
     while (received := receive(channel)) is not None:
-        task, descriptor = received
+        (request_id, packed, size), descriptor = received
         if descriptor is None:
             raise ValueError("a task must come with an open file, its body")
         # This frame must not keep a reference to a request, because a body can be a gigabyte.
-        send(channel, _outcome(predictor, replace(task, body=read_body(descriptor)), reading, hasher))
-        del task, received
+        task = replace(_unpacked(packed), request_id=request_id, body=read_body(descriptor, size))
+        outcome = _outcome(predictor, task, reading, hasher)
+        del task
+        send(channel, outcome)
+        del outcome, received
 
 
 def share(settings: ServerSettings) -> None:
@@ -95,19 +106,21 @@ def _keep_quiet() -> None:
     logging.disable(logging.CRITICAL)
 
 
+@lru_cache(maxsize=16)
+def _unpacked(packed: bytes) -> Task:
+    """Return a task without request id and body."""
+    task: Task = pickle.loads(packed)
+    return task
+
+
 def _outcome(
     predictor: Predictor, task: Task, reading: ReadConfig, hasher: ThreadPoolExecutor
 ) -> Reply | RequestError | WorkerFault:
-    # Hashing runs in parallel: it releases the interpreter's lock, so the caller does not wait for it.
-    hashed = hasher.submit(_sha256, task.body)
+    digest = Digest(task.body, hasher)
     try:
-        reply = answer(predictor, task, reading, hashed)
-        return replace(reply, facts={**reply.facts, "sha256": hashed.result()})
+        reply = answer(predictor, task, reading, digest)
+        return replace(reply, facts={**reply.facts, "sha256": digest.result()})
     except RequestError as refusal:
         return refusal
     except Exception as fault:  # the boundary: the request gets an answer and the worker continues, whatever it is
         return WorkerFault(fault_trace(fault))
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -77,7 +77,7 @@ def plan(config: PipelineConfig, sagemaker: Any, name: str) -> Removal:
         status, used, models, mode = _standing(config, sagemaker, name)
         left, left_models = leftovers.find(config, sagemaker, candidate=name in candidates, mode=mode)
     if not (status or left or left_models):
-        raise ConfigError(f"endpoint {name}: there is none in this account and region, and nothing is left of one")
+        raise ConfigError(f"endpoint {name}: this account and region has none, and no part of an earlier one")
     everything = tuple(dict.fromkeys((*models, *left_models)))
     return Removal(name, status, (*used, *left), everything, name not in candidates)
 
@@ -94,7 +94,7 @@ def _standing(
         return "", (), (), None
     _require_ours(config, sagemaker, f"endpoint {name}", endpoint["EndpointArn"])
     if endpoint["EndpointStatus"] not in DELETABLE:
-        raise ConfigError(f"endpoint {name}: it is {endpoint['EndpointStatus']}; wait until that has ended")
+        raise ConfigError(f"endpoint {name}: it is {endpoint['EndpointStatus']}; wait until this has ended")
     settings = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
     used = settings["EndpointConfigName"]
     _require_ours(config, sagemaker, f"endpoint configuration {used}", settings["EndpointConfigArn"])

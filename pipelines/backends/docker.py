@@ -317,7 +317,7 @@ def _reason(root: Path, log: Path, code: int) -> str:
         if said := file.read_text(encoding="utf-8", errors="replace").split():
             return " ".join(said)[:REASON_LIMIT]
     words = last_line(log)
-    return f"exit code {code}; its last line: {words}" if words else f"exit code {code}, without a word"
+    return f"exit code {code}; its last line: {words}" if words else f"exit code {code}, without output"
 
 
 def _plain(message: str) -> str:

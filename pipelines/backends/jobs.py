@@ -311,7 +311,7 @@ def _outcome(job: Job, host: str, process: SupervisedProcess, logs: Path) -> str
         return f"{os.strerror(errno.ENOSPC)}, or the disk is read-only: the job could not write more about it"
     words = last_line(job.log(logs, host))
     ended = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
-    return f"{ended}; its last line: {words}" if words else f"{ended}, without a word"
+    return f"{ended}; its last line: {words}" if words else f"{ended}, without output"
 
 
 def _pack(folder: Path, archive: Path) -> Path:

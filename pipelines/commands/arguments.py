@@ -49,12 +49,14 @@ def configured(parser: argparse.ArgumentParser) -> None:
     """Add the options that select a configuration; see `configuration`."""
     parser.add_argument("--recipe", metavar="NAME", help="a shipped configuration; mammopipe recipes lists them")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; mammopipe config show prints all keys")
-    parser.add_argument("--profile", choices=["quick", "full"], help="quick tests the software, full is worth judging")
+    parser.add_argument(
+        "--profile", choices=["quick", "full"], help="quick tests the software; full gives meaningful results"
+    )
     parser.add_argument("--dataset", choices=[*DATASETS])
     parser.add_argument(
         "--protocol",
         choices=["patient", "film", "published"],
-        help="what is divided into splits (default: patient); the others are to be measured, and are never registered",
+        help="what is divided into splits (default: patient); models of the other protocols are never registered",
     )
     parser.add_argument(
         "--cnns", metavar="A,B", type=lambda text: text.split(","), help="candidates, separated by commas"

@@ -24,7 +24,7 @@ LEAST_DOWNLOAD_HOURS = 0.1
 
 def add(subparsers: "Subparsers") -> None:
     """Add the parser of `cost`."""
-    text = "show what a run will cost, step by step; or, of a run's ID, what it did cost"
+    text = "estimate what a run will cost, step by step; with a run's ID, show what it cost"
     parser = command(subparsers, "cost", text, "cost --dataset rsna --images 10000000 --instances 50")
     parser.set_defaults(command=cost)
     parser.add_argument("id", nargs="?", metavar="ID", help="a run, or latest; without it, the run that would start")
@@ -32,8 +32,12 @@ def add(subparsers: "Subparsers") -> None:
     parser.add_argument("--instances", type=int, metavar="N", help="processing instances, over the configuration's")
     parser.add_argument("--training-instances", type=int, metavar="N", help="of each candidate's training job")
     parser.add_argument("--batch-images", type=int, metavar="N", help="images below transform.input")
-    parser.add_argument("--prices", type=Path, metavar="FILE", help="TOML file as pipelines/costs/prices.toml")
-    parser.add_argument("--throughput", type=Path, metavar="FILE", help="TOML file as pipelines/costs/throughput.toml")
+    parser.add_argument(
+        "--prices", type=Path, metavar="FILE", help="TOML file in the format of pipelines/costs/prices.toml"
+    )
+    parser.add_argument(
+        "--throughput", type=Path, metavar="FILE", help="TOML file in the format of pipelines/costs/throughput.toml"
+    )
     parser.add_argument("--recipe", metavar="NAME", help="a shipped configuration; mammopipe recipes lists them")
     parser.add_argument("--config", type=Path, metavar="FILE")
     parser.add_argument("--profile", choices=["quick", "full"])

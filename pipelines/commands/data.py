@@ -18,7 +18,7 @@ NOTES = {
     "entirely fatty, B scattered, C heterogeneously dense, D extremely dense)",
     "findings": " (as the table writes them)",
 }
-"""What is said behind the counts of words that two schemes use differently: the D of MIAS is not the D of BI-RADS."""
+"""Explanation behind the counts of words with two meanings: the D of MIAS is not the D of BI-RADS."""
 SHOWN = 10
 """Number of refused images to print; --json has all."""
 
@@ -26,7 +26,7 @@ SHOWN = 10
 def add(subparsers: "Subparsers") -> None:
     """Add the parser of `data`."""
     text = (
-        "look at a table and its images: counts, what is missing, what will be refused; exit code 1 where a run fails"
+        "check a table and its images: counts, what is missing, what will be refused; exit code 1 if a run would fail"
     )
     parser = command(subparsers, "data", text, "data check labels.csv --config own.toml --montage montage.png")
     parser.add_argument("action", choices=["check"])

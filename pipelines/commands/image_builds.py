@@ -25,7 +25,9 @@ def add(subparsers: "Subparsers") -> None:
     parser.add_argument("--base-image", default="", metavar="IMAGE", help="another base than the Dockerfile's")
     parser.add_argument("--torch-index", default="", metavar="URL", help="an index with other builds of torch")
     parser.add_argument("--serving-extra", default="", choices=["serving", "inference"], help="inference brings torch")
-    parser.add_argument("--certificates", type=Path, metavar="FILE", help="what a proxy before the index needs")
+    parser.add_argument(
+        "--certificates", type=Path, metavar="FILE", help="certificates for a proxy in front of the index"
+    )
     parser.set_defaults(command=images)
 
 

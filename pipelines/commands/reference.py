@@ -14,7 +14,7 @@ from mammopipe.processing.files import write_bytes
 
 COMMANDS = """# Commands
 
-`mammopipe COMMAND --help` shows the same. A user's mistake is one line that names file, value and rule.
+`mammopipe COMMAND --help` shows the same. A user's error is reported in one line that names file, value and rule.
 
 | exit code | meaning |
 |---|---|

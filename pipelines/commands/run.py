@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _RESULTS: Mapping[str, str] = {
     "report.html": "figures, plots and example images",
     "evaluation.json": "the same figures for programs",
-    "predictions.csv": "what every network says of every image that is judged",
+    "predictions.csv": "every network's prediction for every evaluated image",
     "model_card.md": "what the model is, for whom, and what it is not for",
     "model.tar.gz": "the chosen model",
     "invocation.json": "the endpoint's answer to a test image",

@@ -16,7 +16,7 @@ def add(subparsers: "Subparsers") -> None:
     parser = command(
         subparsers,
         "stage",
-        "check a dataset, or pretrained weights, and upload what S3 lacks of it",
+        "check a dataset or pretrained weights, and upload the files that S3 lacks",
         "stage mias all-mias.tar.gz --to s3://BUCKET/mammopipe/raw/mias",
     )
     parser.add_argument("what", choices=[*DATASETS, "weights"])

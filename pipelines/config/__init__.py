@@ -1,1 +1,5 @@
-"""The configuration of a run: one model per subject, read from TOML."""
+"""The configuration of a run: one model per subject, read from TOML.
+
+`pipeline` has `PipelineConfig`, which holds the others; `reference` explains every key; `recipes` are the shipped
+files.
+"""

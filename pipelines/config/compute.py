@@ -89,13 +89,13 @@ class ComputeConfig(Settings):
         default=24 * 3600, ge=1, le=2_419_200, description="seconds after which SageMaker stops a training job"
     )
     max_wait_seconds: int = Field(
-        default=36 * 3600, ge=1, description="with spot: seconds that waiting and running may take together"
+        default=36 * 3600, ge=1, description="with spot: greatest sum of waiting and running time, in seconds"
     )
     keep_alive_seconds: int = Field(
         default=0,
         ge=0,
         le=LONGEST_KEEP_ALIVE,
-        description="seconds that training instances are kept warm for the next job; they cost as much as when working",
+        description="seconds that training instances are kept warm for the next job; they cost as much as working ones",
     )
     fold_jobs: bool = Field(
         default=False,
@@ -189,7 +189,8 @@ def require_even_batch(training: TrainConfig, instance_type: str, instances: int
     more += ", times 2 for the pairs of mixup" if training.mixup else ""
     if training.batch_size % (processes * training.accumulate * training.images_together):
         raise ConfigError(
-            f"training.batch_size={training.batch_size} is no multiple of the {processes} processes of {instances} x "
+            f"training.batch_size={training.batch_size} is not a multiple of the {processes} processes of "
+            f"{instances} x "
             f"{instance_type}, one for each GPU{more}",
         )
 

@@ -25,7 +25,7 @@ class EndpointMode(StrEnum):
     """How clients call an endpoint."""
 
     REALTIME = "realtime"
-    """InvokeEndpoint: images up to 6 MB, an answer within 60 seconds."""
+    """InvokeEndpoint: images up to 25 MB, an answer within 60 seconds."""
     ASYNC = "async"
     """InvokeEndpointAsync: whole exams up to 1 GB, which SageMaker reads from S3 and passes to the container."""
     BOTH = "both"
@@ -46,7 +46,7 @@ class EndpointConfig(Settings):
     instance_type: str = Field(default="ml.m5.large", description="instance type of the endpoint")
     instance_count: int = Field(default=1, ge=1, description="instances of the endpoint")
     mode: EndpointMode = Field(
-        default=EndpointMode.REALTIME, description="at once, through a queue, both, or without standing instances"
+        default=EndpointMode.REALTIME, description="in real time, through a queue, both, or serverless"
     )
     capture_percent: int = Field(
         default=0,
@@ -58,13 +58,13 @@ class EndpointConfig(Settings):
     rollback_alarms: tuple[str, ...] = Field(
         default=(),
         max_length=MOST_ALARMS,
-        description="CloudWatch alarms that take an update back; the stack's output RollbackAlarms names two",
+        description="CloudWatch alarms that roll an update back; the stack's output RollbackAlarms names two",
     )
     bake_seconds: int = Field(
         default=600,
         ge=0,
         le=3600,
-        description="seconds that an update is watched for these alarms before the old instances go",
+        description="seconds that an update is watched for these alarms before the old instances are removed",
     )
     serverless_memory_mb: int = Field(
         default=6144,
@@ -93,10 +93,10 @@ class EndpointConfig(Settings):
         "says else",
     )
     async_success_topic: str = Field(
-        default="", description="ARN of the SNS topic that hears of each result; empty: none does"
+        default="", description="ARN of the SNS topic that is notified of each result; empty: none"
     )
     async_error_topic: str = Field(
-        default="", description="ARN of the SNS topic that hears of each failure; empty: none does"
+        default="", description="ARN of the SNS topic that is notified of each failure; empty: none"
     )
 
     @model_validator(mode="after")
@@ -127,12 +127,14 @@ class EndpointConfig(Settings):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The limits of a real-time container: its own defaults, except 4 MB bodies for serverless."""
-        return {"MAMMOPIPE_MAX_BYTES": str(4 * 2**20)} if self.mode is EndpointMode.SERVERLESS else {}
+        """The limits of a real-time container: its own defaults, except 4 MB bodies and answers for serverless."""
+        if self.mode is not EndpointMode.SERVERLESS:
+            return {}
+        return {name: str(4 * 2**20) for name in ("MAMMOPIPE_MAX_BYTES", "MAMMOPIPE_MAX_ANSWER_BYTES")}
 
     @property
     def async_environment(self) -> Mapping[str, str]:
-        """The limits of an async container; the real-time limits are made for bodies of 6 MB and 60 seconds."""
+        """The limits of an async container; the real-time limits are made for bodies of 25 MB and 60 seconds."""
         return {
             "MAMMOPIPE_MAX_BYTES": str(self.async_max_bytes),
             "MAMMOPIPE_MAX_SECONDS": str(self.async_max_seconds),

@@ -35,7 +35,7 @@ from mammopipe.processing.settings import Settings, explained, suggestion
 from mammopipe.processing.stored_copies import StoredCopies
 from mammopipe.training.config import NetworkName, TrainConfig
 from mammopipe.training.evaluation.config import EvaluationConfig, Profile
-from mammopipe.training.model.architecture import Cnn, find_architecture, is_network
+from mammopipe.training.model.architecture import Cnn, find_architecture
 
 SET_ELSEWHERE = {
     "cnn": "the key cnns",
@@ -97,7 +97,7 @@ class PipelineConfig(Settings):
 
     name: str = Field(default="mammopipe", description="the pipeline's name")
     profile: Profile = Field(
-        default=Profile.QUICK, description="`quick` tests the software, `full` is a training worth judging"
+        default=Profile.QUICK, description="`quick` tests the software; `full` is a training with meaningful results"
     )
     dataset: str = Field(
         default="mias",
@@ -126,12 +126,10 @@ class PipelineConfig(Settings):
     )
     keep: tuple[Keep, ...] = Field(
         default=(Keep.MODELS,),
-        description="what a run of this machine keeps beside its results: the `models` that were not chosen, the "
+        description="what a run on this machine keeps beside its results: the `models` that were not chosen, the "
         "prepared and segmented `images`, the learning curves for `tensorboard`",
     )
-    region: str = Field(
-        default="us-east-1", description="the region a session is made for where the environment names none"
-    )
+    region: str = Field(default="us-east-1", description="the AWS region, if the environment names none")
     tags: Tags = Field(
         default_factory=lambda: {"project": "mammopipe"}, description="tags of every job, model and endpoint"
     )
@@ -146,13 +144,14 @@ class PipelineConfig(Settings):
     )
     per_cnn: Mapping[str, Mapping[str, Any]] = Field(
         default_factory=dict,
-        description="what one network has in place of that, by its name: `[per_cnn.alexnet]` with "
+        description="settings of single networks, which override `training`: `[per_cnn.alexnet]` with "
         "`learning_rate = 1e-4`",
     )
     tuning: TuningConfig = Field(
-        default_factory=TuningConfig, description="a search over keys of `training`, in place of a network's training"
+        default_factory=TuningConfig,
+        description="a search over keys of `training`, which replaces a network's training",
     )
-    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="the gate and its measures")
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="the gate and its metrics")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="instances, limits, caching")
     images: ImagesConfig = Field(default_factory=ImagesConfig, description="container images")
     security: SecurityConfig = Field(default_factory=SecurityConfig, description="roles, keys, network")
@@ -182,9 +181,9 @@ class PipelineConfig(Settings):
         if re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*", name) is None or len(name) > LONGEST_NAME:
             raise ConfigError(f"endpoint.name={name!r}: up to {LONGEST_NAME} letters, digits and hyphens")
         if len(set(self.keep)) < len(self.keep):
-            raise ConfigError(f"keep = {', '.join(self.keep)}: none twice")
+            raise ConfigError(f"keep = {', '.join(self.keep)}: each once")
         if not self.cnns or len(set(self.cnns)) < len(self.cnns):
-            raise ConfigError(f"cnns = {', '.join(self.cnns)}: at least one, none twice")
+            raise ConfigError(f"cnns = {', '.join(self.cnns)}: at least one, each once")
         if len(self.cnns) > MOST_MODELS:
             raise ConfigError(
                 f"cnns: {len(self.cnns)} networks; Evaluate reads at most {MOST_MODELS}, since a processing job has 10 "
@@ -341,5 +340,10 @@ def _layered(values: Mapping[str, Any]) -> dict[str, Any]:
     merged = overlay(PROFILES[Profile(profile)], values)
     # Some settings fit only one network: they are validated with a candidate, not with the default network.
     named = merged.get("cnns", ())
-    candidates = [cnn for cnn in named if is_network(cnn)] if isinstance(named, list | tuple) else []
+    candidates = [cnn for cnn in named if isinstance(cnn, str)] if isinstance(named, list | tuple) else []
+    for cnn in candidates:
+        try:
+            find_architecture(cnn)
+        except ConfigError as error:
+            raise ConfigError(f"cnns: {error}") from None
     return overlay(merged, {"training": {"cnn": candidates[0]}}) if candidates and training else merged

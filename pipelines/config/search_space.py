@@ -58,7 +58,7 @@ class Space:
     def _check(self, where: str) -> None:
         if self.kind is Kind.CHOICE:
             if len(self.bounds) < 2 or not all(self.bounds) or len(set(self.bounds)) < len(self.bounds):
-                raise ConfigError(f"{where}: choice takes two words or more, none twice")
+                raise ConfigError(f"{where}: choice takes two words or more, each once")
             return
         try:
             low, high = map(int if self.kind is Kind.INT else float, self.bounds)

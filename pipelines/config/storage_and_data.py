@@ -61,7 +61,7 @@ class DataConfig(Settings):
     )
     folds: int = Field(default=5, ge=2, description="number of folds of the other patients")
     validation_fold: int = Field(default=0, ge=0, description="the fold that is the validation split, counted from 0")
-    max_height: int = Field(default=2048, ge=64, description="rows that a prepared image has at most")
+    max_height: int = Field(default=2048, ge=64, description="greatest number of rows of a prepared image")
     reduced_decode: bool = Field(
         default=False,
         description="whether Prepare decodes JPEG 2000 at half the resolution where that is enough; it measures the "
@@ -84,7 +84,7 @@ class DataConfig(Settings):
         default="",
         repr=False,
         description="when set, patient ids are hashed with this secret in everything that Prepare writes: at least 16 "
-        "characters. It travels as a file below `secrets/`, which Prepare's role alone reads, and stands in no request",
+        "characters. It is a file below `secrets/` on S3, which only Prepare's role reads, and appears in no request",
     )
 
     @model_validator(mode="after")

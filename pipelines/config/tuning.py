@@ -1,4 +1,4 @@
-"""TuningConfig: the search over hyperparameters that takes the place of a network's training job."""
+"""TuningConfig: the search over hyperparameters that replaces a network's training job."""
 
 import itertools
 import random
@@ -69,7 +69,7 @@ class TuningConfig(Settings):
     )
     strategy: Strategy = Field(default=Strategy.BAYESIAN, description="how the next values are chosen")
     objective: Objective = Field(
-        default=Objective.BEST_CHOICE, description="the printed metric that a search improves; validation only"
+        default=Objective.BEST_CHOICE, description="the printed metric that a search optimises; validation only"
     )
 
     @model_validator(mode="after")
@@ -81,7 +81,7 @@ class TuningConfig(Settings):
         if self.ranges and self.parallel > self.trials:
             raise ConfigError(f"tuning.parallel={self.parallel}: at most tuning.trials={self.trials}")
         if len(set(self.cnns)) < len(self.cnns):
-            raise ConfigError(f"tuning.cnns = {', '.join(self.cnns)}: none twice")
+            raise ConfigError(f"tuning.cnns = {', '.join(self.cnns)}: each once")
         if self.cnns and not self.ranges:
             raise ConfigError(f"tuning.cnns = {', '.join(self.cnns)}: needs tuning.ranges")
         return self

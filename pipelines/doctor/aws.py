@@ -129,7 +129,7 @@ def _check_network(account: Account) -> Iterator[Finding]:
     groups = look(ec2.describe_security_groups, GroupIds=list(security.security_groups))
     if subnets is None or groups is None:
         wrong = "security.subnets" if subnets is None else "security.security_groups"
-        yield Finding(Verdict.BLOCKS, "network", f"{wrong} names what is not there; correct it")
+        yield Finding(Verdict.BLOCKS, "network", f"{wrong} names a missing resource; correct it")
         return
     networks = {item["VpcId"] for item in [*subnets["Subnets"], *groups["SecurityGroups"]]}
     if len(networks) > 1:
@@ -176,7 +176,7 @@ def _check_endpoint(account: Account, sagemaker: Any, name: str, *, promoted: bo
     tags = {item["Key"]: item["Value"] for item in sagemaker.list_tags(ResourceArn=answer["EndpointArn"])["Tags"]}
     status = answer["EndpointStatus"]
     if not config.tags.items() <= tags.items():
-        text = "something else's: it lacks this project's tags; choose another endpoint.name"
+        text = "not this project's: it lacks the project's tags; choose another endpoint.name"
         yield Finding(Verdict.BLOCKS, subject, text)
     elif status != "InService":
         advice = "delete it" if status in ("Failed", "OutOfService") else "wait until it is InService"
@@ -186,7 +186,7 @@ def _check_endpoint(account: Account, sagemaker: Any, name: str, *, promoted: bo
         yield Finding(Verdict.BLOCKS, subject, f"{text}. Delete it, or set endpoint.mode (and the stack's Mode) back")
     else:
         who = "an approval" if promoted else "the run"
-        yield Finding(Verdict.GOOD, subject, f"in service; {who} will update it without down time")
+        yield Finding(Verdict.GOOD, subject, f"in service; {who} will update it without downtime")
 
 
 def _other_mode(config: PipelineConfig, sagemaker: Any, name: str, settings: str) -> EndpointMode | None:

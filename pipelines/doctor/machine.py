@@ -97,7 +97,7 @@ def _memory() -> Iterator[Finding]:
     yield Finding(
         Verdict.GOOD if good else Verdict.WARNING,
         "memory",
-        text if good else f"{text}; a run takes about {LEAST_MEMORY:.0f} GB, so close what can be closed",
+        text if good else f"{text}; a run takes about {LEAST_MEMORY:.0f} GB, so close other programs",
     )
 
 
@@ -109,7 +109,7 @@ def _disk(runs: Path) -> Iterator[Finding]:
     yield Finding(
         Verdict.GOOD if good else Verdict.BLOCKS,
         "disk",
-        text if good else f"{text}; a run needs {LEAST_GIGABYTES:.0f} GB, so free some or give --runs DIR",
+        text if good else f"{text}; a run needs {LEAST_GIGABYTES:.0f} GB, so free some space or give --runs DIR",
     )
 
 
@@ -160,4 +160,4 @@ def _data() -> Iterator[Finding]:
         elif Path(place).exists():
             yield Finding(Verdict.GOOD, "data", f"{variable}: {what} found")
         else:
-            yield Finding(Verdict.WARNING, "data", f"{variable} names {place}, which is not there")
+            yield Finding(Verdict.WARNING, "data", f"{variable} names {place}, which does not exist")

@@ -12,9 +12,9 @@ VOLUME = "Size of EBS volume for a {kind} instance"
 """Name of the quota of one instance's disk, as the error of an exceeded one states it (`ResourceLimitExceeded`)."""
 PARALLEL_TRIALS = re.compile(r"(?=.*(parallel|concurrent))(?=.*training jobs per)(?=.*tuning)", re.IGNORECASE)
 """Names of the quota of the training jobs that one search runs at a time."""
-USUAL_PARALLEL_TRIALS = 10
-"""Its default, which AWS raises to 100 at most ("automatic-model-tuning-limits")."""
-USUAL_VOLUME_GB = 1024
+DEFAULT_PARALLEL_TRIALS = 10
+"""Its default; AWS raises it to at most 100 ("automatic-model-tuning-limits")."""
+DEFAULT_VOLUME_GB = 1024
 """The default of the quota of a disk, in GB ("Amazon SageMaker AI endpoints and quotas")."""
 
 
@@ -30,7 +30,7 @@ def check_quotas(account: Account) -> Iterator[Finding]:
             text = f"no quota of that name in {account.session.region_name}; is the instance type offered there?"
             yield Finding(Verdict.WARNING, quota, text)
         elif value < least:
-            text = f"quota {value:.0f}, needed {least}; ask for more in Service Quotas, or use another instance type"
+            text = f"quota {value:.0f}, needed {least}; request more in Service Quotas, or use another instance type"
             yield Finding(Verdict.BLOCKS, quota, text)
         elif value < most:
             text = f"quota {value:.0f}, {most} at once; the candidates will wait for each other, ask for {most}"
@@ -52,14 +52,14 @@ def _volumes(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Fi
             continue
         name = VOLUME.format(kind=job)
         quota = quotas.get(name)
-        if quota is None and size > USUAL_VOLUME_GB:
+        if quota is None and size > DEFAULT_VOLUME_GB:
             text = (
-                f"not listed here; compute.{key}={size} is over the usual {USUAL_VOLUME_GB} GB: look it up in Service "
-                "Quotas"
+                f"not listed here; compute.{key}={size} is over the default {DEFAULT_VOLUME_GB} GB: look it up in "
+                "Service Quotas"
             )
             yield Finding(Verdict.WARNING, name, text)
         elif quota is not None and quota < size:
-            text = f"quota {quota:.0f} GB, compute.{key} is {size}; ask for more in Service Quotas"
+            text = f"quota {quota:.0f} GB, compute.{key} is {size}; request more in Service Quotas"
             yield Finding(Verdict.BLOCKS, name, text)
         elif quota is not None:
             yield Finding(Verdict.GOOD, name, f"{size} of {quota:.0f} GB")
@@ -71,9 +71,9 @@ def _trials(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Fin
     if not config.tuning.ranges:
         return
     found = next((name for name in quotas if PARALLEL_TRIALS.search(name)), "")
-    most = quotas.get(found, USUAL_PARALLEL_TRIALS)
+    most = quotas.get(found, DEFAULT_PARALLEL_TRIALS)
     if wanted > most:
-        text = f"tuning.parallel={wanted} is over {most:.0f}; ask for more in Service Quotas, or lower it"
+        text = f"tuning.parallel={wanted} is over {most:.0f}; request more in Service Quotas, or lower it"
         subject = found or "training jobs of a search at a time"
         yield Finding(Verdict.BLOCKS if found else Verdict.WARNING, subject, text)
 

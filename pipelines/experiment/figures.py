@@ -1,22 +1,14 @@
 """The figures of an experiment, as SVG: one plot per measure, with a dot and its interval for each row."""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from mammopipe.pipelines.experiment.tables import MAJORITY, MEASURES, PUBLISHED, Row
 from mammopipe.processing.files import write_bytes
 
 SHOWN = ("accuracy", "balanced_accuracy", "macro_auc", "malignant_auc")
-WIDTH, LINE, LEFT, RIGHT, TOP, BOTTOM = 760, 24, 250, 24, 34, 40
-
-_STYLE = """<style>
-text{font:13px system-ui,sans-serif;fill:#222}.quiet{fill:#666;font-size:12px}.grid{stroke:#ddd}
-.chance{stroke:#888;stroke-dasharray:4 3}.published{stroke:#c0392b;stroke-dasharray:4 3}
-.film{stroke:#1f6fb2;fill:#1f6fb2}.noise{stroke:#b26a1f;fill:#b26a1f}.majority{stroke:#777;fill:#777}
-@media (prefers-color-scheme:dark){text{fill:#eee}.quiet{fill:#aaa}.grid{stroke:#444}.film{stroke:#6db3f2;fill:#6db3f2}
-.noise{stroke:#f2b36d;fill:#f2b36d}.majority{stroke:#aaa;fill:#aaa}.published{stroke:#ff7b6b}}
-</style>"""
+_NETWORK, _NOISE, _MAJORITY = "#1f6fb2", "#b26a1f", "#777777"
+_QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 
 
 def write_figures(rows: Sequence[Row], folder: Path, classes: int) -> list[str]:
@@ -28,10 +20,9 @@ def write_figures(rows: Sequence[Row], folder: Path, classes: int) -> list[str]:
         classes: Number of classes of the networks.
     """
     measured = [row for row in rows if row.split == "test" and row.images is not None]
-    names = []
-    for measure in SHOWN:
-        names.append(f"{measure}.svg")
-        write_bytes(folder / names[-1], draw(measured, measure, classes).encode())
+    names = [f"{measure}.svg" for measure in SHOWN]
+    for measure, name in zip(SHOWN, names, strict=True):
+        write_bytes(folder / name, draw(measured, measure, classes).encode())
     return names
 
 
@@ -43,46 +34,33 @@ def draw(rows: Sequence[Row], measure: str, classes: int) -> str:
         measure: Name of the measure. Dashed lines show its chance level and its published figure, if there is one.
         classes: Number of classes of the networks; chance has a balanced accuracy of 1 / classes.
     """
-    chance = {"balanced_accuracy": 1 / classes, "macro_auc": 0.5, "malignant_auc": 0.5}
-    height = TOP + LINE * len(rows) + BOTTOM
-    bottom = TOP + LINE * len(rows)
-    parts = [f'<text x="{LEFT}" y="20">{MEASURES[measure]} on test, 95 % interval by patient</text>']
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        parts.append(_vertical("grid", tick, bottom))
-        parts.append(f'<text class="quiet" x="{_x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
-    for style, value in (("chance", chance.get(measure)), ("published", PUBLISHED.get(measure))):
+    # Imported here because matplotlib takes half a second to import.
+    from mammopipe.processing.pages.svg_file import new_plot, to_svg
+
+    axes = new_plot(width=7.6, height=1 + 0.25 * len(rows))
+    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), xticks=_QUARTERS)
+    axes.grid(visible=False, axis="y")
+    axes.set_yticks(range(len(rows)), [f"{row.protocol}: {row.model}" for row in rows])
+    for label, value, colour in (
+        ("chance", chance_level(measure, classes), "#888888"),
+        ("published", PUBLISHED.get(measure), "#c0392b"),
+    ):
         if value is not None:
-            parts.append(_vertical(style, value, bottom))
-            parts.append(
-                f'<text class="quiet" x="{_x(value):.1f}" y="{bottom + 32}" text-anchor="middle">{style}</text>'
-            )
+            axes.axvline(value, color=colour, linestyle=(0, (4, 3)), linewidth=1, label=label)
     for place, row in enumerate(rows):
-        parts += _line(row, measure, TOP + LINE * place + LINE / 2)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">'
-        f"<title>{MEASURES[measure]} by protocol and network</title>{_STYLE}{''.join(parts)}</svg>\n"
-    )
+        figure, colour = row.figures[measure], _colour(row.model)
+        if figure.low is not None and figure.high is not None:
+            axes.plot([figure.low, figure.high], [place, place], color=colour, linewidth=1.5)
+        if figure.value is not None:
+            axes.plot(figure.value, place, color=colour, marker="o", gid=f"dot-{place}")
+    axes.figure.legend(loc="outside lower right", ncols=2, frameon=False)
+    return to_svg(axes, f"{MEASURES[measure]} on test, 95 % interval by patient")
 
 
-def _x(value: float) -> float:
-    return LEFT + value * (WIDTH - LEFT - RIGHT)
+def chance_level(measure: str, classes: int) -> float | None:
+    """Return the value of a measure by chance with this number of classes; `None` for the accuracy."""
+    return {"balanced_accuracy": 1 / classes, "macro_auc": 0.5, "malignant_auc": 0.5}.get(measure)
 
 
-def _vertical(style: str, value: float, bottom: float) -> str:
-    x = _x(value)
-    return f'<line class="{style}" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>'
-
-
-def _line(row: Row, measure: str, y: float) -> list[str]:
-    figure = row.figures[measure]
-    style = "noise" if row.model.startswith("noise") else "majority" if row.model == MAJORITY else "film"
-    title = escape(f"{row.protocol}: {row.model}")
-    parts = [f'<text x="{LEFT - 10}" y="{y + 4:.1f}" text-anchor="end">{title}</text>']
-    if figure.low is not None and figure.high is not None:
-        parts.append(
-            f'<line class="{style}" stroke-width="2" x1="{_x(figure.low):.1f}" x2="{_x(figure.high):.1f}" '
-            f'y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-    if figure.value is not None:
-        parts.append(f'<circle class="{style}" cx="{_x(figure.value):.1f}" cy="{y:.1f}" r="4.5"/>')
-    return parts
+def _colour(model: str) -> str:
+    return _NOISE if model.startswith("noise") else _MAJORITY if model == MAJORITY else _NETWORK

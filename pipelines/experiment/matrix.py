@@ -69,7 +69,7 @@ class Experiment:
         if self.source.startswith("s3://"):
             raise ConfigError(f"{self.source}: the experiment reads a local folder or tarball, or phantoms")
         if not self.protocols or len(set(self.protocols)) < len(self.protocols):
-            raise ConfigError(f"protocols={', '.join(self.protocols)!r}: at least one, none twice")
+            raise ConfigError(f"protocols={', '.join(self.protocols)!r}: at least one, each once")
 
     def cells(self) -> list[Cell]:
         """Return the cells in their order; the noise control of each protocol is last."""
@@ -91,10 +91,10 @@ class Experiment:
     def identity(self, cell: Cell) -> str:
         """Return the SHA-256 over everything that determines a cell's results, except the code."""
         weights = _identity(Path(self.weights)) if self.weights and not cell.noise else ""
-        said = [self.config_of([cell]).model_dump(mode="json"), cell.noise, self._films(), weights]
+        said = [self.config_of([cell]).model_dump(mode="json"), cell.noise, self._images(), weights]
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
-    def _films(self) -> str:
+    def _images(self) -> str:
         return f"{PHANTOMS} {self.films}" if self.source == PHANTOMS else _identity(Path(self.source))
 
 
@@ -144,7 +144,7 @@ def _run_cells(cells: Sequence[Cell], experiment: Experiment, out: Path, say: Ca
     """Run cells together and keep their results; returns why there are none, or an empty text."""
     noise = cells[0].noise
     weights = "" if noise else experiment.weights
-    with _films(noise, experiment) as source:
+    with _images_of(noise, experiment) as source:
         ended = start(
             experiment.config_of(cells),
             source=source,
@@ -178,7 +178,7 @@ def _read(cell: Cell, experiment: Experiment, out: Path) -> dict[str, Any] | Non
 
 
 @contextmanager
-def _films(noise: bool, experiment: Experiment) -> Iterator[str]:
+def _images_of(noise: bool, experiment: Experiment) -> Iterator[str]:
     """Yield the source of a run's images."""
     if not noise:
         yield experiment.source

@@ -60,9 +60,8 @@ def evaluate_model(
     table = _of_split(dataset.check(folder), split, folder)
     images = folder / dataset.image_folder
     with TemporaryDirectory() as scratch:
-        directory = model
-        if not model.is_dir():
-            directory = Path(scratch)
+        directory = model if model.is_dir() else Path(scratch)
+        if directory != model:
             unpack(model, directory)
         description = read_description(directory)
         attention = ViewAttention.read(directory, description)
@@ -75,6 +74,7 @@ def evaluate_model(
         raise ConfigError(f"{folder}: none of {len(judgement.refused)} images could be judged; {first}")
     cases = judged_cases(judgement, description["classes"], attention)
     found = figures.figures(description, judgement, cases, dataset, figures.Plan(bootstrap, seed), model)
+    found["synthetic"] = dataset.is_synthetic(folder, table)
     # The figures may be of fewer classes than the model has; the table holds what the model answers.
     shares = Calibration.of(description).probabilities(cases.predictions.logits)
     rows = list(cases.rows(shares, found["model_classes"]))

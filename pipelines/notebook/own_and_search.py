@@ -74,7 +74,7 @@ def model_of(run: Run, folder: Path) -> Path:
 
     archive = None if run.folder is None else run.folder / "model.tar.gz"
     if archive is None or not archive.is_file():
-        raise ConfigError(f"run {run.id} has no model.tar.gz: it did not come that far")
+        raise ConfigError(f"run {run.id} has no model.tar.gz: it ended before that")
     unpack(archive, folder)
     return folder
 

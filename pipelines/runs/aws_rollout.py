@@ -189,7 +189,7 @@ def _point(
         # The stack registers it again once it is in service.
         stop_scaling(scaling, name)
     sagemaker.update_endpoint(**_update(rollout, config, before))
-    say(f"Endpoint {name}: being moved from {now['EndpointConfigName']} to {settings}, without down time")
+    say(f"Endpoint {name}: being moved from {now['EndpointConfigName']} to {settings}, without downtime")
 
 
 def _update(rollout: Rollout, config: PipelineConfig, before: Mapping[str, Any]) -> dict[str, Any]:

@@ -116,14 +116,14 @@ def _look(
         except ExpiredCredentialsError as error:
             run = execution["id"]
             raise ExpiredCredentialsError(
-                f"{error}; {run} goes on on AWS without us. Log in again (aws sso login), then mammopipe status {run} "
+                f"{error}; {run} continues on AWS. Log in again (aws sso login), then mammopipe status {run} "
                 "--watch shows it again"
             ) from None
         except TransientError as error:
             if waited >= LONGEST_SILENCE:
                 run = execution["id"]
                 raise ConfigError(
-                    f"{error}, for {waited / 60:.0f} minutes; {run} goes on there without us, and "
+                    f"{error}, for {waited / 60:.0f} minutes; {run} continues there, and "
                     f"mammopipe status {run} --watch shows it again"
                 ) from None
             if not waited:
@@ -145,7 +145,7 @@ def _interrupted(
             clients.sagemaker.stop_pipeline_execution(PipelineExecutionArn=execution["arn"])
         say(f"Stopping {execution['id']}; mammopipe status {execution['id']} shows when it has stopped")
         return aws.refresh(folder, clients.sagemaker, execution)
-    say(f"{execution['id']} goes on without us; mammopipe status {execution['id']} shows it")
+    say(f"{execution['id']} continues on AWS; mammopipe status {execution['id']} shows it")
     return execution
 
 

@@ -65,13 +65,13 @@ def _split(document: Mapping[str, Any], split: str) -> dict[str, Any]:
         "images": measured.get("images"),
         "patients": measured.get("patients"),
         "folds": folds,
-        "films": _films(document, split, folds, measured.get("images")),
+        "films": _images_of_split(document, split, folds, measured.get("images")),
         **{name: measured.get(name) for name in MEASURES},
         MAJORITY: majority,
     }
 
 
-def _films(document: Mapping[str, Any], split: str, folds: int, images: int | None) -> str | None:
+def _images_of_split(document: Mapping[str, Any], split: str, folds: int, images: int | None) -> str | None:
     """Return a text that is equal for the same images of a split; None if the run does not record how it was split."""
     divided = document.get("stage", {}).get("config", {}).get("split")
     if divided is None:
@@ -232,7 +232,7 @@ def verdict(compared: Mapping[str, Any], first: str, other: str) -> str:
     if not compared["same_classes"]:
         found, name = compared["validation"][COMPARABLE], MEASURES[COMPARABLE]
     if found is None:
-        return f"Validation has no interval of the {name} for both, so nothing is said of chance."
+        return f"Validation has no interval of the {name} for both, so chance is not ruled out."
     if not found["beyond_chance"]:
         return f"By the {name} of validation neither is shown to be better: chance may have made the difference."
     best = other if found["value"] > 0 else first

@@ -85,7 +85,7 @@ class RunFolder:
         """Return one of the run's JSON files; raises `ConfigError` if it does not exist."""
         file = self.path / name
         if not file.is_file():
-            raise ConfigError(f"run {self.id} has no {name}: it did not come that far (mammopipe status {self.id})")
+            raise ConfigError(f"run {self.id} has no {name}: it ended before that (mammopipe status {self.id})")
         return dict(json.loads(file.read_text(encoding="utf-8")))
 
     def become_latest(self) -> None:
@@ -104,7 +104,7 @@ def find_run(root: Path, name: str = LATEST) -> RunFolder:
     """Return the run with this id or start of an id, or `latest`; `ConfigError` if none or several match."""
     if name == LATEST:
         if not (root / LATEST).is_dir():
-            raise ConfigError(f"{root / LATEST}: no run has come to its end yet; mammopipe run makes one")
+            raise ConfigError(f"{root / LATEST}: no run has finished yet; mammopipe run starts one")
         return RunFolder(root, (root / LATEST).resolve().name)
     found = [run for run in list_runs(root) if run.id.startswith(name)]
     if len(found) != 1:

@@ -39,7 +39,7 @@ def manifest(folder: Path) -> "pandas.DataFrame":
             found["quality"] = [json.loads(text or "{}") for text in found["quality"]]
             found["lesions"] = [json.loads(text or "[]") for text in found["lesions"]]
             return found
-    raise ConfigError(f"{folder}: this run kept no manifest: Prepare did not come to its end")
+    raise ConfigError(f"{folder}: this run kept no manifest: Prepare did not finish")
 
 
 def predictions(folder: Path) -> "pandas.DataFrame":
@@ -52,7 +52,7 @@ def predictions(folder: Path) -> "pandas.DataFrame":
 
     path = folder / "predictions.csv"
     if not path.is_file():
-        raise ConfigError(f"{folder}: this run has no predictions.csv: Evaluate did not come to its end")
+        raise ConfigError(f"{folder}: this run has no predictions.csv: Evaluate did not finish")
     found = pandas.read_csv(path, dtype={"image_id": str, "patient_id": str})
     found["decision"] = _decisions(folder, found)
     try:
@@ -116,5 +116,5 @@ def _figures(scorecard: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _evaluation(folder: Path) -> dict[str, Any]:
     path = folder / "evaluation.json"
     if not path.is_file():
-        raise ConfigError(f"{folder}: this run has no evaluation.json: Evaluate did not come to its end")
+        raise ConfigError(f"{folder}: this run has no evaluation.json: Evaluate did not finish")
     return dict(json.loads(path.read_text(encoding="utf-8")))

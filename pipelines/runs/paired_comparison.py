@@ -1,9 +1,8 @@
 """The difference of two runs on the same images, image by image: effects common to both do not widen its interval."""
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +21,9 @@ from mammopipe.training.metrics.classification import (
     malignant_or_not,
 )
 from mammopipe.training.model.predictions import FILE, JUDGED, Floats, Integers
+
+if TYPE_CHECKING:
+    import pandas
 
 METRICS: tuple[Metric, ...] = (macro_auc, malignant_auc, balanced_accuracy, accuracy, expected_calibration_error)
 LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
@@ -79,27 +81,31 @@ def differences(first: RunFolder, other: RunFolder) -> dict[str, dict[str, dict[
 
 def answers(folder: RunFolder) -> dict[str, Answers]:
     """Return the predictions of the run's selected network, by judged split; empty if the run did not keep them."""
+    import pandas
+
     path = folder.path / FILE
     if not path.is_file():
         return {}
     selected = folder.document("evaluation.json")["selected"]["cnn"]
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = [row for row in csv.DictReader(stream) if row["network"] == selected]
-        splits = sorted({row["split"] for row in rows} & set(JUDGED))
-        return {split: _answers([row for row in rows if row["split"] == split]) for split in splits}
+        # As text: ids such as 007 stay as they are, and Python converts decimals exactly.
+        table = pandas.read_csv(path, dtype=str, keep_default_na=False)
+        rows = table[table["network"] == selected]
+        if rows.empty:
+            return {}
+        parts = rows.sort_values("image_id").groupby("split")
+        return {str(split): _answers(part) for split, part in parts if split in JUDGED}
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError(f"{path}: not the predictions of this version: {error}") from None
 
 
-def _answers(rows: Sequence[Mapping[str, str]]) -> Answers:
-    ordered = sorted(rows, key=lambda row: row["image_id"])
-    classes = TWO if Label.NEGATIVE in ordered[0] else THREE
+def _answers(rows: "pandas.DataFrame") -> Answers:
+    classes = TWO if Label.NEGATIVE in rows.columns else THREE
     return Answers(
-        tuple(row["image_id"] for row in ordered),
-        tuple(row["patient_id"] for row in ordered),
-        np.array([class_index(Label(row["label"]), classes) for row in ordered], np.int64),
-        np.array([[float(row[label]) for label in classes] for row in ordered], np.float64),
+        tuple(rows["image_id"]),
+        tuple(rows["patient_id"]),
+        np.array([class_index(Label(label), classes) for label in rows["label"]], np.int64),
+        rows[list(classes)].astype(np.float64).to_numpy(),
     )
 
 

@@ -55,7 +55,7 @@ class Progress:
     logs: Path
     console: Console = field(default_factory=console)
     _records: list[StepRecord] = field(default_factory=list)
-    _told: dict[str, Status] = field(default_factory=dict)
+    _announced: dict[str, Status] = field(default_factory=dict)
     _epochs: dict[str, int] = field(default_factory=dict)
     _telling: threading.Lock = field(default_factory=threading.Lock)
     _ended: threading.Event = field(default_factory=threading.Event)
@@ -82,8 +82,8 @@ class Progress:
         self._records = records
         if self._live is None:
             for record in records:
-                if record.status is not self._told.get(record.name, Status.WAITING):
-                    self._told[record.name] = record.status
+                if record.status is not self._announced.get(record.name, Status.WAITING):
+                    self._announced[record.name] = record.status
                     self._tell_epochs([record])
                     if record.status is not Status.NOT_EXECUTED and (record.seconds is not None or record.type in SLOW):
                         print(_line(record), flush=True)

@@ -46,7 +46,7 @@ class Run:
         """The report, one HTML file; raises `ConfigError` if the run ended before the report was written."""
         path = self._folder / "report.html"
         if not path.is_file():
-            raise ConfigError(f"run {self.id} has no report.html: it did not come that far")
+            raise ConfigError(f"run {self.id} has no report.html: it ended before that")
         return path
 
     def manifest(self) -> "pandas.DataFrame":

@@ -58,7 +58,7 @@ def bring(
     stage_salt(config, services.storage)
     places = dict(parameters)
     if "InputDataUri" not in given:
-        places["InputDataUri"] = _films(config, source, services, say)
+        places["InputDataUri"] = _stage_images(config, source, services, say)
     if source.weights and "WeightsUri" not in given:
         places["WeightsUri"] = _weights(config, source.weights, services, say)
     # Without the trailing slash: the definition appends file names.
@@ -72,7 +72,7 @@ def stage_source(config: PipelineConfig, source: Path, uri: str, storage: Storag
     return staging.stage(dataset_named(config.dataset), source, uri, storage)
 
 
-def _films(config: PipelineConfig, source: Source, services: LocalServices, say: Callable[[str], None]) -> str:
+def _stage_images(config: PipelineConfig, source: Source, services: LocalServices, say: Callable[[str], None]) -> str:
     dataset = config.dataset
     if source.place.startswith("s3://"):
         return source.place

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from mammopipe.processing.container.paths import ContainerPaths
-from mammopipe.processing.errors import MammopipeError
+from mammopipe.processing.errors import LostProcessError, MammopipeError
 from mammopipe.processing.files import disk_fault, write_bytes
 
 REASON_LIMIT = 1024
 """Characters that SageMaker keeps of a reason: `FailureReason` of a training job, `ExitMessage` of a processing job."""
 NO_DISK = os.EX_IOERR
-"""Exit code of a job whose disk is full or read-only: the reason could perhaps not be written."""
+"""Exit code of a job whose disk is full or read-only, so that the reason may be missing."""
 
 
 def run(main: Callable[[Sequence[str]], None], reason_file: Literal["failure", "message"]) -> int:
@@ -28,7 +28,8 @@ def run(main: Callable[[Sequence[str]], None], reason_file: Literal["failure", "
         main(sys.argv[1:])
     except MammopipeError as error:
         print(f"error: {error}", file=sys.stderr)
-        _write_reason(reason_file, str(error))
+        # The lost process may have run on this host, and have written the cause.
+        _write_reason(reason_file, str(error), replaces=not isinstance(error, LostProcessError))
         return 1
     except Exception as error:
         if fault := disk_fault(error):
@@ -48,8 +49,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _write_reason(reason_file: str, reason: str) -> None:
+def _write_reason(reason_file: str, reason: str, *, replaces: bool = True) -> None:
     try:
-        write_bytes(ContainerPaths.from_environment().output / reason_file, reason[:REASON_LIMIT].encode())
+        path = ContainerPaths.from_environment().output / reason_file
+        if replaces or not path.exists():
+            write_bytes(path, reason[:REASON_LIMIT].encode())
     except OSError as error:
         print(f"error: the reason could not be written: {error}", file=sys.stderr)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt(3)."""
+_DO_NOT_NEED = 4
+"""MADV_DONTNEED of madvise(2)."""
 
 
 def keep_heap() -> bool:
@@ -29,6 +31,22 @@ def release_heap() -> None:
     """Return the heap's free pages to the system once (malloc_trim(3)); meant for an idle process."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def release_mapped(file: Path) -> None:
+    """Remove a file's pages from this process's memory where it is mapped; they are read again when they are needed.
+
+    Does nothing on systems other than Linux, or where a mapping is private, because that may hold changed pages.
+    """
+    maps = Path("/proc/self/maps")
+    if not maps.is_file():
+        return
+    number = file.stat().st_ino
+    for line in maps.read_text(encoding="utf-8", errors="replace").splitlines():
+        span, permissions, _, _, inode, *_ = line.split()
+        if int(inode) == number and permissions.endswith("s"):
+            first, end = (int(address, 16) for address in span.split("-"))
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), _DO_NOT_NEED)
 
 
 def host_memory() -> int:

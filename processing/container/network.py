@@ -85,7 +85,7 @@ LOCAL_VARIABLE = "MAMMOPIPE_LOCAL_MODE"
 
 
 def require_gpus(resources: Mapping[str, object], gpus: int) -> None:
-    """Refuse to train on the CPU of a GPU instance; a container of local mode (`LOCAL_VARIABLE`) is on none.
+    """Refuse to train on the CPU of a GPU instance; a container of local mode (`LOCAL_VARIABLE`) is not refused.
 
     Args:
         resources: The content of resourceconfig.json.

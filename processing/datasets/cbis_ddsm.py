@@ -38,7 +38,10 @@ OTHER_TABLES = (
     "mass_case_description_test_set.csv",
     "calc_case_description_train_set.csv",
     "calc_case_description_test_set.csv",
+    "mass_case_description*.csv",
+    "calc_case_description*.csv",
 )
+"""The other released tables, and those of copies that put the released ones together."""
 COLUMNS = (
     "patient_id", "left or right breast", "image view", "abnormality id", "abnormality type", "assessment",
     "pathology", "image file path", "cropped image file path", "ROI mask file path",
@@ -51,6 +54,8 @@ PATHOLOGIES = {
 SIDES = {"LEFT": Laterality.LEFT, "RIGHT": Laterality.RIGHT}
 VIEWS = {"CC": View.CC, "MLO": View.MLO}
 _DENSITIES = ("breast density", "breast_density")
+_SPLIT = re.compile(r"(?<![a-z])(train|test)(?:ing)?(?![a-z])", re.IGNORECASE)
+"""The released split in the name of an image's folder or of a table."""
 _NO_IMAGE = re.compile(r"roi mask|cropped", re.IGNORECASE)
 
 
@@ -59,6 +64,8 @@ class _Row:
     """One abnormality."""
 
     where: str
+    abnormality: tuple[str, str]
+    """Type and number of the abnormality, which is one of its image."""
     patient: str
     side: str
     view: str
@@ -127,13 +134,21 @@ def read_release(folder: Path) -> Table:
     rows: dict[str, list[_Row]] = {}
     for table in {path.name.lower(): path for path in reversed(tables)}.values():
         for row in _rows(table, refused):
-            rows.setdefault(row.image_id, []).append(row)
+            group = rows.setdefault(row.image_id, [])
+            # Copies of a table, and tables that were put together, list an abnormality twice.
+            if all(
+                (row.abnormality, row.label, row.cuts) != (other.abnormality, other.label, other.cuts)
+                for other in group
+            ):
+                group.append(row)
     files, tested = _Files(folder), {row.patient for group in rows.values() for row in group if row.split is Split.TEST}
     records, masks = [], {}
     for image_id, group in sorted(rows.items()):
         found = _image(group, files)
         if found is None:
-            refused.append((image_id, f"{group[0].where}: no image in a folder {group[0].image[0]} or of its series"))
+            refused.append(
+                (image_id, f"{group[0].where}: no image in a folder {'/'.join(group[0].image[:1])!r} or of its series")
+            )
             continue
         records.append(_record(image_id, group, found.relative_to(folder), tested))
         masks[image_id] = list(_masks(group, files, found))
@@ -143,18 +158,18 @@ def read_release(folder: Path) -> Table:
 
 
 def _rows(table: Path, refused: list[tuple[str, str]]) -> Iterable[_Row]:
-    split = Split.TEST if "test" in table.name.lower() else Split.TRAIN
     for line, row in read_rows(table, COLUMNS):
         where = f"{table.name}, line {line}"
         name = f"{row['patient_id']}_{row['left or right breast']}_{row['image view']}"
         try:
             yield _Row(
                 where,
+                (row["abnormality type"], row["abnormality id"]),
                 row["patient_id"],
                 _one_of(row, "left or right breast", SIDES),
                 _one_of(row, "image view", VIEWS),
                 PATHOLOGIES[_one_of(row, "pathology", PATHOLOGIES)],
-                split,
+                _split(row["image file path"], table),
                 next((row[density] for density in _DENSITIES if row.get(density)), ""),
                 row["assessment"],
                 row["abnormality type"],
@@ -163,6 +178,15 @@ def _rows(table: Path, refused: list[tuple[str, str]]) -> Iterable[_Row]:
             )
         except ValueError as error:
             refused.append((name, f"{where}: {error}"))
+
+
+def _split(image: str, table: Path) -> Split:
+    """Return the released split of an image: the one in its table's name, or else in the name of its folder."""
+    for name in (table.stem, *_parts(image)[:1]):
+        found = {word.lower() for word in _SPLIT.findall(name)}
+        if len(found) == 1:
+            return Split.TEST if found == {"test"} else Split.TRAIN
+    raise ValueError(f"neither the table's name nor the image file path {image!r} says training or test")
 
 
 def _one_of(row: Mapping[str, str], name: str, known: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = (".dcm", ".dicom", ".tif", ".tiff", ".png", ".pgm", ".jpg", ".j
 """Suffixes of images, the least altered format first: a copy in a later format is used only without an earlier one."""
 SPREADSHEETS = (".xls", ".xlsx")
 _IGNORED_FOLDERS = ("__MACOSX",)
-_SEPARATORS = ";,\t"
+_SEPARATORS = ";,\t|"
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -28,13 +28,19 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def tables_in(folder: Path, patterns: Sequence[str]) -> list[Path]:
+def tables_in(folder: Path, patterns: Sequence[str], *, spreadsheets: bool = False) -> list[Path]:
     """Return the files below a folder whose names match a pattern, upper case or lower; the uppermost files first.
 
-    Files that match an earlier pattern come first.
+    Files that match an earlier pattern come first. With `spreadsheets`, a pattern of CSV files
+    matches spreadsheets, too.
     """
     files = sorted(files_below(folder), key=lambda path: len(path.parts))
-    return [path for pattern in patterns for path in files if fnmatch(path.name.lower(), pattern.lower())]
+    names = [
+        other
+        for pattern in map(str.lower, patterns)
+        for other in (pattern, *(pattern.replace(".csv", each) for each in SPREADSHEETS if spreadsheets))
+    ]
+    return list(dict.fromkeys(path for name in names for path in files if fnmatch(path.name.lower(), name)))
 
 
 def preferred(paths: Iterable[Path]) -> Path:
@@ -51,7 +57,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
     """Return the rows of a table with their line numbers; empty rows are left out.
 
     Args:
-        path: A CSV file with any of the separators `; , tab`, or a spreadsheet (xls, xlsx).
+        path: A CSV file with any of the separators `; , tab |`, or a spreadsheet (xls, xlsx).
         columns: Names of the columns that the table must have. Spaces around a name and its case do not matter; rows
             hold these columns under the given names, and other columns under their own names.
 
@@ -155,7 +161,7 @@ BIRADS_CLASSES: Mapping[str, Label] = {
 """The class of each BI-RADS category, for collections without pathology: the project's convention."""
 
 
-_BIRADS = re.compile(r"(?:BI-?RADS)?[\s:_-]*(?:([1-6])(?:\.0)?|4\s*[ABC])", re.IGNORECASE)
+_BIRADS = re.compile(r"(?:BI-?RADS)?[\s:_-]*(?:([1-6])(?:[.,]0)?|4\s*[ABC])", re.IGNORECASE)
 
 
 def class_of_birads(text: str, *, where: str) -> Label:

@@ -5,6 +5,7 @@ A new dataset needs one module with a `Dataset` object, and one line in `mammopi
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from mammopipe.processing.datasets.collection import files_below, is_image, tables_in
@@ -35,10 +36,12 @@ class Terms:
     """Name and origin of the dataset in one sentence, for reports and model cards."""
     licence: str
     citation: str = ""
+    note: str = ""
+    """What a reader of its figures must know about the release."""
 
     def __str__(self) -> str:
         """Return all terms as one paragraph."""
-        return " ".join(filter(None, (self.title, self.licence, self.citation)))
+        return " ".join(filter(None, (self.title, self.licence, self.citation, self.note)))
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Dataset:
     released: "Dataset | None" = None
     """The dataset as released, where staging brings it into another layout (`arranged`)."""
 
+    same_breast: Mapping[str, str] = field(default_factory=dict)
+    """Patients of the release who show a breast of another of its patients, whose split and fold they share."""
     meanings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """What the label table's own words mean, by field of the manifest (`density`, `finding`) and word."""
 
@@ -103,7 +108,7 @@ class Dataset:
 
     def tables(self, folder: Path) -> list[Path]:
         """Return the label tables below a folder, the uppermost first."""
-        return tables_in(folder, (self.label_table, *self.other_tables))
+        return tables_in(folder, (self.label_table, *self.other_tables), spreadsheets=self.anywhere)
 
     def files(self, folder: Path) -> list[Path]:
         """Return the files that staging uploads from the dataset's folder, sorted."""
@@ -115,9 +120,10 @@ class Dataset:
 
         if any(record.synthetic for record in table.records):
             return True
-        return any(
-            PHANTOM_WRITER.encode() in _head(path) for path in self.files(folder) if path.suffix in (".dcm", ".dicom")
-        )
+        # The images of a release that may lie anywhere are known by its table alone.
+        images = (folder / self.image_folder / record.path for record in table.records)
+        paths = (path for path in chain(self.files(folder), images) if path.suffix.lower() in (".dcm", ".dicom"))
+        return any(PHANTOM_WRITER.encode() in _head(path) for path in paths if path.is_file())
 
 
 def _head(path: Path) -> bytes:

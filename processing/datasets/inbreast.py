@@ -199,6 +199,7 @@ DATASET = Dataset(
         licence="Research only, on request to its authors; not to be passed on.",
         citation="Cite I. Moreira et al. 2012, INbreast: toward a full-field digital mammographic database, Academic "
         "Radiology 19(2), 236-248.",
+        note="The classes are readers' opinions, not pathology: what counts as malignant here need not be cancer.",
     ),
     label_table=LABEL_TABLE,
     other_tables=("INbreast.xls", "INbreast.xlsx"),

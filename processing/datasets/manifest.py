@@ -158,7 +158,7 @@ class ImageRecord:
         """Image id of the original: that of the source for a copy, else the image's own."""
         return self.source_image_id or self.image_id
 
-    def placed(self, split: Split, fold: int | None) -> "ImageRecord":
+    def placed(self, split: Split | None, fold: int | None) -> "ImageRecord":
         """Return the record with a split and fold; much faster than `dataclasses.replace`, for whole tables."""
         values = list(_VALUES(self))
         values[_SPLIT], values[_FOLD] = split, fold

@@ -203,9 +203,12 @@ DATASET = Dataset(
         "Research only: it may not be sold or rented.",
         "Cite J. Suckling et al. 1994, The Mammographic Image Analysis Society Digital Mammogram Database, Exerpta "
         "Medica, International Congress Series 1069, 375-378.",
+        "Patients mias111 and mias113 show one breast (mdb221 and mdb225): no division into splits or folds separates "
+        "them, and figures count them as two patients.",
     ),
     label_table=LABEL_TABLE,
     patterns=(LABEL_TABLE, "Licence.txt", "*.pgm"),
+    same_breast={"mias113": "mias111"},
     meanings=MEANINGS,
     read_table=_table,
     check=_checked,

@@ -321,7 +321,9 @@ def _is_staged(table: Path) -> bool:
 
 DATASET = Dataset(
     name=NAME,
-    terms=Terms("Images of the site's own, from a table that it made.", "The site answers for the right to use them."),
+    terms=Terms(
+        "Images of the site's own, from a table that it made.", "The site is responsible for its right to use them."
+    ),
     label_table=LABEL_TABLE,
     image_folder=IMAGE_FOLDER,
     patterns=(LABEL_TABLE, f"{IMAGE_FOLDER}/**/*"),

@@ -46,7 +46,7 @@ FIELDS: Mapping[str, str] = {
     "finding": "kind of lesion",
     "implant": "true or false",
     "pixel_spacing_mm": "millimetres from pixel to pixel",
-    "synthetic": "true for images that no patient is behind",
+    "synthetic": "true for synthetic images, which show no patient",
     "lesions": "JSON list of circles {x, y, radius} or boxes {x_min, y_min, x_max, y_max}, in pixels from the top left",
     **dict.fromkeys(CIRCLE, "a circle around a lesion, in pixels from the top left; several rows are several lesions"),
     **dict.fromkeys(BOX, "a box around a lesion, in pixels from the top left; several rows are several lesions"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from mammopipe.processing.datasets.arranged import arranged
 from mammopipe.processing.datasets.cbis_ddsm import DATASET as CBIS_DDSM
 from mammopipe.processing.datasets.cmmd import DATASET as CMMD
+from mammopipe.processing.datasets.collection import files_below
 from mammopipe.processing.datasets.definition import Dataset, Table
 from mammopipe.processing.datasets.inbreast import DATASET as INBREAST
 from mammopipe.processing.datasets.manifest import ImageRecord
@@ -17,6 +18,7 @@ from mammopipe.processing.errors import ConfigError, LabelError
 
 MAX_REFUSED = 0.01
 """Greatest share of unusable rows; a label table with more of them is refused."""
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 DATASETS: Mapping[str, Dataset] = {
     dataset.name: dataset
     for dataset in (
@@ -53,7 +55,9 @@ def dataset_in(folder: Path, name: str | None = None) -> tuple[Dataset, Path]:
     if found:
         return found[0], found[0].find(folder)
     tables = ", ".join(dataset.label_table for dataset in asked)
-    raise ConfigError(f"{folder}: holds no label table of a known dataset ({tables})")
+    archives = [path.name for path in files_below(folder) if path.suffix.lower() in _ARCHIVES]
+    packed = f"; it holds archives, which must be unpacked first: {', '.join(archives[:3])}" if archives else ""
+    raise ConfigError(f"{folder}: holds no label table of a known dataset ({tables}){packed}")
 
 
 def dataset_named(name: str) -> Dataset:
@@ -61,6 +65,19 @@ def dataset_named(name: str) -> Dataset:
     if name not in DATASETS:
         raise ConfigError(f"dataset = {name!r}: must be one of {', '.join(DATASETS)}")
     return DATASETS[name]
+
+
+def same_breast(dataset: str, patient_id: str) -> str:
+    """Return the patient whose breast a patient shows, where the release lists a breast twice; else the patient.
+
+    Args:
+        dataset: Name of the dataset.
+        patient_id: A patient of it; in a joined set, with the dataset's name as prefix.
+    """
+    known = DATASETS[dataset].same_breast if dataset in DATASETS else {}
+    prefix = f"{dataset}-" if patient_id.startswith(f"{dataset}-") else ""
+    plain = patient_id.removeprefix(prefix)
+    return f"{prefix}{known.get(plain, plain)}"
 
 
 def read_labels(dataset: Dataset | str, path: Path) -> list[ImageRecord]:

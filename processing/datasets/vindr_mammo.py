@@ -65,7 +65,8 @@ def read_release(folder: Path) -> Table:
         try:
             if image_id in records:
                 raise ValueError("the image id occurs twice; the first row is used")
-            lesions = [_lesion(place, finding) for place, finding in found.get(image_id.casefold(), ())]
+            # A finding that the table lists twice is one lesion.
+            lesions = list(dict.fromkeys(_lesion(*finding) for finding in found.get(image_id.casefold(), ())))
             records[image_id] = _record(row, files.get(image_id.casefold(), []), folder, lesions)
         except ValueError as error:
             refused.append((image_id, f"{tables[0].name}, line {line}: {error}"))
@@ -112,7 +113,7 @@ def _one_of(row: Mapping[str, str], name: str, known: Mapping[str, _Value]) -> _
 def _findings(folder: Path) -> dict[str, list[tuple[str, Mapping[str, str]]]]:
     """Return the rows with a box, each with its table and line, by case-folded image id."""
     found: dict[str, list[tuple[str, Mapping[str, str]]]] = {}
-    for table in tables_in(folder, (FINDINGS,))[:1]:
+    for table in tables_in(folder, (FINDINGS,), spreadsheets=True)[:1]:
         for line, row in read_rows(table, FINDING_COLUMNS):
             if any(row[name].casefold() not in _EMPTY for name in _BOX):  # a row without a box has no finding
                 found.setdefault(row["image_id"].casefold(), []).append((f"{table.name}, line {line}", row))
@@ -133,9 +134,9 @@ def _lesion(where: str, row: Mapping[str, str]) -> Lesion:
 
 
 def _number(text: str) -> float:
-    """Return a number, NaN for other text."""
+    """Return a number, with a decimal point or comma; NaN for other text."""
     try:
-        return float(text)
+        return float(text.replace(",", "."))
     except ValueError:
         return math.nan
 
@@ -156,6 +157,7 @@ DATASET = Dataset(
         licence="PhysioNet Restricted Health Data License 1.5.0: research only, not to be passed on.",
         citation="Cite H. T. Nguyen et al. 2023, VinDr-Mammo: A large-scale benchmark dataset for computer-aided "
         "diagnosis in full-field digital mammography, Scientific Data 10, 277.",
+        note="The classes are readers' opinions, not pathology: what counts as malignant here need not be cancer.",
     ),
     label_table=LABEL_TABLE,
     anywhere=True,

@@ -14,6 +14,7 @@ from pydicom.uid import UID
 
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
 from mammopipe.processing.dicom.view_text import (
+    is_raw,
     is_synthetic,
     names_view,
     read_view_text,
@@ -26,11 +27,14 @@ _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _TOMOSYNTHESIS = _STORAGE + "13.1.3"
 FOR_PROCESSING_CLASSES = {_STORAGE + suffix for suffix in ("1.1.1", "1.2.1", "13.1.5")}
 """DX, Digital Mammography and Breast Projection images for processing."""
+FOR_PRESENTATION_CLASSES = {_STORAGE + suffix for suffix in ("1.1", "1.2", "13.1.4")}
+"""Their counterparts for presentation."""
+_MEDIA_CLASS = "MediaStorageSOPClassUID (0002,0002)"
 _SOP_CLASSES = {_STORAGE + suffix for suffix in ("1", "1.1", "1.2", "7", "7.2", "7.3", "13.1.4")} | {_TOMOSYNTHESIS}
 """CR, DX, Digital Mammography and Breast Projection images for presentation; Secondary Capture, used for old
 mammograms; tomosynthesis storage, which may hold a single generated 2-D image."""
 
-_TOMOGRAPHIC_KINDS = re.compile(r"TOMO|(\w+[_ -])?(SLICE|SLAB)|VOLUME|(MIP|MPR)(?![A-Z])|MAX_IP|PROJ|RECON")
+_TOMOGRAPHIC_KINDS = re.compile(r"TOMO|(\w+[_ -])?(SLICE|SLAB)|VOLUME|(MIP|MPR|DBT|3D)(?![A-Z])|MAX_IP|PROJ|RECON")
 MAX_MAGNIFICATION = 1.35
 """Greatest magnification of a contact view: thick breasts reach 1.1; magnification views have at least 1.4."""
 _MAGNIFIED = f"a magnification view (more than {MAX_MAGNIFICATION})"
@@ -57,10 +61,11 @@ _REFUSED_MEANINGS = re.compile(
 )
 """Words in the meaning of a code, of any coding scheme, for a view that does not show a whole breast."""
 _BREAST_CODES = ("76752008", "T-04000", "80248007", "T-04030", "73056007", "T-04020", "63762007")
+_BOTH, _BILATERAL_CODES = "both breasts in one image", ("51440002", "G-A102")
 BREAST_WORDS = re.compile(r"BREAST|MAMM|BRUST|SEIN|SENO|PECHO|BORST|BRYST|BR[OÖ]ST|MAMA\b|MAMELL|PIERS")
 _UNKNOWN_PARTS = ("", "UNKNOWN", "OTHER", "NONE", "UNDEFINED", "N/A", "NA", "MG")
 _PADDLE_WORDS = re.compile(
-    r"(?P<view>SPOT|CONED?\b|(?<!I)MAG(?!E))|(?P<specimen>SPECIMEN)|"
+    r"(?P<view>SPOT|CONED?\b|(?<!I)MAG(?!E)|VERGR)|(?P<specimen>SPECIMEN)|"
     r"(?P<biopsy>BIOP|STEREO|NEEDLE|(?<![A-Z])LOC|LOCALI|FENEST|PERFOR|GRID|ALPHANUM)"
 )
 _PADDLES = {
@@ -82,7 +87,7 @@ def check_is_mammogram(tags: Tags, *, sop_class: str = "", raw: bool = False) ->
         reason = rule(tags)
         if reason:
             raise NotAMammogramError(f"{tags.where}: {reason}")
-    reason = "" if raw else for_processing(tags, sop_class)
+    reason = _sop_class(tags, sop_class) or ("" if raw else for_processing(tags, sop_class))
     if reason:
         raise NotAMammogramError(f"{tags.where}: {reason}")
 
@@ -118,13 +123,15 @@ def _is_breast(region: Tags) -> bool:
     return region.concept() in _BREAST_CODES or bool(BREAST_WORDS.search(region.code(Tag.CODE_MEANING)))
 
 
-def _sop_class(tags: Tags) -> str:
-    uid = tags.text(Tag.SOP_CLASS_UID)
+def _sop_class(tags: Tags, media: str) -> str:
+    """Return why the SOP class, or else that of the file meta information, excludes the image (PS3.10 7.1)."""
+    own = tags.text(Tag.SOP_CLASS_UID)
+    uid, name = (own, label(Tag.SOP_CLASS_UID)) if own else (media, _MEDIA_CLASS)
     if uid == _TOMOSYNTHESIS and not is_synthetic(tags):
-        return f"{label(Tag.SOP_CLASS_UID)} is {_named(uid)}: not a generated 2-D image"
+        return f"{name} is {_named(uid)}: not a generated 2-D image"
     if not uid or uid in _SOP_CLASSES or uid in FOR_PROCESSING_CLASSES:
         return ""
-    return f"{label(Tag.SOP_CLASS_UID)} is {_named(uid)}: not the storage class of a 2-D mammogram"
+    return f"{name} is {_named(uid)}: not the storage class of a 2-D mammogram"
 
 
 _RAW = "raw pixels for processing; the manufacturer's images for presentation are read"
@@ -135,11 +142,13 @@ def for_processing(tags: Tags, sop_class: str = "") -> str:
     uid = tags.text(Tag.SOP_CLASS_UID)
     if uid in FOR_PROCESSING_CLASSES:
         return f"{label(Tag.SOP_CLASS_UID)} is {_named(uid)}: {_RAW}"
-    raw = re.fullmatch("FOR[ _-]?PROCESSING", tags.code(Tag.PRESENTATION_INTENT_TYPE))
-    if raw:
+    intent = tags.code(Tag.PRESENTATION_INTENT_TYPE)
+    if re.fullmatch("(FOR)?[ _-]*PROCESSING|RAW", intent):
         return _says(tags, Tag.PRESENTATION_INTENT_TYPE, _RAW)
     if not uid and sop_class in FOR_PROCESSING_CLASSES:
-        return f"MediaStorageSOPClassUID (0002,0002) is {_named(sop_class)}: {_RAW}"
+        return f"{_MEDIA_CLASS} is {_named(sop_class)}: {_RAW}"
+    if not intent and (uid or sop_class) not in FOR_PRESENTATION_CLASSES and is_raw(tags):
+        return f"{label(Tag.IMAGE_TYPE)} or a description says that they are {_RAW}"
     return ""
 
 
@@ -149,7 +158,7 @@ _REFUSED_KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "a contrast-enhanced image other than its low-energy one",
         re.compile(
-            r"ADDITION|HIGH[_ ]?ENERGY|(\w+[_ -])?(SUB(?![A-Z])|SUBTRACT|RECOMB|IODINE)|DES(?![A-Z])|DUAL[_ ]?ENERGY"
+            r"ADDITION|(HIGH|DUAL)[_ ]?ENERGY|(\w+[_ -])?((SUB|HE)(?![A-Z])|SUBTRACT|RECOMB|IODINE)|DES(?![A-Z])"
         ),
     ),
     ("a specimen", re.compile(r".*SPECIMEN")),
@@ -287,8 +296,14 @@ def _conversion(tags: Tags) -> str:
 
 
 def _both_breasts(tags: Tags) -> str:
-    both = tags.code(Tag.IMAGE_LATERALITY) == "B"
-    return _says(tags, Tag.IMAGE_LATERALITY, "both breasts in one image") if both else ""
+    stated = tags.code(Tag.IMAGE_LATERALITY)
+    if stated == "B":
+        return _says(tags, Tag.IMAGE_LATERALITY, _BOTH)
+    for region in () if stated else tags.items(Tag.ANATOMIC_REGION_SEQUENCE):
+        for modifier in region.items(Tag.ANATOMIC_REGION_MODIFIER_SEQUENCE):
+            if modifier.concept() in _BILATERAL_CODES:
+                return f"{label(Tag.ANATOMIC_REGION_MODIFIER_SEQUENCE)} has the code {modifier.concept()!r}: {_BOTH}"
+    return ""
 
 
 def _quality_control(tags: Tags) -> str:
@@ -300,7 +315,6 @@ def _quality_control(tags: Tags) -> str:
 
 _RULES: tuple[Callable[[Tags], str], ...] = (
     _modality,
-    _sop_class,
     _image_type,
     _tomosynthesis,
     _specimen,

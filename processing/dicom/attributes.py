@@ -10,8 +10,9 @@ import math
 import re
 import struct
 from enum import IntEnum
+from typing import Any
 
-from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag
 
 from mammopipe.processing.dicom.data_set import Element, Elements
 from mammopipe.processing.errors import CorruptImageError
@@ -122,6 +123,7 @@ class Tag(IntEnum):
     CALIBRATION_IMAGE = 0x00500004
     VIEW_CODE_SEQUENCE = 0x00540220
     VIEW_MODIFIER_CODE_SEQUENCE = 0x00540222
+    PRESENTATION_LUT_SEQUENCE = 0x20500010
     PRESENTATION_LUT_SHAPE = 0x20500020
     SHARED_FUNCTIONAL_GROUPS_SEQUENCE = 0x52009229
     PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE = 0x52009230
@@ -216,8 +218,21 @@ class Tags:
         return tuple(part.strip(" \0") for part in text.split("\\")) if text else ()
 
     def text(self, tag: int) -> str:
-        """Return the first value of a text attribute; "" if missing or blank."""
-        return next(iter(self.texts(tag)), "")
+        """Return the first value of a text attribute; "" if missing or blank.
+
+        Raises:
+            CorruptImageError: A code or UID that may have one value has several; free text may hold the separator.
+        """
+        texts = self.texts(tag)
+        if len(texts) > 1 and dictionary_VR(tag) in ("CS", "UI"):
+            texts = self._single(tag, tuple(text for text in texts if text))
+        return next(iter(texts), "")
+
+    def _single(self, tag: int, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the values; raise if an attribute of value multiplicity 1 has different ones (PS3.5 6.4)."""
+        if dictionary_VM(tag) == "1" and len(set(values)) > 1:
+            raise self.corrupt(tag, f"has {len(values)} values that differ; it must have one")
+        return values
 
     def codes(self, tag: int) -> tuple[str, ...]:
         """Return the values of a code attribute in capitals, because some writers break the rule of CS (PS3.5 6.2)."""
@@ -244,10 +259,10 @@ class Tags:
         """Return the values of a numeric attribute, all finite; () if missing or blank."""
         vr, data = self.vr(tag), self.data(tag)
         if vr in (*_DECIMAL, *_TEXT) or (vr not in _BINARY and dictionary_VR(tag) in _DECIMAL):
-            parts = self.texts(tag)
-            while parts and not parts[-1]:
-                parts = parts[:-1]
-            return tuple(self._decimal(tag, part) for part in parts)
+            texts = self.texts(tag)
+            while texts and not texts[-1]:
+                texts = texts[:-1]
+            return tuple(self._decimal(tag, text) for text in texts)
         if not data:
             return ()
         if vr not in _BINARY:
@@ -269,8 +284,8 @@ class Tags:
         return value
 
     def number(self, tag: int) -> float | None:
-        """Return the first value of a numeric attribute; `None` if missing."""
-        return next(iter(self.numbers(tag)), None)
+        """Return the first value of a numeric attribute; `None` if missing; raises as `text` does."""
+        return next(iter(self._single(tag, self.numbers(tag))), None)
 
     def integer(self, tag: int) -> int:
         """Return the first value of a numeric attribute; raises if it is missing or not a whole number."""

@@ -25,6 +25,7 @@ MAX_VALUE = 2**20
 _ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _SHORT = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_16)
 """Representations whose length has 16 bits; all others, also those added later, have 32 (tables 7.1-1 and 7.1-2)."""
+_OPAQUE, _ITEM_START = (b"", b"UN", b"OB"), b"\xfe\xff\x00\xe0"
 _FRAGMENTED = (b"OB", b"OW", b"OD", b"OF", b"OL", b"OV")
 
 
@@ -82,9 +83,21 @@ class DataSetReader:
         while position < end:
             header = self._header(position, end, implicit, order)
             if header.tag >= FIRST_PIXEL_TAG and header.tag >> 16 == 0x7FE0:
+                if self._everywhere:
+                    self._read_after(header, end, implicit, order, found)
                 return found, PixelHeader(header.tag, header.vr.decode("ascii"), header.length, header.start)
             position = self._element(header, end, order, found, 0)
         return found, None
+
+    def _read_after(self, pixels: _Header, end: int, implicit: bool, order: str, found: Elements) -> None:
+        """Keep the attributes after the pixel data, up to what cannot be parsed: padding, or another file."""
+        try:
+            undefined = pixels.length == UNDEFINED
+            position = self._pass_fragments(pixels.start, end, "<") if undefined else pixels.start + pixels.length
+            while position < end:
+                position = self._element(self._header(position, end, implicit, order), end, order, found, 0)
+        except CorruptImageError:
+            return
 
     def _element(self, header: _Header, end: int, order: str, found: Elements, depth: int) -> int:
         """Keep one element if it is wanted, and return where the next one starts."""
@@ -108,6 +121,8 @@ class DataSetReader:
             )
         if sequence and (wanted or self._everywhere):
             self._keep(found, header.tag, self._items(header, stop, order, depth, delimited=False)[0])
+        elif self._everywhere and not wanted and header.vr in _OPAQUE:
+            self._keep_hidden(header, stop, order, found, depth)
         elif wanted:
             if header.length > MAX_VALUE:
                 raise self._corrupt(
@@ -117,6 +132,15 @@ class DataSetReader:
             vr = header.vr.decode("ascii")
             self._keep(found, header.tag, Element(vr, self._data[header.start : stop], order == "<"))
         return stop
+
+    def _keep_hidden(self, header: _Header, stop: int, order: str, found: Elements, depth: int) -> None:
+        """Keep the items of a sequence that is stored as a plain value, as private and unknown sequences often are."""
+        if not self._data.startswith(_ITEM_START, header.start):
+            return
+        try:
+            found[header.tag] = self._items(header, stop, order, depth, delimited=False)[0]
+        except CorruptImageError:
+            return
 
     def _keep(self, found: Elements, tag: int, value: Element | Items) -> None:
         """Keep an attribute; it may occur once in a data set (7.1), so another value raises `CorruptImageError`."""

@@ -152,7 +152,9 @@ IDENTIFYING = (
 )
 """Keywords of the attributes that identify a person, in the order of their tags."""
 PATIENT_ID = 0x00100020
-_NUMBERS = frozenset(tag for keyword in IDENTIFYING if (tag := tag_for_keyword(keyword)) is not None)
+_OVERLAY_COMMENTS = frozenset(0x60004000 | group << 17 for group in range(16))
+"""Overlay Comments (60xx,4000) of each overlay group."""
+_NUMBERS = _OVERLAY_COMMENTS.union(tag for keyword in IDENTIFYING if (tag := tag_for_keyword(keyword)) is not None)
 
 
 def identity_fields(
@@ -161,7 +163,8 @@ def identity_fields(
     """Return the keywords of the filled identifying attributes, in tag order; () if there are none.
 
     Attributes inside sequences count, too: Original Attributes Sequence holds the values that a pseudonym replaced, and
-    Request Attributes Sequence holds the numbers of the order. `BurnedInAnnotation` is reported if it is YES, because
+    Request Attributes Sequence holds the numbers of the order. So do private sequences, and attributes after the pixel
+    data. `BurnedInAnnotation` is reported if it is YES, because
     the pixels may then show what the attributes do not.
 
     Args:

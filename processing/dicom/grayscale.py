@@ -152,8 +152,8 @@ def apply(
 
     Args:
         cells: uint8 or uint16. Writeable uint16 cells are overwritten.
-        bits: Number of bits of the stored value in a cell: `bits_stored`, or more where an unsigned codestream has
-            more (scanners write 12 stored bits in 16-bit codestreams).
+        bits: Number of bits of the stored value in a cell: `bits_stored`, or more where values are beyond its range
+            (scanners write 12 stored bits in 16-bit codestreams).
         shift: The lowest of these bits.
         bits_stored: Bits Stored; it determines the full range if the chain has no VOI step.
         signed: Whether stored values are signed.

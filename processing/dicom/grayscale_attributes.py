@@ -48,6 +48,11 @@ def read_chain(tags: Tags, layout: Layout, config: ReadConfig) -> tuple[Chain, F
         raise UnsupportedImageError(
             f"{tags.where}: {label(Tag.PRESENTATION_LUT_SHAPE)} is {quoted(shape)}; IDENTITY and INVERSE are read"
         )
+    if tags.has(Tag.PRESENTATION_LUT_SEQUENCE):
+        raise UnsupportedImageError(
+            f"{tags.where}: {label(Tag.PRESENTATION_LUT_SEQUENCE)} is present; of the two, only "
+            f"{label(Tag.PRESENTATION_LUT_SHAPE)} is read"
+        )
     photometric = tags.code(Tag.PHOTOMETRIC_INTERPRETATION)
     # C.8.11.3.1.2 requires INVERSE with MONOCHROME1: both mean the same inversion, so it is applied once.
     inverted = photometric == "MONOCHROME1" or shape == "INVERSE"
@@ -189,11 +194,14 @@ def _padding(tags: Tags, layout: Layout, flags: set[ImageFlag]) -> tuple[int, in
         if limit is not None:  # Type 1C: the limit has no meaning without the value.
             flags.add(ImageFlag.ATTRIBUTE_IGNORED)
         return None
-    ends = [_as_stored(int(end), layout.signed) for end in (value, value if limit is None else limit)]
+    ends = [_as_stored(int(end), layout) for end in (value, value if limit is None else limit)]
     return min(ends), max(ends)
 
 
-def _as_stored(value: int, signed: bool) -> int:
-    """Return a 16-bit value with the signedness of the pixels, whether its VR is US or SS."""
+def _as_stored(value: int, layout: Layout) -> int:
+    """Return a 16-bit value, or the bits of a stored value, with the signedness of the pixels, whatever its VR."""
     pattern = value & 0xFFFF
-    return pattern - 65536 if signed and pattern > 0x7FFF else pattern
+    if not layout.signed:
+        return pattern
+    range_of = 1 << layout.bits_stored if pattern < 1 << layout.bits_stored else 1 << 16
+    return pattern - range_of if pattern >= range_of // 2 else pattern

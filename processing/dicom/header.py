@@ -12,7 +12,14 @@ import re
 from mammopipe.processing.datasets.manifest import Laterality, View
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
 from mammopipe.processing.dicom.file import DicomFile, is_dicom, parse
-from mammopipe.processing.dicom.view_text import coded_view, find_view, is_low_energy, is_synthetic, read_view_text
+from mammopipe.processing.dicom.view_text import (
+    coded_view,
+    find_view,
+    is_low_energy,
+    is_synthetic,
+    read_view_text,
+    sides_in,
+)
 from mammopipe.processing.errors import CorruptImageError, UnsupportedImageError
 from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits
@@ -34,10 +41,6 @@ _SIDE_CODES = {
     **dict.fromkeys(("24028007", "G-A100", "73056007", "T-04020"), Laterality.RIGHT),
 }
 """Codes of left and right (CID 244), and of left and right breast."""
-_SIDE_WORDS = (
-    (re.compile(r"\b(LEFT|LBREAST|LT)\b"), Laterality.LEFT),
-    (re.compile(r"\b(RIGHT|RBREAST|RT)\b"), Laterality.RIGHT),
-)
 HIGH_RATIO = 15.0
 """Greatest Lossy Image Compression Ratio at which a mammogram's detail is not at risk."""
 PLAUSIBLE_SPACING_MM = (0.001, 10.0)
@@ -62,8 +65,7 @@ def read_laterality(tags: Tags) -> tuple[Laterality | None, Facts, Flags]:
         side = _coded_side(tags) if tag is Tag.ANATOMIC_REGION_SEQUENCE else _side(tags, tag)
         if side:
             given[tag] = side
-    part = tags.code(Tag.BODY_PART_EXAMINED)
-    named = {side for words, side in _SIDE_WORDS if words.search(part)}
+    named = sides_in(tags.code(Tag.BODY_PART_EXAMINED))
     if len(named) == 1:
         given[Tag.BODY_PART_EXAMINED] = named.pop()
     if len(set(given.values())) > 1:
@@ -85,16 +87,13 @@ def read_laterality(tags: Tags) -> tuple[Laterality | None, Facts, Flags]:
 
 def _side(tags: Tags, tag: Tag) -> Laterality | None:
     """Return the side in a code; `None` for unpaired (U), and for both (B) in a series or a frame."""
-    texts = {tags.code(tag)} if len(tags.texts(tag)) < 2 else {*tags.codes(tag)} - {""}
-    if len(texts) > 1:
-        raise tags.corrupt(tag, f"has {len(texts)} values; it must be L, R, or empty")
-    text = texts.pop() if texts else ""
+    text = tags.code(tag)
     if text in ("", "U") or (text == "B" and tag is not Tag.IMAGE_LATERALITY):
         return None
-    text = {"LEFT": "L", "RIGHT": "R"}.get(text, text)
-    if text not in list(Laterality):
+    sides = sides_in(text)
+    if len(sides) != 1:
         raise tags.corrupt(tag, f"is {quoted(tags.text(tag))}; it must be L, R, or empty")
-    return Laterality(text)
+    return sides.pop()
 
 
 def _coded_side(tags: Tags) -> Laterality | None:
@@ -104,10 +103,11 @@ def _coded_side(tags: Tags) -> Laterality | None:
         (Tag.ANATOMIC_REGION_SEQUENCE, Tag.ANATOMIC_REGION_MODIFIER_SEQUENCE),
         (Tag.PRIMARY_ANATOMIC_STRUCTURE_SEQUENCE, Tag.PRIMARY_ANATOMIC_STRUCTURE_MODIFIER_SEQUENCE),
     ):
+        items += tags.items(modifiers)  # Some writers put the modifiers beside the region instead of into its item.
         for region in tags.items(sequence):
             items += [region, *region.items(modifiers)]
     sides = {_SIDE_CODES[code] for item in items if (code := item.concept()) in _SIDE_CODES}
-    sides |= {side for item in items for words, side in _SIDE_WORDS if words.search(item.code(Tag.CODE_MEANING))}
+    sides |= {side for item in items for side in sides_in(item.code(Tag.CODE_MEANING))}
     return sides.pop() if len(sides) == 1 else None
 
 

@@ -103,7 +103,7 @@ def read_layout(tags: Tags, limits: Limits) -> Layout:
             f"{label(Tag.PHOTOMETRIC_INTERPRETATION)} is {quoted(photometric)}; a mammogram has "
             "one sample, MONOCHROME1 or MONOCHROME2"
         )
-    if frames is not None and frames != 1:
+    if frames not in (None, 0, 1):  # Some writers put 0 where there is one frame.
         raise NotAMammogramError(f"{tags.where}: {label(Tag.NUMBER_OF_FRAMES)} is {frames:g}; a mammogram is one frame")
     described = len(tags.items(Tag.PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE))
     if described > 1:
@@ -177,11 +177,7 @@ def decode(file: DicomFile, layout: Layout, config: ReadConfig = DEFAULT_CONFIG)
 
 
 def _uncompressed(array: NDArray[Any], layout: Layout, tags: Tags) -> Cells:
-    """Return the cells; unsigned values beyond Bits Stored are kept if the higher bits do not hold an overlay.
-
-    Unused bits must be 0 (PS3.5 8.1.1). In older files they may hold an overlay, which the attributes then declare.
-    Keeping a value beyond Bits Stored, as in a codestream, makes it brighter; without the higher bits it would wrap.
-    """
+    """Return the cells of uncompressed pixels; raise if their values are not where High Bit says."""
     bits, shift = layout.bits_stored, layout.shift
     if shift and array.max() < 1 << bits and (array & ((1 << shift) - 1)).any():
         raise tags.corrupt(
@@ -189,12 +185,46 @@ def _uncompressed(array: NDArray[Any], layout: Layout, tags: Tags) -> Cells:
             f"is {layout.high_bit} with {bits} bits stored, but all values fit in the lowest {bits} bits: "
             f"they are aligned to the right, as {label(Tag.HIGH_BIT)} {bits - 1} would be",
         )
-    overlay = any(tags.number(tag) for tag in OVERLAY_BIT_POSITIONS)
-    if layout.signed or overlay or shift + bits == layout.bits_allocated:
+    if any(tags.number(tag) for tag in OVERLAY_BIT_POSITIONS):
         return Cells(array, bits, shift)
-    if int(array.max()) >> shift < 1 << bits:
-        return Cells(array, bits, shift)
-    return Cells(array, layout.bits_allocated - shift, shift, beyond=True)
+    return _with_all_bits(array, layout, layout.bits_allocated - shift, tags)
+
+
+def _with_all_bits(array: NDArray[Any], layout: Layout, available: int, tags: Tags) -> Cells:
+    """Return the cells with all bits of their values, also of values beyond the range of Bits Stored.
+
+    Unused bits must be 0 or extend the sign (PS3.5 8.1.1). A value beyond Bits Stored is kept, which makes it brighter
+    (or, with a sign, darker); without the higher bits it would wrap. Signed values are extended if one is negative.
+
+    Args:
+        array: The decoded cells.
+        layout: The layout of the frame.
+        available: Number of bits, from the lowest of the stored value, that can hold unsigned values.
+        tags: The attributes, for errors.
+
+    Raises:
+        CorruptImageError: The values show that they are aligned to the left, or that their bytes are exchanged.
+    """
+    stored, shift, width = layout.bits_stored, layout.shift, 8 * array.itemsize
+    if layout.signed and stored + shift < width:
+        values = array.view(f"i{array.itemsize}")
+        least, most = int(values.min()) >> shift, int(values.max()) >> shift
+        beyond, available = least < 0 and max(-1 - least, most) >= 1 << stored - 1, width - shift
+    else:
+        beyond = available > stored and int(array.max()) >> shift >= 1 << stored
+    if not beyond:
+        return Cells(array, stored, shift)
+    if not (array & ((1 << width - stored) - 1)).any():
+        raise tags.corrupt(
+            Tag.HIGH_BIT,
+            f"is {layout.high_bit} with {stored} bits stored, but the lowest {width - stored} of all values are 0: "
+            f"they are aligned to the left, as {label(Tag.HIGH_BIT)} {width - 1} would be",
+        )
+    if stored > 8 and not ((array & 0xFF) >> stored - 8).any():
+        raise tags.corrupt(
+            Tag.BITS_STORED, f"is {stored}, but the values are beyond it unless the two bytes of each are exchanged"
+        )
+    return Cells(array, available, shift, beyond=True)
 
 
 def _native(file: DicomFile, layout: Layout) -> NDArray[Any]:
@@ -208,6 +238,10 @@ def _native(file: DicomFile, layout: Layout) -> NDArray[Any]:
         raise CorruptImageError(
             f"{where}: Pixel Data (7FE0,0010) has {present} bytes; {layout.rows} x "
             f"{layout.columns} pixels of {layout.bits_allocated} bits need {needed}"
+        )
+    if file.pixel_length - present > 1:  # The byte that pads to even length may be missing.
+        raise CorruptImageError(
+            f"{where}: Pixel Data (7FE0,0010) announces {file.pixel_length} bytes, {present} are there: truncated"
         )
     _check_surplus(file, needed, present)
     if width == 2:
@@ -271,10 +305,7 @@ def _codestream(file: DicomFile, layout: Layout, config: ReadConfig) -> Cells:
         )
     if decoded.shape != (-(-layout.rows // reduction), -(-layout.columns // reduction)) or decoded.dtype.itemsize > 2:
         raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) decodes to {decoded.dtype} {decoded.shape}")
-    # Signed: only the stored bits, because not all writers extend the sign beyond them. Unsigned: all bits of the
-    # codestream, so that a value beyond the stored bits becomes brighter and does not wrap.
-    bits = layout.bits_stored if layout.signed else max(head.precision, layout.bits_stored)
-    if decoded.dtype == np.int8 and bits > 8:
+    if decoded.dtype == np.int8 and layout.bits_stored > 8:
         decoded = decoded.astype(np.int16)
     cells = decoded.view(f"u{decoded.dtype.itemsize}")
     if codec is Codec.JPEG_LOSSLESS and int(cells.max()) >= 1 << head.precision:
@@ -283,8 +314,8 @@ def _codestream(file: DicomFile, layout: Layout, config: ReadConfig) -> Cells:
             f"{where}: Pixel Data (7FE0,0010) decodes to values beyond the {head.precision} bits of its samples: "
             "damaged"
         )
-    beyond = bits > layout.bits_stored and int(cells.max()) >= 1 << layout.bits_stored
-    return Cells(cells, bits, 0, reduction, beyond, head.lossy)
+    kept = _with_all_bits(cells, layout, max(head.precision, layout.bits_stored), file.tags)
+    return replace(kept, reduction=reduction, lossy=head.lossy)
 
 
 def _check_announced(head: Announced, layout: Layout, where: str) -> None:
@@ -296,6 +327,11 @@ def _check_announced(head: Announced, layout: Layout, where: str) -> None:
     if not 2 <= head.precision <= 16:
         raise UnsupportedImageError(
             f"{where}: Pixel Data (7FE0,0010) holds {head.precision} bits a sample; 2 to 16 are read"
+        )
+    if head.precision > layout.bits_allocated:
+        raise CorruptImageError(
+            f"{where}: Pixel Data (7FE0,0010) holds {head.precision} bits a sample; {label(Tag.BITS_ALLOCATED)} is "
+            f"{layout.bits_allocated}"
         )
 
 

@@ -49,13 +49,30 @@ _SPELLED = (
     (re.compile(r"LATERO[- ]?MEDIAL[- ]?OBLIQUE"), "LMO"),
     (re.compile(r"MEDIO[- ]?LATERAL"), "ML"),
     (re.compile(r"LATERO[- ]?MEDIAL"), "LM"),
+    (re.compile(r"\bOML\b"), "MLO"),
+    (re.compile(r"\bLAT\b"), "LATERAL"),  # Not the left axillary tail.
+    (re.compile(r"\b(VIEW|PROJECTION|BREAST|MAMMO|MG)\b"), ""),
 )
 _ABBREVIATION = re.compile(
-    r"(?P<side>LEFT|RIGHT|L|R)?[ ]?"
+    r"(?P<side>LEFT|RIGHT|LT|RT|L|R)?[ ]?"
     r"(?P<prefix>MAG|SPOT|TAN|TANG|MS|SM|M|S|ID)?[ ]?"
     r"(?P<view>XCCL|XCCM|XCC|CC|MLO|LMO|ML|LM|FB|SIO|ISO|AT)"
-    r"(?P<suffix>(?:[ ]?(?:ID|RL|RM|RI|RS|AT|NP|AC|XL|XM|MAG|SPOT|TAN|[MS]))*)[ ]?[0-9]?"
+    r"(?P<suffix>(?:[ ]?(?:ID|RL|RM|RI|RS|AT|NP|AC|XL|XM|MAG|SPOT|TAN|[MS]))*)"
+    r"(?:[ ]?(?P<after>LEFT|RIGHT|LT|RT|L|R))?[ ]?[0-9]{0,2}"
 )
+SIDE_WORDS = {
+    **dict.fromkeys(
+        ("L", "LT", "LEFT", "LBREAST", "LEFTBREAST", "LINKS", "LINKE", "GAUCHE", "IZQUIERDA", "IZQUIERDO", "SINISTRA",
+         "SINISTRO", "ESQUERDA"),
+        Laterality.LEFT,
+    ),
+    **dict.fromkeys(
+        ("R", "RT", "RIGHT", "RBREAST", "RIGHTBREAST", "RECHTS", "RECHTE", "DROIT", "DROITE", "DERECHA", "DERECHO",
+         "DESTRA", "DESTRO", "DIREITA"),
+        Laterality.RIGHT,
+    ),
+}  # fmt: skip
+"""Words for a side, in the languages that descriptions of mammograms are often written in."""
 _REFUSED_WORDS = (
     (re.compile(r"SPOT|CONE|\bS\b"), "a spot compression view"),
     (re.compile(r"(?<!I)MAG(?!E)|\bM\b|\b(ZOOM|ENLARGE)"), "a magnification view"),
@@ -88,22 +105,33 @@ class ViewText:
 
 def read_view_text(text: str) -> ViewText:
     """Return the view in a view position of any spelling: `MLO`, `R CC`, `LMLOID`, `medio-lateral oblique`."""
-    words = re.sub(r"[^A-Z0-9]+", " ", text.upper()).strip()
+    words = " ".join(_words(text))
     for pattern, abbreviation in _SPELLED:
         words = pattern.sub(abbreviation, words)
+    words = " ".join(words.split())
     match = _ABBREVIATION.fullmatch(words)
     if match is None:
         refused = next((reason for pattern, reason in _REFUSED_WORDS if pattern.search(words)), "")
         return ViewText(refused=refused, implant_displaced=words == "ID")
     suffixes = re.findall(r"ID|RL|RM|RI|RS|AT|NP|AC|XL|XM|MAG|SPOT|TAN|[MS]", match["suffix"])
     refused = next((_REFUSED_PREFIXES[each] for each in (match["prefix"], *suffixes) if each in _REFUSED_PREFIXES), "")
-    side = {"L": Laterality.LEFT, "R": Laterality.RIGHT}.get((match["side"] or "")[:1])
+    sides = {SIDE_WORDS[each] for each in (match["side"], match["after"]) if each}
+    side = sides.pop() if len(sides) == 1 else None
     name = match["view"]
     if name == "CC" and (exaggerated := {"XL", "XM"} & set(suffixes)):
         name = "XCC" + exaggerated.pop()[1]
     view = View.AT if "AT" in suffixes else View(name) if name in list(View) else None
     displaced = match["prefix"] == "ID" or "ID" in suffixes
     return ViewText(view, "" if view else name, side, displaced, refused)
+
+
+def sides_in(text: str) -> set[Laterality]:
+    """Return the sides that the words of a text name."""
+    return {SIDE_WORDS[word] for word in _words(text) if word in SIDE_WORDS}
+
+
+def _words(text: str) -> list[str]:
+    return re.sub(r"[^A-Z0-9]+", " ", text.upper()).split()
 
 
 def coded_view(item: Tags) -> str:
@@ -121,58 +149,77 @@ def names_view(item: Tags) -> bool:
 
 def find_view(text: str) -> ViewText:
     """Return the view that a description names (`Mammo R CC`); an empty result if it names none or several."""
-    words = re.split(r"[^A-Z0-9]+", text.upper())
-    found = [read_view_text(word) for word in words if word not in _ENGLISH]
+    found = [read_view_text(word) for word in _words(text) if not _ENGLISH.fullmatch(word)]
     views = {each.view or each.other for each in found if each.view or each.other}
     if len(views) != 1:
         return ViewText()
-    sides = {each.side for each in found if each.side}
-    sides |= {side for word, side in _SIDE_WORDS.items() if word in words}
+    sides = {each.side for each in found if each.side} | sides_in(text)
     first = next(each for each in found if each.view or each.other)
     return ViewText(first.view, first.other, sides.pop() if len(sides) == 1 else None, first.implant_displaced)
 
 
-_ENGLISH = ("AT", "ISO", "LM", "FB")
+_ENGLISH = re.compile(r"[LRMS]?AT|ISO|LM|FB")
 """Abbreviations that have another meaning as words of a description."""
-_SIDE_WORDS = {
-    "L": Laterality.LEFT,
-    "LT": Laterality.LEFT,
-    "LEFT": Laterality.LEFT,
-    "R": Laterality.RIGHT,
-    "RT": Laterality.RIGHT,
-    "RIGHT": Laterality.RIGHT,
-}
 
 
 _DESCRIPTIONS = (Tag.SERIES_DESCRIPTION, Tag.PROTOCOL_NAME, Tag.ACQUISITION_PROTOCOL_NAME)
+LONGEST_DESCRIPTION = 1024
+"""Greatest number of characters of a description that are searched; PS3.5 allows 64, and 1,024 for some."""
 _HOW_MADE = (*_DESCRIPTIONS, Tag.DERIVATION_DESCRIPTION, Tag.PROCESSING_DESCRIPTION)
 _GENERATED_2D = ("GENERATED_2D", "TOMO_2D")
 _SYNTHETIC_WORDS = re.compile(
-    r"\b([SC][-_ ]?VIEW|V[-_ ]?PREVIEW|INSIGHT 2D|INTELLIGENT 2D|SYNTH\w*|GENERATED[-_ ]?2D|SM2D|S2D)\b"
+    r"\b([CGS][-_ ]?VIEW|V[-_ ]?PREVIEW|INSIGHT 2D|INTELLIGENT 2D|SYNTH\w*|GENERATED[-_ ]?2D|SM2D|S2D)\b"
 )
 """Manufacturers' names of 2-D images that are computed from tomosynthesis."""
-_LOW_ENERGY_WORDS = re.compile(r"\bLOW[-_ ]?ENERGY\b")
+_VIEW = r"[LR]?(CC|MLO|ML|LM)"
+_CONTRAST = r"(CESM|CEDM|CEM|CE|CE2D|CES|TICEM)"
+_LOW_ENERGY_WORDS = re.compile(rf"\bLOW[-_ ]?ENERGY\b|\b{_CONTRAST}\b.*\b(LE|LOW)\b|\b{_VIEW} LE\b|\bLE {_VIEW}\b")
+# Descriptions are searched in capitals; a letter outside ASCII stands there as one or two characters outside \\w.
 _REFUSED_DESCRIPTIONS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("a magnification view", re.compile(r"\b(MAG|MAGNIF\w*|MAGNI|MAGVIEW|SPOTMAG|[LR]?M(CC|MLO|ML|LM))\b")),
-    ("a magnification view", re.compile(r"\b(VERGR(OE|O|.)(SS|ß)?ER|AGRANDI|INGRANDI|AMPLIAD|AMPLIACI)")),
-    ("a spot compression view", re.compile(r"\b(SPOT|SPOT[-_ ]?COMP\w*|CONE[-_ ]?COMP\w*|CONED)\b")),
+    ("a magnification view", re.compile(r"\b(MAG|MAGNIF\w*|MAGNI?|MAGVIEW|SPOTMAG|[LR]?M(CC|MLO|ML|LM))\b")),
+    ("a magnification view", re.compile(r"\b(\w*VERGR|AGRANDI|INGRANDI|AMPLIA|SUURENN|LUPE\b)|\bPOWI\W{0,2}E?KSZ")),
+    ("a magnification view", re.compile(r"\bF\W{0,2}O?RST\W{0,2}O?R(ING|RELSE)|\b(X ?1[.,][4-9]|1[.,][4-9] ?X)\b")),
+    ("a spot compression view", re.compile(r"\b(\w*SPOT|SPOT[-_ ]?COMP\w*|CONE[-_ ]?(COMP\w*|DOWN)|CONED)\b")),
+    ("a spot compression view", re.compile(r"\b(SPOTAUFN|SPOTKOMP|ZIELAUFN|PUNKTKOMP|FOCAL COMPRESSION)")),
+    (
+        "a spot compression view",
+        re.compile(r"\bCOMPRES\S* (LOCALI|FOCALI|MIRATA)|\bCLICH\S* LOCALIS|\bCENTR\S* COMPRIM"),
+    ),
     ("a tangential or cleavage view", re.compile(r"\b(TANGENTIAL|TANG|CLEAVAGE)\b")),
-    ("a specimen", re.compile(r"\b(SPECIMENS?|SURGICAL SPEC)\b")),
-    ("an image of a biopsy or another intervention", re.compile(r"\b(STEREO\w*|NEEDLE|WIRE|GALACTO\w*|DUCTO\w*)\b")),
+    ("a specimen", re.compile(r"\b(SPECIMENS?|SURGICAL SPEC)\b|\bPR(AE?|\W{1,2})PARAT|\bPI\W{0,2}E?CE OP\W{0,2}E?RAT")),
+    ("a specimen", re.compile(r"\b(PEZZO|PIEZA|PE\W{0,2}C?A) (OPERAT|QUIR|CIR)")),
+    ("an image of a biopsy or another intervention", re.compile(r"\b(STEREO\w*|NEEDLE|WIRE|(GALA[CK]|DU[CK])TO\w*)\b")),
+    (
+        "an image of a biopsy or another intervention",
+        re.compile(r"\b(LO[CK]ALI[SZ]ATION|DRAHT|REP\W{0,2}E?RAGE\b|HARPON|ARP\W{0,2}O?N\b|AGUJA|PNEUMO\w*CYST)"),
+    ),
     ("a mask or a part of an image", re.compile(r"\b(ROI MASK\w*|MASK IMAGES?|CROPPED( IMAGES?)?)\b")),
     ("an image of quality control", re.compile(r"\b(FLAT[-_ ]?FIELD\w*|CALIBRATION|PHANTOM|QC|GAIN MAP)\b")),
     ("a screenshot", re.compile(r"\bSCREEN[-_ ]?(SAVE|SHOT|CAPTURE)\b")),
     (
         "the result of another program",
-        re.compile(r"\bHEAT[-_ ]?MAPS?\b|\b(I?CAD|AI|TRANSPARA) (OVERLAY|RESULTS?|REPORT|MARKS?|SUMMARY|SECONDLOOK)\b"),
+        re.compile(
+            r"\bHEAT[-_ ]?MAPS?\b|\b(I?CAD|AI|TRANSPARA) (OVERLAY|RESULTS?|REPORT|MARKS?|SUMMARY|SECONDLOOK)\b|"
+            r"\b(DENSITY ?MAPS?|SCORE ?CARD|\w+DENSITYMAP)\b|\b(DOSE|CAPTURE|BI[- ]?RADS|IMAGES?) REPORT\b|\bDOSE SR\b"
+        ),
     ),
     (
         "a contrast-enhanced image other than its low-energy one",
-        re.compile(r"\b(RECOMB\w*|SUBTRACT\w*|HIGH[-_ ]?ENERGY|IODINE|(CESM|CEDM|CEM|CE|CE2D) (SUB|HE|REC))\b"),
+        re.compile(
+            rf"\b(RECOMB\w*|SUBTRA\w*|HIGH[-_ ]?ENERGY|IODINE)\b|\b{_CONTRAST}\b.*\b(SUB|HE|REC)\b|"
+            rf"\b{_VIEW} (SUB|HE|REC|DES|CES)\b|\b(SUB|HE|REC|DES|CES) ([LR] )?{_VIEW}\b"
+        ),
     ),
 )
+_PROGRAMS = re.compile(
+    r"\b(VOLPARA|QUANTRA|DENSITAS|PROFOUND AI|TRANSPARA|LUNIT|CMASSIST|GENIUS AI|IMAGECHECKER|SECONDLOOK|MAMMOSCREEN|"
+    r"SAIGE)"
+)
+"""Programs that store their results as images; a description that also names a view is that of a mammogram."""
+_RAW_WORDS = re.compile(r"\b(RAW|UNPROCESSED|FOR PROCESSING)\b")
 _TOMOGRAPHIC_WORDS = re.compile(
-    r"\bTOMO\w*[ _-]*(RECON\w*|SLICES?|SLABS?|PLANES?|PROJ\w*|VOLUME)\b|\bSLABS?\b|\b(SMART[ -]?SLICES?|MIP|MPR)\b"
+    r"\b(TOMO\w*|DBT)[ _-]*(RECON\w*|SLICES?|SLABS?|PLANES?|PROJ\w*|VOLUME)\b|\bSLABS?\b|"
+    r"\b(SMART[ -]?SLICES?|MIP|MPR)\b"
 )
 _PLANE_WORDS = re.compile(r"\b(SLICES?|PLANES?|PROJECTIONS?)\b")
 """Words that exclude an image where its description also names tomosynthesis, and no 2-D image."""
@@ -199,6 +246,13 @@ def is_low_energy(tags: Tags) -> bool:
     return any(_LOW_ENERGY_WORDS.search(text) for _, text in _texts(tags, _DESCRIPTIONS))
 
 
+def is_raw(tags: Tags) -> bool:
+    """Return whether Image Type or a description says that the pixels are unprocessed."""
+    kinds = (kind.replace("_", " ") for kind in image_kinds(tags))
+    texts = (text for _, text in _texts(tags, (*_DESCRIPTIONS, Tag.PROCESSING_DESCRIPTION)))
+    return any(_RAW_WORDS.search(text) for text in (*kinds, *texts))
+
+
 def tomographic_words(tags: Tags) -> str:
     """Return the description that names a slice or projection of tomosynthesis, with its word; "" if none does."""
     for tag, text in _texts(tags, _DESCRIPTIONS):
@@ -215,11 +269,20 @@ def refused_words(tags: Tags) -> str:
         for meaning, words in _REFUSED_DESCRIPTIONS:
             match = words.search(text)
             if match:
-                return f"{label(tag)} holds {match[0]!r}: {meaning}"
+                return f"{label(tag)} holds {_shown(match[0])}: {meaning}"
+        program = _PROGRAMS.search(text)
+        if tag is Tag.SERIES_DESCRIPTION and program and not find_view(text).view:
+            return f"{label(tag)} holds {program[0]!r}: the result of another program"
     return ""
 
 
+def _shown(words: str) -> str:
+    """Return the first and the last of the words that a pattern found; a name may stand between them."""
+    first, *others = words.split()
+    return repr(f"{first} ... {others[-1]}" if len(others) > 1 else words)
+
+
 def _texts(tags: Tags, names: tuple[Tag, ...]) -> Iterator[tuple[Tag, str]]:
-    """Yield each description with its text, in capitals, with blanks for underscores."""
+    """Yield each description with the start of its text, in capitals, with blanks for underscores."""
     for tag in names:
-        yield tag, " ".join(tags.codes(tag)).replace("_", " ")
+        yield tag, " ".join(tags.codes(tag)).replace("_", " ")[:LONGEST_DESCRIPTION]

@@ -14,13 +14,13 @@ from mammopipe.processing.dicom.codecs import Codec
 from mammopipe.processing.dicom.codestreams.jpeg import check_coded_data, check_scans, scans
 from mammopipe.processing.errors import CorruptImageError, NotAMammogramError, UnsupportedImageError
 from mammopipe.processing.image_flags import ImageFlag
-from mammopipe.processing.images.exif import EXIF_START, check_upright
+from mammopipe.processing.images.exif import EXIF_START, check_square, check_upright
 from mammopipe.processing.read_config import Limits
 
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """Markers of a frame header, SOF0 to SOF15 (T.81 table B.1)."""
-_APP1, _END = 0xE1, b"\xff\xd9"
+_APP0, _APP1, _END = 0xE0, 0xE1, b"\xff\xd9"
 _GREY_TOLERANCE = 4
 """Greatest difference between the channels of a grey image that was stored in colour."""
 
@@ -88,7 +88,7 @@ def _check_complete(data: bytes, image: NDArray[Any], where: str) -> None:
 
 
 def _frame(data: bytes, where: str) -> tuple[int, int, int, int]:
-    """Return precision, rows, columns and number of components of the frame header; raises if the image is turned."""
+    """Return precision, rows, columns and components of the frame header; raises if Exif or JFIF exclude the image."""
     position = 2
     while position + 10 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
@@ -98,6 +98,9 @@ def _frame(data: bytes, where: str) -> tuple[int, int, int, int]:
         if marker == _APP1 and data[position + 4 : position + 10] == EXIF_START:
             length = int.from_bytes(data[position + 2 : position + 4], "big")
             check_upright(data[position + 10 : position + 2 + length], where, "JPEG")
+        if marker == _APP0 and data[position + 4 : position + 9] == b"JFIF\0" and position + 16 <= len(data):
+            across, down = struct.unpack_from(">HH", data, position + 12)
+            check_square(across, down, where, "JPEG density (JFIF)")
         if marker in _FRAMES:
             rows, columns = (int.from_bytes(data[position + at : position + at + 2], "big") for at in (5, 7))
             return data[position + 4], rows, columns, data[position + 9]

@@ -7,6 +7,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import cv2
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
+from PIL import Image
 
 from mammopipe.processing.errors import ConfigError, CorruptImageError, NotAMammogramError, UnsupportedImageError
 from mammopipe.processing.files import written_whole
 from mammopipe.processing.image_flags import ImageFlag
-from mammopipe.processing.images.exif import check_upright
+from mammopipe.processing.images.exif import check_square, check_upright
 from mammopipe.processing.read_config import Limits
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -31,7 +33,8 @@ FULL_SCALE = 65535
 _TOKEN = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,10})(?=[\s#])")
 _LONE_CR = re.compile(rb"\r(?!\n)")
 _PADDING, _NETPBM = re.compile(rb"[\s\0]*"), re.compile(rb"P[1-7]\s")
-_PNG_COLOURS = {2: "truecolour", 3: "palette", 4: "greyscale with alpha", 6: "truecolour with alpha"}
+_PALETTE = 3
+_PNG_COLOURS = {2: "truecolour", _PALETTE: "palette", 4: "greyscale with alpha", 6: "truecolour with alpha"}
 
 
 def read_pgm(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uint16], dict[str, Any]]:
@@ -131,7 +134,7 @@ def read_png(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uin
         limits.check_size(2 * rows, columns, where)
     if depth not in (8, 16):
         raise UnsupportedImageError(f"{where}: PNG bit depth {depth}; 8 and 16 are read")
-    transparent = _check_png_chunks(data, where)
+    transparent, entries = _check_png_chunks(data, where)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -139,6 +142,8 @@ def read_png(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uin
     if image is None or image.shape[:2] != (rows, columns) or image.dtype != (np.uint16 if depth == 16 else np.uint8):
         raise CorruptImageError(f"{where}: the PNG's data cannot be decoded to {rows} x {columns} of {depth} bits")
     flags: set[ImageFlag] = set()
+    if colour == _PALETTE and entries < 256 and int(np.asarray(Image.open(BytesIO(data))).max()) >= entries:
+        raise CorruptImageError(f"{where}: a pixel of the PNG has no entry in its palette of {entries}")
     if image.ndim == 3:
         image, flags = _grey(image, colour, where), {ImageFlag.COLOUR_REMOVED}
     elif transparent and bool((image == transparent).any()):
@@ -167,13 +172,14 @@ def _png_header(data: bytes, where: str) -> tuple[int, int, int, int]:
     return columns, rows, depth, colour
 
 
-def _check_png_chunks(data: bytes, where: str) -> int:
+def _check_png_chunks(data: bytes, where: str) -> tuple[int, int]:
     """Raise unless all chunks up to IEND are complete; a decoder may silently fill missing pixels with black.
 
     Returns:
-        The grey value that tRNS makes transparent (11.3.1.1); 0 if there is none or it is black, the value of air.
+        The grey value that tRNS makes transparent (11.3.1.1), 0 if there is none or it is black, the value of air; and
+        the number of entries of the palette (11.2.2).
     """
-    position, name, transparent = len(PNG_SIGNATURE), b"", 0
+    position, name, transparent, entries = len(PNG_SIGNATURE), b"", 0, 0
     while name != b"IEND":
         if position + 12 > len(data):
             raise CorruptImageError(f"{where}: PNG ends at byte {len(data)} without an IEND chunk")
@@ -185,16 +191,21 @@ def _check_png_chunks(data: bytes, where: str) -> int:
         body = memoryview(data)[position + 4 : position + 8 + length]
         if zlib.crc32(body) != int.from_bytes(data[position + 8 + length : position + 12 + length]):
             raise CorruptImageError(f"{where}: PNG chunk {name!r} has a wrong checksum")
+        if name == b"PLTE":
+            entries = length // 3
         if name == b"tRNS" and length == 2:
             transparent = int.from_bytes(body[4:])
         if name == b"eXIf":
             check_upright(bytes(body[4:]), where, "PNG")
+        if name == b"pHYs" and length == 9:
+            across, down = struct.unpack_from(">II", body, 4)
+            check_square(across, down, where, "PNG resolution (pHYs)")
         if name == b"acTL":
             raise NotAMammogramError(f"{where}: animated PNG; a mammogram is one frame")
         position += 12 + length
     if data.find(PNG_SIGNATURE, position) >= 0:
         raise NotAMammogramError(f"{where}: a second PNG follows the first; a mammogram is one frame")
-    return transparent
+    return transparent, entries
 
 
 def write_png(path: Path, pixels: NDArray[np.uint16]) -> None:

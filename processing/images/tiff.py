@@ -20,6 +20,7 @@ from mammopipe.processing.errors import (
     NotAMammogramError,
     UnsupportedImageError,
 )
+from mammopipe.processing.images.exif import check_square
 from mammopipe.processing.read_config import Limits
 
 _BIG_SIGNATURES = (b"II+\0", b"MM\0+")
@@ -27,6 +28,9 @@ TIFF_SIGNATURES = (b"II*\0", b"MM\0*", *_BIG_SIGNATURES)
 _SUBFILE, _COLUMNS, _ROWS, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 _STRIPS, _ORIENTATION, _SAMPLES, _STRIP_BYTES, _TILE_COLUMNS, _TILE_ROWS = 273, 274, 277, 279, 322, 323
 _TILES, _TILE_BYTES, _FORMAT = 324, 325, 339
+_OLD_SUBFILE, _ROWS_PER_STRIP, _X_RESOLUTION, _Y_RESOLUTION = 255, 278, 282, 283
+_OLD_REDUCED = 2
+"""Value of the old SubfileType of a smaller copy of another image."""
 _REDUCED, _MASK = 1, 4
 """Bits of NewSubfileType: a smaller copy of another image, a transparency mask."""
 _UNCOMPRESSED = 1
@@ -44,6 +48,8 @@ _MAX_FIELDS = 4096
 """Greatest number of fields of a page; a classic TIFF may have 65,535, a BigTIFF has no limit."""
 _SMALL_TILE = 2**20
 """Tiles of up to this number of pixels may be larger than the image; writers use tiles of 256 to 1,024 a side."""
+_MOST_PADDING = 64
+"""Greatest number of bytes after the rows of an uncompressed strip."""
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _UNSIGNED = 0, 1, 1
 
 
@@ -102,7 +108,7 @@ def read_tiff(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.ui
 
 
 def read_directory(data: bytes) -> ImageFileDirectory_v2:
-    """Return the first directory of fields of a TIFF, a BigTIFF or an Exif block.
+    """Return the first directory of fields of a TIFF or a BigTIFF.
 
     Raises:
         OSError, SyntaxError, ValueError, TypeError, UserWarning, struct.error: It is damaged.
@@ -142,6 +148,19 @@ def _check_single(fields: ImageFileDirectory_v2, where: str) -> None:
     for bit, meaning in ((_REDUCED, "a reduced copy of an image"), (_MASK, "a mask")):
         if kind & bit:
             raise NotAMammogramError(f"{where}: TIFF NewSubfileType {kind}: {meaning}")
+    if _number(fields, _OLD_SUBFILE, "SubfileType", where, 0) == _OLD_REDUCED:
+        raise NotAMammogramError(f"{where}: TIFF SubfileType {_OLD_REDUCED}: a reduced copy of an image")
+    across, down = (_resolution(fields, tag) for tag in (_X_RESOLUTION, _Y_RESOLUTION))
+    check_square(across, down, where, "TIFF XResolution and YResolution")
+
+
+def _resolution(fields: ImageFileDirectory_v2, tag: int) -> float:
+    """Return a resolution; 0 if it is not stated or no number."""
+    value: Any = fields.get(tag, 0)
+    try:
+        return float(value[0] if isinstance(value, tuple) else value)
+    except (TypeError, ValueError, IndexError):
+        return 0.0
 
 
 def _check_data(fields: ImageFileDirectory_v2, data: bytes, pixels: int, needed: int, where: str) -> None:
@@ -168,6 +187,12 @@ def _check_data(fields: ImageFileDirectory_v2, data: bytes, pixels: int, needed:
     )
     if not inside or (compression == _UNCOMPRESSED and sum(counts) < needed):
         raise CorruptImageError(f"{where}: TIFF {names[0]} and {names[1]} do not lead to the image's data in the file")
+    rows = _number(fields, _ROWS, "ImageLength", where)
+    in_strip = min(rows, _number(fields, _ROWS_PER_STRIP, "RowsPerStrip", where, rows)) * (needed // rows)
+    if compression == _UNCOMPRESSED and not tiled and sum(counts) > len(counts) * (in_strip + _MOST_PADDING):
+        raise CorruptImageError(
+            f"{where}: TIFF strips have {sum(counts)} bytes; {len(counts)} of {in_strip} bytes are needed"
+        )
 
 
 def _numbers(fields: ImageFileDirectory_v2, tag: int) -> tuple[int, ...]:

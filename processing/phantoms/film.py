@@ -79,6 +79,7 @@ def make_film(
     width: int = 1024,
     density: Density | None = None,
     lesions: int = 1,
+    lesion_size: float = 1.0,
     scattered: bool = False,
     patient_seed: int | None = None,
     padded: bool = True,
@@ -95,6 +96,7 @@ def make_film(
         width: Columns of the image.
         density: Density of the tissue; by default it is drawn at random.
         lesions: Number of lesions unless the class is normal. The first has the class `label`, the others are benign.
+        lesion_size: Factor of the radius of lesions.
         scattered: Whether to draw calcifications without a centre instead of lesions.
         patient_seed: Images of one patient seed resemble each other like the two breasts of one woman.
         padded: Whether black columns flank a narrower film, as in MIAS; else a detector's image fills the frame.
@@ -110,25 +112,21 @@ def make_film(
     density = density or list(Density)[int(woman[_Stream.DENSITY].integers(3))]
     canvas = draw_anatomy(shape, (height // _WORK, film_columns), density, rng[_Stream.TISSUE], view)
     marks = draw_marks(canvas.breast, rng[_Stream.MARKS], laterality=laterality, view=view, film_edges=padded)
-    lift, circles = _draw_findings(canvas, marks.mask, rng[_Stream.LESIONS], label, lesions, scattered)
+    lift, circles = _draw_findings(canvas, marks.mask, rng[_Stream.LESIONS], label, lesions, lesion_size, scattered)
     grey = _develop(np.where(marks.mask, marks.grey, canvas.grey + lift), rng[_Stream.GRAIN])
     grey *= padded | canvas.breast | marks.mask  # a digital detector blackens everything except the breast
     masks = (canvas.breast & ~marks.mask, canvas.pectoral & ~marks.mask, marks.mask, lift > 0.03)
-    size = height, width
-    breast, pectoral, artefacts, lesion_mask = (_place_mask(mask, left, size, laterality) for mask in masks)
+    breast, pectoral, artefacts, lesion_mask = (_place_mask(mask, left, (height, width), laterality) for mask in masks)
     return Film(
-        pixels=_quantise(_place(grey, left, size, laterality), bits),
+        pixels=_quantise(_place(grey, left, (height, width), laterality), bits),
         breast=breast,
         pectoral=pectoral & breast,
         artefacts=artefacts & ~breast,
         lesion_mask=lesion_mask & breast,
         lesions=tuple(_circle(circle, left, width, laterality) for circle in circles),
-        label=label,
-        laterality=laterality,
-        view=view,
-        density=density,
-        padding=~_place_mask(np.ones_like(canvas.breast), left, size, laterality),
-    )
+        label=label, laterality=laterality, view=view, density=density,
+        padding=~_place_mask(np.ones_like(canvas.breast), left, (height, width), laterality),
+    )  # fmt: skip
 
 
 def _streams(seed: int) -> dict[_Stream, np.random.Generator]:
@@ -136,14 +134,14 @@ def _streams(seed: int) -> dict[_Stream, np.random.Generator]:
 
 
 def _draw_findings(
-    canvas: Canvas, marks: Mask, rng: np.random.Generator, label: Label, lesions: int, scattered: bool
+    canvas: Canvas, marks: Mask, rng: np.random.Generator, label: Label, lesions: int, size: float, scattered: bool
 ) -> tuple[Grey, list[Lesion]]:
     """Return how much findings lift the grey, and the circles of the lesions."""
     place = canvas.breast & ~canvas.pectoral & ~marks
     if scattered:
         return scatter_calcifications(place, canvas.depth, rng), []
     labels = [] if label is Label.NORMAL else [label, *[Label.BENIGN] * (lesions - 1)]
-    return draw_lesions(place, rng, labels)
+    return draw_lesions(place, rng, labels, size)
 
 
 def _refuse(
@@ -158,7 +156,7 @@ def _refuse(
     if not width >= 0.6 * height:
         raise ConfigError(f"height={height}, width={width}: a phantom needs a width of 0.6 times its height at least")
     if not 1 <= lesions <= 3:
-        raise ConfigError(f"lesions={lesions}: must be 1, 2 or 3, and is not heeded for a {Label.NORMAL} film")
+        raise ConfigError(f"lesions={lesions}: must be 1, 2 or 3, and is ignored for a {Label.NORMAL} film")
     if scattered and label is Label.NORMAL:
         raise ConfigError(f"scattered={scattered}: a {label} film has no calcifications")
     if not 8 <= bits <= 16:

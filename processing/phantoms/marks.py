@@ -21,16 +21,19 @@ class Marks:
     mask: Mask
 
 
-def draw_lesions(place: Mask, rng: np.random.Generator, labels: Sequence[Label]) -> tuple[Grey, list[Lesion]]:
+def draw_lesions(
+    place: Mask, rng: np.random.Generator, labels: Sequence[Label], size: float = 1.0
+) -> tuple[Grey, list[Lesion]]:
     """Return the brightness that lesions of these labels add, float32 of the shape of `place`, and their circles.
 
-    Every circle lies inside `place`, and no two overlap. Where there is little room, the lesion is smaller.
+    Every circle lies inside `place`, and no two overlap. Where there is little room, the lesion is smaller. `size` is a
+    factor of the radius.
     """
     lift = np.zeros(place.shape, np.float32)
     free = place.astype(np.uint8)
     circles = []
     for label in labels:
-        lesion, patch = _draw_lesion(free, rng, label)
+        lesion, patch = _draw_lesion(free, rng, label, size)
         half, x, y = patch.shape[0] // 2, int(lesion.x), int(lesion.y)
         top, left = max(y - half, 0), max(x - half, 0)
         part = lift[top : y + half + 1, left : x + half + 1]
@@ -40,7 +43,9 @@ def draw_lesions(place: Mask, rng: np.random.Generator, labels: Sequence[Label])
     return lift, circles
 
 
-def _draw_lesion(free: npt.NDArray[np.uint8], rng: np.random.Generator, label: Label) -> tuple[Lesion, Grey]:
+def _draw_lesion(
+    free: npt.NDArray[np.uint8], rng: np.random.Generator, label: Label, size: float
+) -> tuple[Lesion, Grey]:
     rows = free.shape[0]
     malignant = label is Label.MALIGNANT
     wanted = rng.uniform(0.055, 0.090) * rows if malignant else rng.uniform(0.030, 0.058) * rows
@@ -48,7 +53,7 @@ def _draw_lesion(free: npt.NDArray[np.uint8], rng: np.random.Generator, label: L
     room = cv2.distanceTransform(cv2.copyMakeBorder(free, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0), cv2.DIST_L2, 5)[
         1:-1, 1:-1
     ]
-    radius = min(wanted, 0.85 * float(room.max()))
+    radius = min(size * wanted, 0.85 * float(room.max()))
     candidates = np.flatnonzero(room >= 1.15 * radius)
     y, x = divmod(int(candidates[rng.integers(len(candidates))]), free.shape[1])
     patch = _spiculated(radius, rng) if malignant else _circumscribed(radius, rng)

@@ -77,7 +77,7 @@ class _Plan:
     scattered: bool = False
 
 
-def mias_films(films: int = 40, seed: int = 0) -> Iterator[tuple[str, Film]]:
+def mias_films(films: int = 40, seed: int = 0, lesion_size: float = 1.0) -> Iterator[tuple[str, Film]]:
     """Yield `("mdb001", film)`, ...: the films of `write_mias_tree` with their masks, 1024 x 1024 pixels each.
 
     A film depends only on `seed` and its own number, not on the number of films. Raises `ConfigError` if the number of
@@ -87,17 +87,18 @@ def mias_films(films: int = 40, seed: int = 0) -> Iterator[tuple[str, Film]]:
         raise ConfigError(f"films={films}: must be even, two films to a patient, from 2 to {_MOST_FILMS}")
     if seed < 0:
         raise ConfigError(f"seed={seed}: must not be negative")
-    return (_mias_film(number, seed, _plan(number)) for number in range(1, films + 1))
+    return (_mias_film(number, seed, _plan(number), lesion_size) for number in range(1, films + 1))
 
 
-def write_mias_tree(folder: Path, *, films: int = 40, seed: int = 0) -> None:
+def write_mias_tree(folder: Path, *, films: int = 40, seed: int = 0, lesion_size: float = 1.0) -> None:
     """Write `mdb001.pgm` ... (8-bit binary PGM) and, last, `Info.txt` into `folder`, in the layout of MIAS.
 
     About a third of the patients have a malignant film and a third a benign film; all other films are normal. The same
-    arguments give the same bytes. Raises `ConfigError` like `mias_films`.
+    arguments give the same bytes. `lesion_size` is a factor of the lesions' radius. Raises `ConfigError` like
+    `mias_films`.
     """
     rows = []
-    for name, film in mias_films(films, seed):
+    for name, film in mias_films(films, seed, lesion_size):
         grey = (film.pixels // 257).astype(np.uint8)
         write_bytes(folder / f"{name}.pgm", b"P5\n%d %d\n255\n" % (FILM_SIZE, FILM_SIZE) + grey.tobytes())
         rows += _table_rows(name, film)
@@ -123,7 +124,7 @@ def _plan(number: int) -> _Plan:
     return _Plan(label, lesions=2 if patient % 12 in (3, 7) else 1)
 
 
-def _mias_film(number: int, seed: int, plan: _Plan) -> tuple[str, Film]:
+def _mias_film(number: int, seed: int, plan: _Plan, lesion_size: float) -> tuple[str, Film]:
     film_seed, patient_seed = (_mix(seed, kind, value) for kind, value in ((0, number), (1, (number - 1) // 2)))
     film = make_film(
         film_seed,
@@ -132,6 +133,7 @@ def _mias_film(number: int, seed: int, plan: _Plan) -> tuple[str, Film]:
         height=FILM_SIZE,
         width=FILM_SIZE,
         lesions=plan.lesions,
+        lesion_size=lesion_size,
         scattered=plan.scattered,
         patient_seed=patient_seed,
     )

@@ -7,8 +7,10 @@ comparison.
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol
+from mammopipe.processing.datasets.registry import same_breast
 from mammopipe.processing.errors import ConfigError, LabelError
 from mammopipe.processing.splits.leakage_audit import Finding, LeakageReport, audit_leakage
 
@@ -18,6 +20,7 @@ Unit = tuple[str, str]
 """Dataset and name of a unit that is never divided: a patient, or under other protocols an original or an image."""
 Place = tuple[Split, int | None]
 """A unit's split and fold; the fold is `None` for the test split."""
+Placed = TypeVar("Placed")
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ def assign_splits(
     """Return the records with `split` and `fold` set, in unchanged order.
 
     Units (patients, by the default protocol) are stratified by their worst label and ordered by a hash of seed and id.
-    So the division depends only on the label table and is the same on every machine.
+    So the division depends only on the label table and is the same on every machine. Patients who are known to show one
+    breast (`Dataset.same_breast`) share split and fold.
 
     Args:
         records: The images; under the protocol `published`, originals and copies.
@@ -82,10 +86,11 @@ def keep_splits(records: Sequence[ImageRecord], config: SplitConfig) -> list[Ima
     """
     of_patient: dict[Unit, Split | None] = {}
     for record in records:
-        unit = SplitProtocol.PATIENT.unit(record)
+        unit = _leader(SplitProtocol.PATIENT.unit(record))
         if of_patient.setdefault(unit, record.split) is not record.split:
+            other = "" if unit[1] == record.patient_id else f", who shows a breast of patient {unit[1]},"
             raise LabelError(
-                f"image {record.image_id}: the table puts its patient in the splits {record.split} and "
+                f"image {record.image_id}: the table puts its patient{other} in the splits {record.split} and "
                 f"{of_patient[unit]}; all images of a patient belong to one split"
             )
     for split in (Split.TRAIN, Split.TEST):
@@ -115,7 +120,7 @@ def assign_folds(records: Sequence[ImageRecord], folds: int, *, seed: int, proto
     units = [protocol.unit(record) for record in records]
     worst = _worst_labels(records, units)
     order = [unit for label in Label for unit in _ordered(worst, label, seed)]
-    fold_of = {unit: place % folds for place, unit in enumerate(order)}
+    fold_of = _together({unit: place % folds for place, unit in enumerate(order)})
     return [fold_of[unit] for unit in units]
 
 
@@ -144,7 +149,17 @@ def _places(worst: Mapping[Unit, Label], config: SplitConfig) -> dict[Unit, Plac
             # Deal all strata in one sequence, so that the sizes of the folds differ by at most one patient.
             dealt += 1
             places[unit] = (Split.VALIDATION if fold == config.validation_fold else Split.TRAIN, fold)
-    return places
+    return _together(places)
+
+
+def _leader(unit: Unit) -> Unit:
+    """Return the unit whose place a unit takes: that of the same breast, where the release lists it twice."""
+    return unit[0], same_breast(*unit)
+
+
+def _together(place_of: Mapping[Unit, Placed]) -> dict[Unit, Placed]:
+    """Return the places with every breast that is listed twice in one place; nothing else moves."""
+    return {unit: place_of.get(_leader(unit), place) for unit, place in place_of.items()}
 
 
 def _ordered(worst: Mapping[Unit, Label], label: Label, seed: int) -> list[Unit]:

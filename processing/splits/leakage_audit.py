@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from mammopipe.processing.container.job import cores
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, split_digest
 from mammopipe.processing.images.image_files import ImageFiles
 from mammopipe.processing.splits.duplicate_index import FeatureStore, candidate_pairs
-from mammopipe.processing.splits.local_agreement import LEAST_HEIGHT, LOCALLY_ALIKE, local_correlation, local_match
+from mammopipe.processing.splits.local_agreement import LEAST_HEIGHT, deformed_pairs
 from mammopipe.processing.splits.near_duplicates import (
     SAME_IMAGE,
     Features,
@@ -27,6 +28,8 @@ _DIFFERENT_FEATURES = 8
 """Pairs of different images with at least this number of agreeing features give the distribution of correlations."""
 _DIFFERENT_PAIRS = 200
 """Greatest number of such pairs to measure."""
+_DETAILS = 64
+"""Number of images whose detail is kept, since pairs of the same image follow each other."""
 _DEFORMED_FEATURES = 10
 """Pairs with at least this number of agreeing features may be deformed copies; measured on mini-MIAS, elastically
 deformed by 4 % of the height."""
@@ -103,7 +106,7 @@ def audit_leakage(
     findings += [*_equal_files(whole, group_of), *_changed_labels(records)]
     with FeatureStore() as seen:
         unmatched = _look_at(whole, files, seen, group_of)
-        same, confirmation = _same_images(whole, files, seen, group_of)
+        same, confirmation, local = _same_images(whole, files, seen, group_of)
     findings += same
     checked = {
         "images": len(records),
@@ -116,7 +119,9 @@ def audit_leakage(
         "features_of_one_film": SAME_IMAGE,
         "pairs_compared_by_pixels": confirmation.pairs,
         "correlation_limit": round(confirmation.limit, 3),
-        "expected_false_alarms": float(f"{confirmation.expected_false_alarms:.2g}"),
+        "pairs_compared_place_by_place": local.pairs,
+        "limit_of_fitting_places": round(local.limit, 3),
+        "expected_false_alarms": float(f"{confirmation.expected_false_alarms + local.expected_false_alarms:.2g}"),
     }
     return LeakageReport(tuple(findings), checked)
 
@@ -154,6 +159,12 @@ def _table_findings(records: Sequence[ImageRecord], copied: Collection[Split]) -
                 "orphan-copy",
                 (record.image_id,),
                 f"image {record.image_id} is a copy of {record.source_image_id}, which the manifest lacks",
+            )
+        elif source.label is not record.label and source.label_digest in ("", split_digest(source)):
+            yield Finding(
+                "label-changed",
+                (record.image_id,),
+                f"image {record.image_id} has the label {record.label}, its source {source.image_id} {source.label}",
             )
         if record.split not in copied:
             yield Finding(
@@ -253,10 +264,11 @@ def _look_at(
 
 def _same_images(
     records: Sequence[ImageRecord], files: ImageFiles, seen: Mapping[str, Features], group_of: Mapping[str, str]
-) -> tuple[list[Finding], Confirmation]:
+) -> tuple[list[Finding], Confirmation, Confirmation]:
     """Compare the originals, and the copies that do not resemble their source, between groups: splits or folds.
 
-    A pair is a finding if both its features and its pixels agree, under one transform or place by place.
+    A pair is a finding if both its features and its pixels agree, under one transform or place by place. Returns
+    the findings, and how pixels confirmed the pairs of each kind.
     """
     by_id = {record.image_id: record for record in records}
     named = {name: _named(name) for name in seen}
@@ -266,6 +278,7 @@ def _same_images(
         [variant is not Variant.AS_IT_IS for _, variant in named.values()],
     )
 
+    @lru_cache(_DETAILS)
     def shown(name: str) -> Detail:
         image_id, variant = named[name]
         return detail(variant.of(files.pixels(by_id[image_id].path)))
@@ -273,14 +286,6 @@ def _same_images(
     def correlated(pair: tuple[str, str], found: Match) -> float | None:
         """Return the correlation of two images' pixels, registered by the match; `None` if it has no transform."""
         return None if found.transform is None else correlation(shown(pair[0]), shown(pair[1]), found.transform)
-
-    def deformed(place: int) -> tuple[int, float | None]:
-        """Return the number of features that agree place by place, and the correlation around them if they are many."""
-        pair = pairs[place]
-        found = local_match(seen[pair[0]], seen[pair[1]])
-        if not found.alike:
-            return found.agreeing, None
-        return found.agreeing, local_correlation(shown(pair[0]), shown(pair[1]), found)
 
     with ThreadPoolExecutor(cores()) as pool:
         matches = list(pool.map(lambda pair: match(seen[pair[0]], seen[pair[1]]), pairs))
@@ -292,7 +297,8 @@ def _same_images(
         confirmation = Confirmation.of(different, len(alike))
         # Without a common block, the pixels cannot be compared, and the features alone decide.
         same = {
-            place: (f"{matches[place].agreeing} features agree, different images have fewer than {SAME_IMAGE}", value)
+            place: f"{matches[place].agreeing} features agree, different images have fewer than {SAME_IMAGE}, and "
+            + ("they share no whole block of pixels" if value is None else f"their pixels correlate by {value:.2f}")
             for place, value in zip(alike, measured, strict=False)
             if value is None or value >= confirmation.limit
         }
@@ -300,34 +306,29 @@ def _same_images(
         # All prepared images have one height.
         if left and files.pixels(records[0].path).shape[0] < LEAST_HEIGHT:
             left = []
-        for place, (agreeing, value) in zip(left, pool.map(deformed, left), strict=True):
-            if value is not None and value >= confirmation.limit:
-                says = f"{agreeing} features agree place by place, different images have fewer than {LOCALLY_ALIKE}"
-                same[place] = says, value
+        deformed, local = deformed_pairs([pairs[place] for place in left], seen, shown, pool)
+        same |= {left[place]: says for place, says in deformed.items()}
     findings: list[Finding] = []
-    for place, (features_agree, value) in sorted(same.items()):
-        finding = _same_image([named[name] for name in pairs[place]], by_id, group_of, features_agree, value)
+    for place, says in sorted(same.items()):
+        finding = _same_image([named[name] for name in pairs[place]], by_id, group_of, says)
         # A pair may agree under several variants, if an image is symmetric for example: report it once.
         if all(before.images != finding.images for before in findings):
             findings.append(finding)
-    return findings, confirmation
+    return findings, confirmation, local
 
 
 def _same_image(
     pair: Sequence[tuple[str, Variant]],
     by_id: Mapping[str, ImageRecord],
     group_of: Mapping[str, str],
-    features_agree: str,
-    value: float | None,
+    says: str,
 ) -> Finding:
     records = [by_id[image_id] for image_id, _ in pair]
     first, second = sorted(records, key=lambda record: list(Split).index(record.split or Split.TEST))
     altered = next((variant for _, variant in pair if variant is not Variant.AS_IT_IS), None)
-    pixels = "they share no whole block of pixels" if value is None else f"their pixels correlate by {value:.2f}"
     return Finding(
         "same-film",
         (first.image_id, second.image_id),
         f"images {first.image_id} ({group_of[first.image_id]}) and {second.image_id} ({group_of[second.image_id]}) "
-        f"show the same image{f', one {altered}' if altered else ''}: "
-        f"{features_agree}, and {pixels}",
+        f"show the same image{f', one {altered}' if altered else ''}: {says}",
     )

@@ -2,8 +2,8 @@
 
 Local features (ORB: E. Rublee et al. 2011, ICCV) of two images must agree on one similarity transform (RANSAC).
 Rotated, scaled, deformed, re-exposed and re-encoded copies of an original agree on dozens of features; different images
-of one patient agree on fewer than `SAME_FILM`. Mirrored and inverted images have different features, so the features of
-each `Variant` of an image are compared, too. `mammopipe.processing.splits.duplicate_index` selects the pairs.
+of one patient agree on fewer than `SAME_IMAGE`. Mirrored and inverted images have different features, so the features
+of each `Variant` of an image are compared, too. `mammopipe.processing.splits.duplicate_index` selects the pairs.
 """
 
 from dataclasses import dataclass

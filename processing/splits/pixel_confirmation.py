@@ -13,19 +13,33 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mammopipe.processing.images.fine_detail import DetailScales
 from mammopipe.processing.splits.near_duplicates import HEIGHT
 
-LEAST_LIMIT, MOST_LIMIT = 0.75, 0.85
-"""Range of the limit of the correlation, whatever value follows from the number of pairs."""
 ALLOWED_FALSE_ALARMS = 0.01
 """Permitted expected number of false alarms over all pairs of a dataset; it determines the limit."""
-_USUAL_MEAN, _USUAL_DEVIATION = 0.30, 0.15
-"""Measured correlations of different images, for datasets with too few pairs to measure their own."""
 _FEW_PAIRS = 30
+
+
+@dataclass(frozen=True)
+class Range:
+    """What is known of a figure of two images before a dataset's own pairs are measured."""
+
+    least: float
+    """Least limit of the figure, whatever value follows from the number of pairs."""
+    most: float
+    """Greatest limit."""
+    mean: float
+    """Mean of the figure of different images, for datasets with too few pairs to measure their own."""
+    deviation: float
+    """Its standard deviation."""
+
+
+CORRELATION = Range(least=0.75, most=0.85, mean=0.30, deviation=0.15)
+"""The correlation of images that are aligned by one transform."""
 _BLOCK, _REACH = 32, 6
 """Side of a block and its greatest movement, in pixels at `HEIGHT` rows."""
-_FINE, _COARSE, _LOCAL = 2.0, 8.0, 16.0
-"""Standard deviations, in pixels, of the Gaussians that limit the detail and equalise its contrast."""
+_SCALES = DetailScales(fine=2.0, coarse=8.0, contrast=16.0, floor=1e-4, tissue_only=True)
 _RIM = 9
 
 
@@ -42,20 +56,20 @@ class Confirmation:
     """The limit with which the pixels of a number of pairs are compared."""
 
     limit: float
-    """Least correlation of two images of the same original."""
+    """Least figure of two images of the same original."""
     pairs: int
     """Number of pairs whose features agree and whose pixels are compared."""
     expected_false_alarms: float
     """Expected number of these pairs that exceed the limit although their images are different."""
 
     @classmethod
-    def of(cls, different: list[float], pairs: int) -> "Confirmation":
-        """Return the limit for a number of pairs, given the correlations of pairs of different images."""
+    def of(cls, different: list[float], pairs: int, known: Range = CORRELATION) -> "Confirmation":
+        """Return the limit for a number of pairs, given the figures of pairs of different images."""
         measured = len(different) >= _FEW_PAIRS
-        mean = fmean(different) if measured else _USUAL_MEAN
-        deviation = max(pstdev(different) if measured else _USUAL_DEVIATION, 1e-3)
+        mean = fmean(different) if measured else known.mean
+        deviation = max(pstdev(different) if measured else known.deviation, 1e-3)
         share = min(0.5, ALLOWED_FALSE_ALARMS / max(pairs, 1))
-        limit = min(MOST_LIMIT, max(LEAST_LIMIT, mean + deviation * NormalDist().inv_cdf(1 - share)))
+        limit = min(known.most, max(known.least, mean + deviation * NormalDist().inv_cdf(1 - share)))
         return cls(limit, pairs, pairs * NormalDist(mean, deviation).cdf(2 * mean - limit))
 
 
@@ -65,16 +79,7 @@ def detail(pixels: NDArray[np.uint16]) -> Detail:
     interpolation = cv2.INTER_AREA if pixels.shape[0] > HEIGHT else cv2.INTER_LINEAR
     image = np.asarray(cv2.resize(pixels, size, interpolation=interpolation), np.float32) / np.float32(65535)
     inside = cv2.erode((image > 0).astype(np.uint8), np.ones((_RIM, _RIM), np.uint8), borderValue=(0,))
-    weight = inside.astype(np.float32)
-
-    def mean(values: NDArray[np.float32], deviation: float) -> NDArray[np.float32]:
-        # Only over tissue: with air, the outline would appear as detail, and outlines resemble each other.
-        total = cv2.GaussianBlur(values * weight, (0, 0), deviation)
-        return np.asarray(total / np.maximum(cv2.GaussianBlur(weight, (0, 0), deviation), 1e-3), np.float32)
-
-    band = np.subtract(mean(image, _FINE), mean(image, _COARSE), dtype=np.float32)
-    even = band / (np.sqrt(mean(band * band, _LOCAL)) + np.float32(1e-4)) * weight
-    return Detail(np.asarray(even, np.float32), np.asarray(inside, np.uint8))
+    return Detail(_SCALES.of(image, inside > 0), np.asarray(inside, np.uint8))
 
 
 def correlation(first: Detail, second: Detail, transform: NDArray[np.float64]) -> float | None:

@@ -60,7 +60,7 @@ def save_model(directory: Path, classes: Sequence[str] = THREE) -> None:
 
 
 @dataclass
-class Films:
+class PhantomBodies:
     """One left MLO phantom in every form that a request may have."""
 
     pixels: NDArray[np.uint16]
@@ -200,9 +200,9 @@ def exported(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def films() -> Films:
+def films() -> PhantomBodies:
     image = make_film(4, label=Label.MALIGNANT, laterality=Laterality.RIGHT, height=400, width=320)
-    return Films(image.pixels)
+    return PhantomBodies(image.pixels)
 
 
 @pytest.fixture(scope="session")
@@ -225,7 +225,12 @@ def server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="session")
 def narrow_server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that holds one request at a time, and none for longer than three seconds."""
-    limits = {"MAMMOPIPE_WORKERS": "1", "MAMMOPIPE_MAX_WAITING": "1", "MAMMOPIPE_MAX_SECONDS": "3"}
+    limits = {
+        "MAMMOPIPE_WORKERS": "1",
+        "MAMMOPIPE_MAX_WAITING": "1",
+        "MAMMOPIPE_MAX_SECONDS": "3",
+        "MAMMOPIPE_BODY_SECONDS": "600",
+    }
     server = start(exported, tmp_path_factory.mktemp("logs"), **limits)
     poll(lambda: server.ping() == 200)
     yield server

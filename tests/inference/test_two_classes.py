@@ -22,7 +22,7 @@ from mammopipe.inference.server import capture
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.classes import TWO
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
-from mammopipe.training.model.drift_features import fit_usual
+from mammopipe.training.model.drift_features import fit_drift_reference
 from tests.inference.conftest import save_model
 from tests.inference.dicom.dicom_examples import items, name_of, phantom_exams
 from tests.inference.dicom.test_cad_report import TID_4000, breaches
@@ -89,7 +89,7 @@ def test_the_monitor_reads_its_answers(predictor: Predictor, files: list[bytes],
     description: dict[str, Any] = {
         "architecture": "modified_cnn",
         "weights_sha256": "ab" * 32,
-        "reference": {"distributions": fit_usual(records, records, shares, malignant=1)},
+        "reference": {"distributions": fit_drift_reference(records, records, shares, malignant=1)},
     }
     headers = {"content-type": DICOM}, {"content-type": "application/json"}
     for minute in range(30):

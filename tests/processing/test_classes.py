@@ -55,7 +55,7 @@ def test_with_two_classes_all_but_malignant_is_negative() -> None:
 
 
 def test_a_negative_image_is_never_guessed_to_be_normal() -> None:
-    with pytest.raises(LabelError, match="negative: is none of the classes normal, benign, malignant"):
+    with pytest.raises(LabelError, match="negative: is not one of the classes normal, benign, malignant"):
         class_index(NEGATIVE, THREE)
 
 

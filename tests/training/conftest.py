@@ -36,6 +36,7 @@ from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.archive import pack
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.registry import build_model
+from tests.support.computed_once import computed_once
 
 SHAPE = (96, 64)
 PREPROCESS = PreprocessConfig(height=SHAPE[0], width=SHAPE[1])
@@ -267,7 +268,7 @@ def judged_by_breast(screening_inputs: EvaluationBase, tmp_path_factory: pytest.
 
 
 def _evaluate(base: Path, *arguments: str) -> EvaluationBase:
-    with pytest.MonkeyPatch.context() as patch:
+    with computed_once() as patch:
         patch.setenv("MAMMOPIPE_BASE", str(base))
         main(arguments)
     return EvaluationBase(base)

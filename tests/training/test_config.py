@@ -50,7 +50,7 @@ def test_every_field_is_explained() -> None:
         ("label_smoothing", "inf", "between"),
         ("top_places", "0", "at least 1"),
         ("stride", "8", "needs cnn=one of timm, not resnet50"),
-        ("stride", "7", "must be 4, 8, 16 or 32"),
+        ("stride", "7", "must be one of 4, 8, 14, 16, 32"),
         ("stride", "16", "needs cnn=efficientnet_lite0, one of timm, not resnet50"),
         ("learns", "body", "one of all, head"),
         ("location_weight", "-1", "between"),

@@ -41,7 +41,8 @@ class EvaluationConfig(Settings):
         default=0.0,
         ge=0,
         le=1,
-        description="value of that figure below which nothing is registered, in addition to min_macro_auc; 0 is open",
+        description="value of that figure below which nothing is registered, in addition to min_macro_auc; 0 sets no "
+        "limit",
     )
     bootstrap: int = Field(
         default=500, ge=100, le=100_000, description="bootstrap samples, by patient, behind each interval"

@@ -20,11 +20,11 @@ from mammopipe.training.evaluation.data import SegmentedData
 from mammopipe.training.evaluation.fit_audit import Fit, audited
 from mammopipe.training.evaluation.pointing_game import Outputs
 from mammopipe.training.model.calibration import Calibration
-from mammopipe.training.model.drift_features import fit_usual
+from mammopipe.training.model.drift_features import fit_drift_reference
 from mammopipe.training.model.exam_scores import Level
 from mammopipe.training.model.operating_points import RATES, OperatingPoint, Rate
 from mammopipe.training.model.predictions import Floats
-from mammopipe.training.model.reference import Reference, fit_reference, some
+from mammopipe.training.model.reference import Reference, fit_reference, spaced_sample
 from mammopipe.training.model.views.breasts import breasts_of
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.model_directory import LoadedModel
@@ -52,8 +52,8 @@ def complete(
     rows = data.images(Split.VALIDATION)
     description = describe_selected(model_directory.read_description(folder), evaluation)
     logits, features = outputs.logits, outputs.features
-    reference, usual, fits = _reference(evaluation, data, model, logits, features)
-    description["reference"] = {**reference.save(folder), "distributions": usual}
+    reference, distributions, fits = _reference(evaluation, data, model, logits, features)
+    description["reference"] = {**reference.save(folder), "distributions": distributions}
     whole = audited(evaluation["leakage"], fits, [], data.records)
     whole["fitted"] = description["fitted"] = [*evaluation["fitted"], *whole["fitted"]]
     read = partial(_read, rows, data, model.input_shape)
@@ -95,8 +95,8 @@ def _reference(
     """
     rows = data.images(Split.VALIDATION)
     held = data.out_of_fold.get(evaluation["selected"]["cnn"])
-    usual = rows if held else some(data.originals(Split.TRAIN))
-    trained_on = features if held else _logits_and_features(model, data, usual)[1]
+    references = rows if held else spaced_sample(data.originals(Split.TRAIN))
+    trained_on = features if held else _logits_and_features(model, data, references)[1]
     calibration = Calibration.read(evaluation["candidates"][evaluation["selected"]["cnn"]], data.classes)
     probabilities = calibration.probabilities(held.logits if held else logits)
     malignant = data.classes.index(Label.MALIGNANT)
@@ -107,9 +107,9 @@ def _reference(
     watched = {record.image_id: record for record in (*learnt, *rows)}
     return (
         reference,
-        fit_usual(learnt, rows, probabilities, malignant=malignant),
+        fit_drift_reference(learnt, rows, probabilities, malignant=malignant),
         [
-            Fit.on("mean and covariance of the features", usual),
+            Fit.on("mean and covariance of the features", references),
             Fit.on("limits of entropy and strangeness", rows),
             Fit.on("distributions of the watched figures", list(watched.values())),
         ],

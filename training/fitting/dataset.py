@@ -142,7 +142,7 @@ def require_every_class(dataset: Counted, split: Split) -> None:
 
 
 class TrainingImages(Dataset[Item]):
-    """Training images that are varied at random each time they are used; `films[draw]` is an `Item`."""
+    """Training images that are varied at random each time they are used; `dataset[draw]` is an `Item`."""
 
     def __init__(self, images: ImageDataset, config: TrainConfig) -> None:
         """Create the dataset; the config gives the seed and the strength of the variations."""

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.errors import ConfigError, LostProcessError
 
 PORT = 29500
 """Port on which the first host listens for the others; torchrun's default."""
@@ -103,7 +103,11 @@ def launch(command: Sequence[str], variables: Mapping[str, str]) -> int:
 
 @contextmanager
 def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
-    """Join the process group that torchrun started (gloo on CPUs, nccl on GPUs); leave it on exit."""
+    """Join the process group that torchrun started (gloo on CPUs, nccl on GPUs); leave it on exit.
+
+    Raises:
+        LostProcessError: Another process of the job ended, or cannot be reached.
+    """
     local_rank = int(environment.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
@@ -114,9 +118,25 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         local_size = int(environment.get("LOCAL_WORLD_SIZE", "1"))
-        yield World(dist.get_rank(), dist.get_world_size(), device, local_rank, local_size)
+        world = World(dist.get_rank(), dist.get_world_size(), device, local_rank, local_size)
+        with _lost_process_named(world):
+            yield world
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _lost_process_named(world: World) -> Iterator[None]:
+    """Turn an error of the connection between the processes into a `LostProcessError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
+            raise
+        raise LostProcessError(
+            f"process {world.rank} of {world.size} lost the connection to the others: one of them, or its host, ended "
+            f"or cannot be reached; its log has the cause. The same job started again resumes from the last checkpoint"
+        ) from None
 
 
 def gather_rows(rows: NDArray[Any], world: World) -> NDArray[Any]:
@@ -138,6 +158,15 @@ def agree(value: Any, world: World) -> Any:
     values = [value]
     dist.broadcast_object_list(values, src=0, device=world.device)
     return values[0]
+
+
+def of_host(value: Any, world: World) -> Any:
+    """Return the value of the first process of this host, in every process."""
+    if world.size == 1:
+        return value
+    values: list[Any] = [None] * world.size
+    dist.all_gather_object(values, value)
+    return values[world.rank - world.local_rank]
 
 
 def wait_for_all(world: World) -> None:

@@ -100,7 +100,7 @@ def _maps(network: ImageNetwork, mammograms: ImageDataset) -> Tensor:
 
 
 Images = ImageDataset | ImageMaps
-Films = Images | Breasts
+ImagesOrBreasts = Images | Breasts
 """The cases that a network learns from: images, their feature maps, or breasts."""
 Learner = ImageNetwork | HeadAlone
 
@@ -110,7 +110,9 @@ def learner(network: ImageNetwork, config: TrainConfig, *images: Images) -> tupl
 
 
 @overload
-def learner(network: ImageNetwork, config: TrainConfig, *images: Films) -> tuple[Learner, list[Films]]: ...
+def learner(
+    network: ImageNetwork, config: TrainConfig, *images: ImagesOrBreasts
+) -> tuple[Learner, list[ImagesOrBreasts]]: ...
 
 
 def learner(network: ImageNetwork, config: TrainConfig, *images: Any) -> tuple[Learner, list[Any]]:

@@ -15,7 +15,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import ManifestError
 from mammopipe.processing.images.image_files import ImageFiles, decoded
 from mammopipe.training.config import Cache
-from mammopipe.training.fitting.distributed import ALONE, World, agree, wait_for_all
+from mammopipe.training.fitting.distributed import ALONE, World, of_host, wait_for_all
 
 SHARE_OF_MEMORY = 0.25
 """Proportion of the host's memory that decoded images may use with `Cache.AUTO`."""
@@ -151,10 +151,10 @@ def _shared(shape: tuple[int, ...], world: World, fill: _Fill) -> Pixels:
         pixels: Pixels = np.empty(shape, np.uint16)
         fill(pixels)
         return pixels
-    folder = Path(agree(tempfile.mkdtemp(prefix="mammopipe-") if world.leads else "", world))
+    # A folder of each host: hosts that are containers of one machine may share their temporary folder.
+    folder = Path(of_host(tempfile.mkdtemp(prefix="mammopipe-") if world.local_rank == 0 else "", world))
     path = folder / "pixels"
     if world.local_rank == 0:
-        folder.mkdir(mode=0o700, exist_ok=True)
         written: Pixels = (
             np.memmap(path, np.uint16, "w+", shape=shape) if np.prod(shape) else np.empty(shape, np.uint16)
         )

@@ -14,7 +14,7 @@ from mammopipe.processing.classes import THREE, class_index
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.fitting.dataset import TrainingImages
-from mammopipe.training.fitting.head_only import Films, Learner
+from mammopipe.training.fitting.head_only import ImagesOrBreasts, Learner
 from mammopipe.training.fitting.sampling import Draw
 from mammopipe.training.networks.network import ImageNetwork
 
@@ -69,7 +69,7 @@ def targets(
     return torch.from_numpy(found)
 
 
-def require_circles(images: Films, option: str) -> None:
+def require_circles(images: ImagesOrBreasts, option: str) -> None:
     """Raise `ConfigError`, naming the hyperparameter, if no image has a circle around a lesion of a later class."""
     marked = (lesion for record in images.records for lesion in record.lesions)
     if not any(class_index(lesion.label, images.classes) for lesion in marked):
@@ -96,7 +96,7 @@ def location_losses(places: Tensor, wanted: Tensor) -> Tensor:
 
 
 class LocatedImages(Dataset[LocatedItem]):
-    """Training images with the targets of their places; `films[draw]` is a `LocatedItem`."""
+    """Training images with the targets of their places; `dataset[draw]` is a `LocatedItem`."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class LocatedImages(Dataset[LocatedItem]):
         self.images, self.records, self.shape, self.grid = images, records, shape, grid
 
     def __getitem__(self, draw: Draw) -> LocatedItem:
-        """Return the draw's item of `films` with its targets; lesions move with the image's variation."""
+        """Return the item of the draw, an index, with its targets; lesions move with the image's variation."""
         record = self.records[draw.index]
         if isinstance(self.images, TrainingImages):
             (image, label, image_id), lesions = self.images.with_lesions(draw)

@@ -8,7 +8,7 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.checkpoint import CheckpointStore
 from mammopipe.training.fitting.distributed import ALONE, World, agree
-from mammopipe.training.fitting.head_only import Films, learner
+from mammopipe.training.fitting.head_only import ImagesOrBreasts, learner
 from mammopipe.training.fitting.run import Progress, TrainingRun
 from mammopipe.training.model.architecture import Precision
 from mammopipe.training.networks.network import ImageNetwork
@@ -16,8 +16,8 @@ from mammopipe.training.networks.network import ImageNetwork
 
 def fit(
     network: ImageNetwork,
-    train: Films,
-    validation: Films,
+    train: ImagesOrBreasts,
+    validation: ImagesOrBreasts,
     config: TrainConfig,
     *,
     pretrained: bool,
@@ -78,7 +78,7 @@ def fit(
 
 def refit(
     network: ImageNetwork,
-    images: Films,
+    images: ImagesOrBreasts,
     config: TrainConfig,
     *,
     epochs: int,

@@ -25,7 +25,7 @@ from mammopipe.training.fitting.breasts.dataset import Breasts, TrainingBreasts,
 from mammopipe.training.fitting.checkpoint import CheckpointStore
 from mammopipe.training.fitting.dataset import TrainingImages
 from mammopipe.training.fitting.distributed import World, agree
-from mammopipe.training.fitting.head_only import Films, ImageMaps, Learner
+from mammopipe.training.fitting.head_only import ImageMaps, ImagesOrBreasts, Learner
 from mammopipe.training.fitting.lesion_loss import LocatedImages, WithPlaces, grid_of, require_circles
 from mammopipe.training.fitting.optimiser import Schedule, hasten_statistics, make_optimiser, set_phase
 from mammopipe.training.fitting.sampling import EpochBatches, derived_seed, epoch_order, loss_weights
@@ -73,8 +73,8 @@ class TrainingRun:
     def __init__(
         self,
         network: Learner,
-        train: Films,
-        validation: Films,
+        train: ImagesOrBreasts,
+        validation: ImagesOrBreasts,
         config: TrainConfig,
         pretrained: bool,
         world: World,

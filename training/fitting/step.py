@@ -19,7 +19,7 @@ from mammopipe.processing.variation import may_be_mirrored
 from mammopipe.training.fitting.auxiliary.targets import AuxiliaryTargets
 from mammopipe.training.fitting.breasts.dataset import Breasts, collate
 from mammopipe.training.fitting.distributed import ALONE, World, gather_rows
-from mammopipe.training.fitting.head_only import Films, Learner
+from mammopipe.training.fitting.head_only import ImagesOrBreasts, Learner
 from mammopipe.training.fitting.lesion_loss import location_losses
 from mammopipe.training.fitting.variation.mixup import mixed_images, mixed_mean
 from mammopipe.training.metrics.choice import ChoiceFigure
@@ -222,7 +222,7 @@ class EpochResult:
 
 def predict(
     network: Learner,
-    mammograms: Films,
+    mammograms: ImagesOrBreasts,
     *,
     batch_size: int,
     precision: Precision = Precision.FLOAT32,
@@ -271,7 +271,7 @@ class Measured:
     choice: float
 
 
-def measure(logits: NDArray[np.float32], images: Films, choice: ChoiceFigure) -> Measured:
+def measure(logits: NDArray[np.float32], images: ImagesOrBreasts, choice: ChoiceFigure) -> Measured:
     """Return the cross-entropy, the macro AUC, the balanced accuracy and the figure that chooses.
 
     Args:

@@ -1,8 +1,8 @@
 """Describes the networks that can be trained and served; needs no torch.
 
 To add a network, write one file beside `training/networks/modified_cnn.py` with a function `build`, and add one line to
-`OWN`. All networks of timm are known by name (`timm_names.txt`, from the pinned version), and by the images that they
-take (`timm_inputs.txt`, which `benchmarks.studies.timm_inputs` finds out).
+`OWN`. `timm_tables/names.txt` lists the names of timm's networks in the pinned version. `timm_tables/inputs.txt` lists
+the images that each of them accepts; `benchmarks.studies.timm_inputs` writes it.
 """
 
 import difflib
@@ -97,7 +97,7 @@ class Architecture:
 
 
 TIMM = "timm_network"
-TIMM_STRIDES = (4, 8, 16, 32)
+TIMM_STRIDES = (4, 8, 14, 16, 32)
 OWN = (
     Architecture(Cnn.MODIFIED_CNN.value, "modified_cnn"),
     Architecture(Cnn.ALEXNET.value, "alexnet", has_places=False),
@@ -110,13 +110,13 @@ ARCHITECTURES = {architecture.name: architecture for architecture in OWN}
 @cache
 def timm_names() -> frozenset[str]:
     """Return the names of timm's networks, with and without their tags, as the pinned version lists them."""
-    return frozenset((files(__package__) / "timm_names.txt").read_text(encoding="utf-8").split())
+    return frozenset((files(__package__) / "timm_tables" / "names.txt").read_text(encoding="utf-8").split())
 
 
 @cache
 def _timm_inputs() -> dict[str, list[str]]:
-    """Return what `timm_inputs.txt` says of each network of timm, by its name without a tag."""
-    lines = (files(__package__) / "timm_inputs.txt").read_text(encoding="utf-8").splitlines()
+    """Return what `timm_tables/inputs.txt` says of each network of timm, by its name without a tag."""
+    lines = (files(__package__) / "timm_tables" / "inputs.txt").read_text(encoding="utf-8").splitlines()
     return {name: rest for name, *rest in (line.split(maxsplit=3) for line in lines)}
 
 
@@ -135,7 +135,7 @@ def find_architecture(name: str) -> Architecture:
 
     Raises:
         ConfigError: The name is unknown; the message suggests the nearest names. Or the network has no feature maps, or
-            takes images of one size alone.
+            takes images of one size only.
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
@@ -145,11 +145,6 @@ def find_architecture(name: str) -> Architecture:
     near = difflib.get_close_matches(name, sorted({*ARCHITECTURES, *timm_names()}), n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise ConfigError(f"cnn={name!r} must be one of {own}, or a network of timm{hint}")
-
-
-def is_network(name: object) -> bool:
-    """Return whether this is the name of a network."""
-    return isinstance(name, str) and (name in ARCHITECTURES or name in timm_names())
 
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")

@@ -17,7 +17,8 @@ Optional keys:
     fitted                 the images that each fitted value used (`mammopipe.training.evaluation.fit_audit`)
 """
 
-import math
+import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ HEAD_FILE = "head.safetensors"
 NETWORK_FILES = ("network.xml", "network.bin")
 OUTPUTS = ["logits", "maps"]
 
+_DIGEST = re.compile("[0-9a-f]{64}")
+_STEEPEST = 1000.0
+"""Greatest temperature, its greatest reciprocal, and greatest intercept: beyond, every probability would be alike."""
 _KEYS: dict[str, type | tuple[type, ...]] = {
     "schema": int,
     "architecture": str,
@@ -71,15 +75,7 @@ _OPTIONAL: dict[str, type] = {
     "engines": dict,
     "fitted": list,
 }
-_CALIBRATION_KEYS = {
-    "temperature",
-    "intercepts",
-    "method",
-    "prevalence",
-    "fitted_on",
-    "breast_rule",
-    "comparison",
-}
+_CALIBRATION_KEYS = {"temperature", "intercepts", "method", "prevalence", "fitted_on", "breast_rule", "comparison"}
 _REFERENCE_KEYS = {"fitted_on", "malignancy_deciles", "entropy_limit", "strangeness"}
 _DISTRIBUTIONS = "distributions"
 """Optional key of `reference`: the distributions of the features monitored for drift
@@ -144,7 +140,9 @@ def check_description(description: Any, where: Path) -> None:
     if unknown or missing:
         raise ConfigError(f"{where}: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}")
     for key, kind in {**_KEYS, **_OPTIONAL}.items():
-        if key in description and not isinstance(description[key], kind):
+        # JSON's true and false are integers to Python.
+        wrong_number = kind is int and isinstance(description.get(key), bool)
+        if key in description and (wrong_number or not isinstance(description[key], kind)):
             raise ConfigError(f"{where}: {key}={description[key]!r} is of the wrong type")
     _check_values(description, where)
     _check_calibration(description["calibration"], description["classes"], where)
@@ -202,6 +200,8 @@ def _check_calibration(calibration: Mapping[str, Any], classes: list[str], where
         not unknown, where, key, sorted(unknown), "an object of known keys: " + ", ".join(sorted(_CALIBRATION_KEYS))
     )
     _check_scaling(calibration, key, classes, where)
+    for name in ("method", "fitted_on"):
+        _require(isinstance(calibration.get(name), str | None), where, f"{key}.{name}", calibration.get(name), "a text")
     rule, rules = calibration.get("breast_rule"), [str(rule) for rule in BreastRule]
     _require(rule is None or rule in rules, where, f"{key}.breast_rule", rule, f"one of {', '.join(rules)}")
     shares = calibration.get("prevalence", {})
@@ -219,25 +219,28 @@ def _check_calibration(calibration: Mapping[str, Any], classes: list[str], where
 
 
 def _check_scaling(stated: Mapping[str, Any], key: str, classes: list[str], where: Path) -> None:
-    temperature, intercepts = stated.get("temperature"), stated.get("intercepts")
+    temperature: Any = stated.get("temperature")
+    intercepts = stated.get("intercepts")
     _require(
-        _is_number(temperature) and temperature != 0,
+        _is_number(temperature) and 1 / _STEEPEST <= temperature <= _STEEPEST,
         where,
         f"{key}.temperature",
         temperature,
-        "a finite number above 0",
+        f"a finite number above 0, from {1 / _STEEPEST:g} to {_STEEPEST:g}",
     )
     if intercepts is not None:
         whole = isinstance(intercepts, dict) and set(intercepts) == set(classes)
-        finite = whole and all(_is_finite(value) for value in intercepts.values())
-        _require(finite, where, f"{key}.intercepts", intercepts, "a finite number for each class")
+        finite = whole and all(_is_finite(value) and abs(value) <= _STEEPEST for value in intercepts.values())
+        rule = f"a finite number for each class, from -{_STEEPEST:g} to {_STEEPEST:g}"
+        _require(finite, where, f"{key}.intercepts", intercepts, rule)
 
 
 def _check_files(description: Mapping[str, Any], where: Path) -> None:
     """Check that `files` contains the weights and every other file of the description, with the same digests."""
-    files = description["files"]
+    files, weights = description["files"], description["weights_sha256"]
+    _require(_DIGEST.fullmatch(weights) is not None, where, "weights_sha256", weights, "a SHA-256 in hexadecimal")
     _require_files(files, where, "files")
-    relied = {WEIGHTS_FILE: description["weights_sha256"]}
+    relied = {WEIGHTS_FILE: weights}
     if "engines" in description:
         relied |= description["engines"][OPENVINO]["files"]
     if "reference" in description:
@@ -251,35 +254,40 @@ def _check_reference(reference: Mapping[str, Any], where: Path) -> None:
     _require_keys(
         {key: reference[key] for key in reference if key != _DISTRIBUTIONS}, _REFERENCE_KEYS, where, "reference"
     )
-    _require(
-        isinstance(reference.get(_DISTRIBUTIONS, {}), dict),
-        where,
-        f"reference.{_DISTRIBUTIONS}",
-        reference.get(_DISTRIBUTIONS),
-        "an object",
-    )
-    deciles, strangeness = reference["malignancy_deciles"], reference["strangeness"]
+    _check_distributions(reference.get(_DISTRIBUTIONS, {}), where)
+    deciles, limit, strangeness = (reference[key] for key in ("malignancy_deciles", "entropy_limit", "strangeness"))
     rising = (
         isinstance(deciles, list) and len(deciles) == 9 and all(map(_is_share, deciles)) and deciles == sorted(deciles)
     )
-    _require(rising, where, "reference.malignancy_deciles", deciles, "9 numbers within 0..1, none below the one before")
-    _require(
-        _is_number(reference["entropy_limit"]),
-        where,
-        "reference.entropy_limit",
-        reference["entropy_limit"],
-        "a number of nats, at least 0",
-    )
-    _require(isinstance(strangeness, dict), where, "reference.strangeness", strangeness, "an object")
-    _require_keys(strangeness, {"file", "sha256", "limit"}, where, "reference.strangeness")
-    _require_files({strangeness["file"]: strangeness["sha256"]}, where, "reference.strangeness")
-    _require(
-        _is_number(strangeness["limit"]),
-        where,
-        "reference.strangeness.limit",
-        strangeness["limit"],
-        "a number, at least 0",
-    )
+    rule = "9 numbers within 0..1, none below the one before"
+    _require(rising, where, "reference.malignancy_deciles", deciles, rule)
+    _require(_is_number(limit), where, "reference.entropy_limit", limit, "a number of nats, at least 0")
+    key = "reference.strangeness"
+    _require(isinstance(strangeness, dict), where, key, strangeness, "an object")
+    _require_keys(strangeness, {"file", "sha256", "limit"}, where, key)
+    name, limit = strangeness["file"], strangeness["limit"]
+    _require(isinstance(name, str), where, f"{key}.file", name, "the name of a file")
+    _require_files({name: strangeness["sha256"]}, where, key)
+    _require(_is_number(limit), where, f"{key}.limit", limit, "a number, at least 0")
+
+
+def _check_distributions(groups: Any, where: Path) -> None:
+    """Check the distributions of each group and feature as `distributions.Distribution` does, which needs SciPy."""
+    key = f"reference.{_DISTRIBUTIONS}"
+    whole = isinstance(groups, dict) and all(isinstance(features, dict) for features in groups.values())
+    _require(whole, where, key, groups, "an object of objects")
+    for group, features in groups.items():
+        for name, stated in features.items():
+            place = f"{key}.{group}.{name}"
+            _require(isinstance(stated, dict), where, place, stated, "an object")
+            _require_keys(stated, {"edges", "counts", "exams"}, where, place)
+            edges, counts, exams = stated["edges"], stated["counts"], stated["exams"]
+            rising = isinstance(edges, list) and all(map(_is_finite, edges)) and edges == sorted(set(edges))
+            _require(rising, where, f"{place}.edges", edges, "rising finite numbers")
+            counted = isinstance(counts, list) and len(counts) == len(edges) + 1 and all(map(_is_count, counts))
+            _require(counted, where, f"{place}.counts", counts, "whole numbers, one more than edges")
+            few = _is_count(exams) and 0 < exams <= sum(counts)
+            _require(few, where, f"{place}.exams", exams, "a whole number, from 1 to the number of images")
 
 
 def _check_engines(engines: Mapping[str, Any], where: Path) -> None:
@@ -304,7 +312,7 @@ def _check_engines(engines: Mapping[str, Any], where: Path) -> None:
 def _require_files(files: Any, where: Path, key: str) -> None:
     """Reject names that could lie outside of the model directory and values that cannot be a digest."""
     plain = isinstance(files, dict) and all(
-        isinstance(name, str) and isinstance(digest, str) and name == Path(name).name and len(digest) == 64
+        isinstance(name, str) and name == Path(name).name and isinstance(digest, str) and _DIGEST.fullmatch(digest)
         for name, digest in files.items()
     )
     _require(plain, where, key, files, "plain file names with their SHA-256")
@@ -318,7 +326,12 @@ def _require_keys(value: Mapping[str, Any], keys: set[str], where: Path, key: st
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+    # The comparison is false for NaN, and for whole numbers that no float can hold.
+    return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_number(value: Any) -> bool:

@@ -32,7 +32,7 @@ REFERENCE_ERRORS = 1.25
 """Standard errors of the reference's mean that do not count as a shift. A higher value would hide small shifts for
 months. A lower value would exceed the false alarm budget, because the reference is itself a random sample
 (`docs/how-to/drift.md`)."""
-_USUAL_SPREAD = 0.9
+_MIN_SPREAD = 0.9
 """Standard deviation of the normal scores of ten equal bins, rounded down."""
 _HALF = 0.5
 """Count added to each bin, so that the logarithm of an empty bin is defined."""
@@ -103,7 +103,7 @@ class Distribution:
         raw = np.array([NormalDist().inv_cdf(float(middle)) for middle in middles])
         mean = float((shares * raw).sum())
         spread = math.sqrt(float((shares * np.square(raw - mean)).sum()))
-        return (raw - mean) / max(spread, _USUAL_SPREAD)
+        return (raw - mean) / max(spread, _MIN_SPREAD)
 
 
 def _count(values: Floats, edges: Floats) -> Floats:

@@ -55,7 +55,7 @@ def groups_of(machine: str, site: str) -> list[str]:
     return [EVERYTHING, *named, *([f"site {site}"] if site else [])]
 
 
-def fit_usual(
+def fit_drift_reference(
     trained_on: Sequence[ImageRecord], validation: Sequence[ImageRecord], probabilities: Floats, *, malignant: int
 ) -> dict[str, Any]:
     """Fit the distributions and return the JSON values of `reference.distributions`.

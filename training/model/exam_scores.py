@@ -62,19 +62,19 @@ def cases_of(predictions: Predictions, calibration: Calibration, rule: BreastRul
     }
 
 
-def combine(parts: Cases, names: np.ndarray[tuple[int], np.dtype[np.str_]], level: Level, rule: BreastRule) -> Cases:
-    """Combine parts with the same name into cases, sorted by name.
+def combine(cases: Cases, names: np.ndarray[tuple[int], np.dtype[np.str_]], level: Level, rule: BreastRule) -> Cases:
+    """Combine cases of the same name into cases, sorted by name.
 
     Args:
-        parts: Cases of the lower level.
-        names: (parts,), the case that each part belongs to.
+        cases: Cases of the lower level.
+        names: (cases,), the combined case that each of them belongs to.
         level: Level of the result.
         rule: How scores are combined.
     """
     _, first, index = np.unique(names, return_index=True, return_inverse=True)
     malignant = np.zeros(len(first), np.int64)
-    np.maximum.at(malignant, index, parts.malignant)
-    return Cases(level, malignant, _combined(parts.scores, index, len(first), rule), parts.images[first])
+    np.maximum.at(malignant, index, cases.malignant)
+    return Cases(level, malignant, _combined(cases.scores, index, len(first), rule), cases.images[first])
 
 
 def _combined(scores: Floats, index: Integers, cases: int, rule: BreastRule) -> Floats:

@@ -46,7 +46,7 @@ def fastest_precision() -> Precision:
 def read_network(path: Path) -> Any:
     """Read a network for `CompiledNetwork`; its weights are mapped from the file beside it.
 
-    To compile a network in two formats, read it once: both then share the mapped pages of the file.
+    To compile a network in two formats, read it once.
     """
     return _core().read_model(os.fspath(path))
 

@@ -45,6 +45,9 @@ class Rate:
         for number in (self.value, self.low, self.high):
             if number is not None and not (_is_number(number) and 0 <= number <= 1):
                 raise ValueError(f"{number!r} must be a share, from 0 to 1")
+        bounds = [bound for bound in (self.low, self.high) if bound is not None]
+        if len(bounds) == 1 or bounds != sorted(bounds):
+            raise ValueError(f"the interval {self.low!r} to {self.high!r} must have two ends, the lower one first")
 
     @classmethod
     def of(cls, figure: Mapping[str, Any]) -> Self:
@@ -198,6 +201,9 @@ def _point(goal: Goal, values: Any, key: str, where: Path | str) -> OperatingPoi
             raise ConfigError(
                 f"{where}: {key}: {counts} must be whole numbers, patients and malignant from 1 to the number of cases"
             )
+        share = counts["malignant"] / counts["cases"]
+        if "prevalence" in values and values["prevalence"] != share:
+            raise ConfigError(f"{where}: {key}.prevalence={values['prevalence']!r} must be malignant / cases, {share}")
         sensitivity, specificity, recall_rate, ppv = (_rate(values, name) for name in RATES)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
@@ -212,7 +218,8 @@ def _rate(values: Mapping[str, Any], name: str) -> Rate:
     stored = values[name]
     if isinstance(stored, Mapping):
         return Rate.of(stored)
-    low, high = values["intervals"][name] or (None, None)
+    interval = values["intervals"][name]
+    low, high = (None, None) if interval is None else interval
     return Rate(stored, low, high)
 
 

@@ -102,8 +102,8 @@ class Reference:
         return float(strangeness_of(features[None], self.arrays)[0])
 
 
-def some(items: Sequence[T]) -> Sequence[T]:
-    """Return at most `MOST_FILMS` of the items, evenly spaced."""
+def spaced_sample(items: Sequence[T]) -> Sequence[T]:
+    """Return at most `MOST_IMAGES` of the items, evenly spaced."""
     return items[:: -(-len(items) // MOST_IMAGES)] if len(items) > MOST_IMAGES else items
 
 
@@ -154,8 +154,8 @@ def fit_distribution(features: Floats) -> dict[str, Floats]:
     from sklearn.covariance import ledoit_wolf
 
     mean, deviation = features.mean(axis=0), features.std(axis=0)
-    usual = float(np.median(deviation[deviation > 0])) if (deviation > 0).any() else 1.0
-    scale = np.maximum(deviation, _LEAST_SPREAD * usual)
+    median = float(np.median(deviation[deviation > 0])) if (deviation > 0).any() else 1.0
+    scale = np.maximum(deviation, _LEAST_SPREAD * median)
     scaled = (features - mean) / scale
     count = min(_AXES, max(1, len(features) // _IMAGES_AN_AXIS), scaled.shape[1])
     axes = np.linalg.svd(scaled, full_matrices=False)[2][:count]

@@ -58,7 +58,7 @@ _STAGES = (
 
 
 def build(name: str, options: BuildOptions) -> ImageNetwork:
-    """Return the network as a `FilmNetwork`, with its layers in the order of computation.
+    """Return the network as a `ImageNetwork`, with its layers in the order of computation.
 
     `_last` gives the feature maps: (N, 1280, H / 32, W / 32), or (N, 224, H / 16, W / 16) at a stride of 16, which
     uses the maps before the final downsampling. `_fc` is the classifier.

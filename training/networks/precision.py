@@ -9,7 +9,7 @@ from torch import nn
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import Precision
 
-FILMS, ROUNDS = 8, 2
+IMAGES, ROUNDS = 8, 2
 """Images per timed step, and steps in each format. With fewer images, the weights would dominate the time."""
 WORTH_IT = 1.1
 """Minimum speed-up with which 16 bits are chosen. A smaller one could be due to chance."""
@@ -43,7 +43,7 @@ def choose_precision(
     # Measure the processor time of one thread, so that the machine's other load does not change the choice.
     torch.set_num_threads(1)
     try:
-        seconds = _measure(network.train(), torch.zeros(FILMS, 1, *shape).to(memory_format=torch.channels_last))
+        seconds = _measure(network.train(), torch.zeros(IMAGES, 1, *shape).to(memory_format=torch.channels_last))
     finally:
         torch.set_num_threads(threads)
         network.load_state_dict(state)

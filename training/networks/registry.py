@@ -1,4 +1,4 @@
-"""Builds networks by name; `build_model` returns each as a `FilmNetwork`."""
+"""Builds networks by name; `build_model` returns each as a `ImageNetwork`."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -60,7 +60,7 @@ def build_model(
     if count < 2:
         raise ConfigError(f"classes={classes!r}: a classifier needs at least two")
     if stride not in architecture.strides:
-        raise ConfigError(f"stride={stride}: cnn={name} has feature maps at stride {architecture.stated_strides} alone")
+        raise ConfigError(f"stride={stride}: cnn={name} has feature maps only at stride {architecture.stated_strides}")
     if pooling is not Pooling.MEAN and not architecture.has_places:
         raise ConfigError(f"pooling={pooling}: cnn={name} has no logits of single places")
     with torch.random.fork_rng(devices=[]):

@@ -21,10 +21,18 @@ from mammopipe.training.networks.layers import Dropout, Normalise, SharedDropPat
 from mammopipe.training.networks.network import BuildOptions, ImageNetwork, State, classifier
 from mammopipe.training.networks.pretrained import unwrapped
 
-_VARIANTS: tuple[Mapping[str, Any], ...] = ({}, {"strict_img_size": False}, {"dynamic_img_size": True})
-"""Options of timm, tried in this order, with which a network accepts images of any size."""
-_PROBES = ((128, 96), (448, 448))
-"""Sizes of the images, tried in this order, by which the feature maps are found; some networks need large ones."""
+_WITHOUT_POOLING: Mapping[str, Any] = {"global_pool": ""}
+_VARIANTS: tuple[Mapping[str, Any], ...] = (
+    _WITHOUT_POOLING,
+    {**_WITHOUT_POOLING, "strict_img_size": False},
+    {**_WITHOUT_POOLING, "dynamic_img_size": True},
+    {},
+)
+"""Options of timm, tried in this order, with which a network accepts images of any size. A network whose pooling cannot
+be left out is pruned behind its last feature maps."""
+_PROBES = ((128, 96), (448, 672))
+"""Sizes of the images, tried in this order, by which the feature maps are found. Some networks need large ones. No
+network's own size has such sides, so that an option is found with which a network takes other sizes, too."""
 
 
 class Trunk(nn.Module):
@@ -42,20 +50,22 @@ class Trunk(nn.Module):
         self.network = network
         self._taken: int | None = None
         self._last = False
-        if stride != 32:
-            self._taken, self._last = _stage_at(name, network, stride)
+        shape, probe = self._probed() if stride == 32 else ((), _PROBES[0])
+        if not _are_maps(shape):
+            self._taken, self._last = _stage_at(name, network, stride, shape)
             network.prune_intermediate_layers(  # type: ignore[operator]
                 [self._taken], prune_norm=not self._last, prune_head=True
             )
-        self._transposed, self.channels = self._layout(name, stride)
+            shape, probe = self._probed()
+        self._transposed, self.channels = _layout(name, shape, probe, stride)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the feature maps, (N, channels, h, w), of normalised images, (N, 3, H, W)."""
         maps = self._raw(images)
         return maps.permute(0, 3, 1, 2) if self._transposed else maps
 
-    def _layout(self, name: str, stride: int) -> tuple[bool, int]:
-        """Return whether channels come last, and their number, by the first probe that the network takes."""
+    def _probed(self) -> tuple[tuple[int, ...], tuple[int, int]]:
+        """Return the shape of the output for the first probe that the network takes, and that probe's size."""
         for probe in _PROBES:
             try:
                 with torch.inference_mode():
@@ -64,7 +74,8 @@ class Trunk(nn.Module):
             except (RuntimeError, AssertionError, ValueError):
                 if probe == _PROBES[-1]:
                     raise
-        return _layout(name, maps, probe, stride)
+        # Several outputs, as of a network that was distilled, are no feature maps.
+        return tuple(maps.shape) if isinstance(maps, Tensor) else (), probe
 
     def _raw(self, images: Tensor) -> Tensor:
         if self._taken is None:
@@ -77,7 +88,7 @@ class Trunk(nn.Module):
 
 
 def build(name: str, options: BuildOptions) -> ImageNetwork:
-    """Return a network of timm as a `FilmNetwork`; raises `ConfigError` for a network without feature maps."""
+    """Return a network of timm as an `ImageNetwork`; raises `ConfigError` for a network without feature maps."""
     trunk = trunk_of(name, options)
     own: Any = trunk.network.pretrained_cfg
     body = nn.Sequential(
@@ -115,7 +126,7 @@ def trunk_of(name: str, options: BuildOptions, **changes: Any) -> Trunk:
     for variant in _VARIANTS:
         try:
             network = timm.create_model(
-                name, pretrained=False, num_classes=0, global_pool="", **stochastic, **variant, **changes
+                name, pretrained=False, num_classes=0, **stochastic, **variant, **changes
             ).eval()
             trunk = Trunk(name, network, options.stride)
         except (TypeError, AssertionError, RuntimeError, ValueError) as error:
@@ -129,28 +140,34 @@ def trunk_of(name: str, options: BuildOptions, **changes: Any) -> Trunk:
     )
 
 
-def _stage_at(name: str, network: nn.Module, stride: int) -> tuple[int, bool]:
-    """Return the index of the network's last stage with this stride, and whether it is the last stage overall."""
+def _stage_at(name: str, network: nn.Module, stride: int, shape: tuple[int, ...]) -> tuple[int, bool]:
+    """Return the index of the network's last stage with this stride, and whether it is the last stage overall.
+
+    `shape` is that of the network's own output, for the message of the `ConfigError` if there is no such stage.
+    """
     stages = getattr(network, "feature_info", None)
     found = [index for index, stage in enumerate(stages or []) if stage["reduction"] == stride]
     if not found or not hasattr(network, "forward_intermediates"):
-        raise ConfigError(f"stride={stride}: cnn={name} has no feature maps at that distance")
+        own = f", and its output of the shape {shape} is none" if shape else ""
+        raise ConfigError(f"stride={stride}: cnn={name} has no feature maps (N, channels, h, w) at that distance{own}")
     return found[-1], found[-1] == len(stages or []) - 1
 
 
-def _layout(name: str, maps: Tensor, probe: tuple[int, int], stride: int) -> tuple[bool, int]:
+def _are_maps(shape: tuple[int, ...]) -> bool:
+    """Return whether an output of this shape has places."""
+    return len(shape) == 4 and shape[2] >= 1 and shape[2:] != (1, 1)
+
+
+def _layout(name: str, shape: tuple[int, ...], probe: tuple[int, int], stride: int) -> tuple[bool, int]:
     """Return whether channels come last, and their number; raises `ConfigError` if the output is not a feature map."""
-    if not isinstance(maps, Tensor):
-        raise ConfigError(f"cnn={name}: its output has {len(maps)} parts; feature maps (N, channels, h, w) are needed")
-    shape, expected = tuple(maps.shape), tuple(-(-side // stride) for side in probe)
-    if len(shape) == 4 and shape[2] >= 1 and shape[2:] != (1, 1):
-        if shape[1:3] == expected and shape[2:] != expected:
-            return True, shape[3]
-        return False, shape[1]
-    raise ConfigError(
-        f"cnn={name}: its output for an image of {probe[0]} x {probe[1]} pixels has the shape {shape}; "
-        f"feature maps (N, channels, h, w) are needed; vision transformers have them with stride=16"
-    )
+    if not _are_maps(shape):
+        raise ConfigError(
+            f"stride={stride}: cnn={name}: its output for an image of {probe[0]} x {probe[1]} pixels has the shape "
+            f"{shape}; feature maps (N, channels, h, w) are needed"
+        )
+    expected = tuple(-(-side // stride) for side in probe)
+    last = shape[1:3] == expected and shape[2:] != expected
+    return last, shape[3 if last else 1]
 
 
 def _share_randomness(trunk: nn.Module) -> None:

@@ -48,8 +48,17 @@ def render(evaluation: Mapping[str, Any], pictures: Mapping[str, Picture]) -> st
         legend_of=legend_of,
     )
     return pages.get_template(TEMPLATE).render(
-        evaluation=evaluation, case=evaluation["level"], pictures=pictures, reproducibility=STATEMENT
+        evaluation=evaluation,
+        case=evaluation["level"],
+        pictures=pictures,
+        reproducibility=STATEMENT,
+        notes=[] if evaluation["synthetic"] else release_notes(evaluation["dataset"]),
     )
+
+
+def release_notes(dataset: str) -> list[str]:
+    """Return what a reader must know about the releases of a dataset, or of several, `first+second`."""
+    return [DATASETS[name].terms.note for name in dataset.split("+") if name in DATASETS and DATASETS[name].terms.note]
 
 
 def levels(evaluation: Mapping[str, Any], path: str) -> dict[str, str]:

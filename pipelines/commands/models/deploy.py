@@ -29,7 +29,7 @@ def add(subparsers: "Subparsers") -> None:
     )
     identified(parser, default=None)
     aws = parser.add_mutually_exclusive_group()
-    aws.add_argument("--package", metavar="ARN", help="serve this approved package on AWS, without down time")
+    aws.add_argument("--package", metavar="ARN", help="serve this approved package on AWS, without downtime")
     aws.add_argument("--rollback", action="store_true", help="serve the approved package before the one on AWS now")
     parser.add_argument("--no-wait", action="store_true", help="with --package or --rollback: do not wait for the end")
     configured(parser)
@@ -44,7 +44,7 @@ def add_delete(subparsers: "Subparsers") -> None:
     parser.add_argument(
         "--endpoint", metavar="NAME", help="delete this endpoint of the configuration on AWS, a candidate or approved"
     )
-    parser.add_argument("--yes", action="store_true", help="with --endpoint: do not ask")
+    parser.add_argument("--yes", action="store_true", help="with --endpoint: delete without asking")
     configured(parser)
     parser.set_defaults(command=delete)
 
@@ -56,7 +56,8 @@ def deploy(options: argparse.Namespace) -> int:
         refuse(options, "capture", rule="of an endpoint on this machine; on AWS, endpoint.capture_percent captures")
         if options.id:
             raise ConfigError(
-                f"{options.id}: a run's ID is for this machine; on AWS, --package ARN or --rollback says what is served"
+                f"{options.id}: a run's ID is for this machine; on AWS, --package ARN or --rollback states what is "
+                "served"
             )
     else:
         of_aws = ("no_wait", "recipe", "config", "profile", "dataset", "protocol", "cnns")
@@ -92,9 +93,7 @@ def _deploy_here(options: argparse.Namespace) -> int:
         )
     archive = folder.path / "model.tar.gz"
     if not archive.is_file():
-        raise ConfigError(
-            f"run {folder.id} has no model.tar.gz: it did not come that far (mammopipe status {folder.id})"
-        )
+        raise ConfigError(f"run {folder.id} has no model.tar.gz: it ended before that (mammopipe status {folder.id})")
     unpack_model(archive, folder.path / "endpoint" / "model")
     with waiting("starting the endpoint"):
         endpoint = local_endpoint.serve(
@@ -121,7 +120,9 @@ def delete(options: argparse.Namespace) -> int:
     """Stop the endpoint that a run keeps, or delete one on AWS."""
     if options.endpoint:
         if options.id:
-            raise ConfigError(f"{options.id}: a run's ID is for this machine; on AWS, --endpoint NAME says what goes")
+            raise ConfigError(
+                f"{options.id}: a run's ID is for this machine; on AWS, --endpoint NAME states what is deleted"
+            )
         return _delete_on_aws(options)
     of_aws = ("yes", "recipe", "config", "profile", "dataset", "protocol", "cnns", "assignments")
     refuse(options, *of_aws, rule="only with --endpoint")

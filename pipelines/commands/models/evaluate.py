@@ -23,7 +23,7 @@ def add(subparsers: "Subparsers") -> None:
     parser = command(
         subparsers,
         "evaluate",
-        "judge a model on a labelled dataset that it has never seen: figures, calibration, drift, one report",
+        "evaluate a model on a labelled dataset that it has never seen: figures, calibration, drift, one report",
         "evaluate runs/latest/model.tar.gz INbreast/ -o inbreast-evaluation",
     )
     parser.add_argument("model", help="a run's ID, model.tar.gz, the model directory, or a model package's ARN")
@@ -39,7 +39,7 @@ def add(subparsers: "Subparsers") -> None:
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples of each interval")
     parser.add_argument("--seed", type=int, default=0, help="seed of the resamples")
     in_runs(parser)
-    again = "start the same command again: images that were judged are not judged again"
+    again = "start the same command again: images that are already judged are skipped"
     parser.set_defaults(command=evaluate, again=again)
 
 

@@ -53,7 +53,7 @@ def add(subparsers: "Subparsers") -> None:
     parser = command(
         subparsers,
         "invoke",
-        "ask an endpoint about one image, or about the images of one exam",
+        "send one image, or the images of one exam, to an endpoint",
         "invoke lcc.dcm lmlo.dcm --endpoint http://127.0.0.1:8080 --output answers",
     )
     parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="PGM, PNG or DICOM; several are one exam")
@@ -61,14 +61,14 @@ def add(subparsers: "Subparsers") -> None:
     parser.add_argument("--study", metavar="UID", help="Study Instance UID, with --dicomweb")
     parser.add_argument("--store", action="store_true", help="store all DICOM results in the study, with --dicomweb")
     parser.add_argument("--endpoint", metavar="NAME|URL", help="default: the endpoint that the run ID keeps")
-    parser.add_argument("--id", default="latest", help="the run whose endpoint is asked (default: latest)")
-    per_file = "where the files do not say it: one for all, or one for each, as {}; an empty one says nothing"
+    parser.add_argument("--id", default="latest", help="the run whose endpoint is used (default: latest)")
+    per_file = "for files that do not state it: one for all, or one for each, as {}; an empty one states nothing"
     parser.add_argument("--laterality", metavar="L|R[,...]", help=per_file.format("L,L,R,R"))
     parser.add_argument("--view", metavar="CC|MLO[,...]", help=per_file.format("CC,MLO,CC,MLO"))
     parser.add_argument("--operating-point", choices=["sensitivity", "specificity"], help="default: sensitivity")
     parser.add_argument("--json", action="store_true", help="print the answer's JSON instead of tables")
     parser.add_argument(
-        "--output", type=Path, default=Path(), metavar="FOLDER", help="where the overlays go (default: this folder)"
+        "--output", type=Path, default=Path(), metavar="FOLDER", help="folder for the overlays (default: this folder)"
     )
     parser.add_argument(
         "--dicom", action="store_true", help="save a structured report and each overlay as DICOM, too; of DICOM files"
@@ -80,10 +80,14 @@ def add(subparsers: "Subparsers") -> None:
 
 def _add_asynchronous(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--uploads", metavar="s3://...", help="S3 folder for what exceeds a real-time call (6 MB) and is asked async"
+        "--uploads",
+        metavar="s3://...",
+        help="S3 folder for requests over the limit of a real-time call (25 MB), which are sent async",
     )
     parser.add_argument("--async-endpoint", metavar="NAME", help="default: the endpoint's name with -async")
-    parser.add_argument("--async", action="store_true", dest="asynchronous", help="ask async whatever the size")
+    parser.add_argument(
+        "--async", action="store_true", dest="asynchronous", help="send the request async, whatever its size"
+    )
 
 
 def invoke(options: argparse.Namespace) -> int:
@@ -127,7 +131,7 @@ def _check_source(options: argparse.Namespace) -> None:
     for name in ("files", "laterality", "view", "dicom"):
         if getattr(options, name):
             given = "FILEs" if name == "files" else f"--{name}"
-            raise ConfigError(f"{given} cannot be given with --dicomweb: the study's own files say it")
+            raise ConfigError(f"{given} cannot be given with --dicomweb: the study's own files state it")
 
 
 def _ask_study(client: "MammographyClient", options: argparse.Namespace) -> int:

@@ -40,7 +40,7 @@ def add(subparsers: "Subparsers") -> None:
     parser.add_argument("--baseline", type=Path, metavar="FILE", help="baseline.json of images that were accepted")
     parser.add_argument("--output", type=Path, default=Path("monitor"), metavar="FOLDER", help="default: monitor")
     parser.add_argument("--window-days", type=int, metavar="N", help="days of one window (default: 7)")
-    parser.add_argument("--windows", type=int, metavar="N", help="newest windows that are looked at (default: 26)")
+    parser.add_argument("--windows", type=int, metavar="N", help="newest windows that are judged (default: 26)")
     parser.add_argument("--least-exams", type=int, metavar="N", help="requests that a window needs (default: 20)")
     parser.add_argument("--put-metric", action="store_true", help="also write the metric to CloudWatch")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with the region of s3:// and metric")
@@ -69,7 +69,7 @@ def monitor(options: argparse.Namespace) -> int:
     print(json.dumps(report, indent=2) if options.json else said)
     if not options.json:
         print(
-            f"{options.output / 'drift.html'}\nTo accept these images as usual: --baseline "
+            f"{options.output / 'drift.html'}\nTo accept these images as the reference: --baseline "
             f"{options.output / 'baseline.json'}"
             if report["alarms"]
             else options.output / "drift.html"
@@ -83,9 +83,7 @@ def _bring_inputs(folder: "RunFolder", options: argparse.Namespace, paths: "Cont
 
     archive = folder.path / "model.tar.gz"
     if not archive.is_file():
-        raise ConfigError(
-            f"run {folder.id} has no model.tar.gz: it did not come that far (mammopipe status {folder.id})"
-        )
+        raise ConfigError(f"run {folder.id} has no model.tar.gz: it ended before that (mammopipe status {folder.id})")
     model = paths.processing_input("model")
     model.mkdir(parents=True)
     (model / archive.name).symlink_to(archive.resolve())

@@ -56,7 +56,7 @@ def add(subparsers: "Subparsers") -> None:
         help="TOML file with [own], which maps a table's columns; on AWS, with the stack's outputs",
     )
     in_runs(parser)
-    again = "start the same command again: images that have their rows are not predicted again"
+    again = "start the same command again: images that already have a row are skipped"
     parser.set_defaults(command=predict, again=again)
 
 
@@ -172,7 +172,7 @@ def model_directory(name: str, runs: Path) -> Iterator[Path]:
         raise ConfigError(f"{path}: neither model.json nor {MODEL} here")
     archive = path / MODEL if path.is_dir() else path if path.is_file() else find_run(runs, name).path / MODEL
     if not archive.is_file():
-        raise ConfigError(f"run {name} has no {MODEL}: it did not come that far (mammopipe status {name})")
+        raise ConfigError(f"run {name} has no {MODEL}: it ended before that (mammopipe status {name})")
     with TemporaryDirectory() as scratch:
         unpack(archive, Path(scratch))
         yield Path(scratch)

@@ -19,7 +19,7 @@ def add(subparsers: "Subparsers") -> None:
     parser = command(
         subparsers,
         "experiment",
-        "run every network under every protocol, and tabulate what each figure is made of; goes on where it stopped",
+        "run every network under every protocol, and tabulate the results; resumes where it stopped",
         "experiment mias --source all-mias.tar.gz --profile full --out experiment",
     )
     parser.add_argument(
@@ -55,7 +55,7 @@ def add(subparsers: "Subparsers") -> None:
         help="default: patient,film,published",
     )
     parser.add_argument(
-        "--noise", metavar="CNN|none", help="network of the noise controls, or none of them (default: the first CNN)"
+        "--noise", metavar="CNN|none", help="network of the noise controls; none: no controls (default: the first CNN)"
     )
     parser.add_argument(
         "--out",

@@ -27,7 +27,9 @@ def add(subparsers: "Subparsers") -> None:
     parser.add_argument("--malignant", type=int, required=True, metavar="N", help="malignant images of the test set")
     parser.add_argument("--others", type=int, metavar="N", help=f"its other images (default: {OTHERS} times as many)")
     parser.add_argument("--against", type=float, default=0.5, help="AUC that is to be excluded (default: 0.5)")
-    parser.add_argument("--draws", type=int, default=1000, metavar="N", help="test sets that are drawn (default: 1000)")
+    parser.add_argument(
+        "--draws", type=int, default=1000, metavar="N", help="number of simulated test sets (default: 1000)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     as_json(parser)
     parser.set_defaults(command=power)
@@ -62,5 +64,5 @@ def power(options: argparse.Namespace) -> int:
             f"{row.malignant:>9} {row.others:>7}  {row.width:.3f} wide         {row.low:.3f} to {row.high:.3f}"
             f"         {row.power:>6.0%}"
         )
-    print("Images count as independent; several of one patient say less. Research use only.")
+    print("Images count as independent; several images of one patient carry less information. Research use only.")
     return 0

@@ -25,7 +25,7 @@ def add(subparsers: "Subparsers") -> None:
     parser.add_argument("--out", type=Path, default=Path("tune"), metavar="DIR", help="folder of the study, its runs, "
                         "trials.csv and trials.png (default: tune)")  # fmt: skip
     configured(parser)
-    again = "start the same command again: finished trials are kept, and the search goes on"
+    again = "start the same command again: finished trials are kept, and the search continues"
     parser.set_defaults(command=tune, again=again)
 
 

@@ -78,7 +78,7 @@ class _Live:
 
     def __init__(self, shown: Any, folder: Path, uri: str) -> None:
         self._shown, self._folder, self._uri = shown, folder, uri
-        self._writer, self._told, self._broken = ThreadPoolExecutor(1), set[str](), False
+        self._writer, self._reported, self._broken = ThreadPoolExecutor(1), set[str](), False
 
     def __enter__(self) -> "_Live":
         self._shown.__enter__()
@@ -94,9 +94,9 @@ class _Live:
     def changed(self, records: list[StepRecord]) -> None:
         """Show the status of the steps, and write the steps that have ended since the last call."""
         self._shown.changed(records)
-        ended = [record for record in records if record.seconds is not None and record.name not in self._told]
-        if ended or not self._told:
-            self._told |= {"", *(record.name for record in ended)}
+        ended = [record for record in records if record.seconds is not None and record.name not in self._reported]
+        if ended or not self._reported:
+            self._reported |= {"", *(record.name for record in ended)}
             self._writer.submit(self._write, ended)
 
     def _write(self, ended: list[StepRecord], *, broken_off: bool = False) -> None:

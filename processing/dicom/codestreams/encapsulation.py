@@ -91,18 +91,34 @@ def _items(value: memoryview, where: str) -> Iterator[memoryview | bytes]:
             position += 1  # The writer padded to even length, as required, but did not count the padding byte.
 
 
-def _rle_segment(data: bytes, room: Any) -> Any:
-    """Return the bytes of a segment in `room`; of none if it is damaged or decodes to more.
+def _rle_segment(data: bytes, count: int, room: Any) -> Any:
+    """Return the `count` bytes that a segment decodes to; none if it is damaged or decodes to another number.
 
-    Some writers pad the frame with zeros to a fixed size, which decode to one surplus byte for two zeros. They are then
-    cut, except for as many as a literal run of zeros may have (128), which decode to at most `MAX_SURPLUS` bytes.
+    Some writers encode padding with the pixels: a run, or pairs of zeros, each of which decodes to one byte. Others pad
+    the frame with zeros to a fixed size; then only as many are kept as a literal run of zeros may have (128). Without
+    the padding, the segment must decode to its pixels exactly.
+
+    Args:
+        data: The segment.
+        count: Number of pixels.
+        room: uint8, (count + `MAX_SURPLUS`,), memory for the result.
     """
     for piece in (data, data[: len(data.rstrip(b"\0")) + 2 * MAX_SURPLUS]):
-        try:
-            return imagecodecs.packbits_decode(piece, out=room)
-        except (RuntimeError, ValueError):
-            continue
+        decoded = _packbits(piece, room)
+        surplus = len(decoded) - count
+        for cut in (2 * surplus, 2 * surplus + 1, 2, 3) if surplus > 0 else ():
+            if len(decoded) != count:
+                decoded = _packbits(piece[: len(piece) - cut], room)
+        if len(decoded) == count:
+            return decoded
     return room[:0]
+
+
+def _packbits(data: bytes, room: Any) -> Any:
+    try:
+        return imagecodecs.packbits_decode(data, out=room)
+    except (RuntimeError, ValueError):
+        return room[:0]
 
 
 def decode_rle(frame: bytes, rows: int, columns: int, width: int, where: str) -> NDArray[Any]:
@@ -137,12 +153,12 @@ def decode_rle(frame: bytes, rows: int, columns: int, width: int, where: str) ->
     # The buffer holds only the allowed size, so a decompression bomb stops the decoder instead of filling memory.
     room: Any = np.empty(count + MAX_SURPLUS, np.uint8)
     for index, (start, end) in enumerate(zip(offsets, (*offsets[1:], len(frame)), strict=True)):
-        decoded = _rle_segment(frame[start:end], room)
-        if len(decoded) < count:
+        decoded = _rle_segment(frame[start:end], count, room)
+        if len(decoded) != count:
             raise CorruptImageError(
                 f"{where}: {_PIXELS}: RLE segment {index + 1} does not decode to {count} bytes, the {rows} x {columns} "
                 "pixels that the attributes say"
             )
         # The first segment holds the most significant bytes.
-        planes[:, width - 1 - index] = decoded[:count]
+        planes[:, width - 1 - index] = decoded
     return cells.reshape(rows, columns)

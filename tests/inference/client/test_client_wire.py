@@ -7,6 +7,7 @@ import random
 import time
 import zipfile
 from collections.abc import Iterator
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from botocore.stub import Stubber
 
 from mammopipe.inference.client import client as module
-from mammopipe.inference.client import sender
+from mammopipe.inference.client import errors, sender
 from mammopipe.inference.client.body import JSON_TYPE, ZIP_TYPE
 from mammopipe.inference.client.client import (
     DeadlineError,
@@ -160,7 +161,7 @@ def test_what_is_no_answer_of_this_server_is_a_fault(endpoint: Answering) -> Non
             client_of(endpoint).predict(PGM)
 
 
-@pytest.mark.parametrize("status", [502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_what_a_proxy_says_of_a_server_it_does_not_reach_is_tried_again(
     endpoint: Answering, status: int, wrapped: bool
@@ -238,6 +239,47 @@ def test_the_waits_are_random_and_their_bound_doubles(endpoint: Answering, monke
     assert bounds == [0.5, 1.0, 2.0, 4.0]
 
 
+@pytest.mark.parametrize(
+    ("given", "wait"),
+    [("3", 3.0), ("0", 0.5), ("soon", 0.5), ("-1", 0.5), (None, 0.5), ("Mon, 30 Nov 2026 06:00:07 GMT", 7.0)],
+)
+def test_a_server_s_retry_after_is_waited_for(
+    stubbed: tuple[Stubber, MammographyClient], monkeypatch: pytest.MonkeyPatch, given: str | None, wait: float
+) -> None:
+    stubber, client = stubbed
+    waits: list[float] = []
+    monkeypatch.setattr(Deadline, "sleep", lambda _, seconds: waits.append(seconds))
+    monkeypatch.setattr(random, "uniform", lambda low, high: 0.5)
+    monkeypatch.setattr(errors, "datetime", Noon)
+    meta = {"HTTPHeaders": {} if given is None else {"retry-after": given}}
+    stubber.add_client_error("invoke_endpoint", "429", "", http_status_code=429, response_meta=meta)
+    body = {"Body": io.BytesIO(image_json()), "ContentType": "application/json"}
+    stubber.add_response("invoke_endpoint", body)
+    assert client.predict(PGM).decile == 9
+    assert waits == [wait]
+
+
+class Noon(datetime):
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> "Noon":
+        return cls(2026, 11, 30, 6, 0, 0, tzinfo=tz)
+
+
+def test_a_wait_beyond_the_deadline_ends_the_call_at_once(
+    stubbed: tuple[Stubber, MammographyClient],
+) -> None:
+    stubber, client = stubbed
+    stubber.add_client_error(
+        "invoke_endpoint",
+        "429",
+        "slow down",
+        http_status_code=429,
+        response_meta={"HTTPHeaders": {"retry-after": "86400"}},
+    )
+    with pytest.raises(DeadlineError, match="the last error: 429: slow down"):
+        client.predict(PGM)
+
+
 @pytest.fixture
 def stubbed(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Stubber, MammographyClient]]:
     """A client whose calls never leave: what AWS itself would answer is told to botocore's stubber."""
@@ -287,16 +329,51 @@ def test_no_connection_is_tried_again_and_then_told(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    "options", [{"attempts": 0}, {"backoff_seconds": -1}, {"deadline_seconds": 0}, {"delivery": module.Delivery.ASYNC}]
+    "options",
+    [
+        {"attempts": 0},
+        {"backoff_seconds": -1},
+        {"deadline_seconds": 0},
+        {"deadline_seconds": float("inf")},
+        {"deadline_seconds": float("nan")},
+        {"delivery": module.Delivery.ASYNC},
+        {"async_endpoint": "a\nb"},
+        {"async_endpoint": ""},
+        {"region": "eu-west-1\n"},
+        {"region": ""},
+        {"endpoint_url": "http://127.0.0.1:9/\r\nX-Evil: 1"},
+        {"endpoint_url": "127.0.0.1:9"},
+        {"endpoint_url": ""},
+        {"async_endpoint_url": "http://[::1"},
+    ],
 )
 def test_a_client_that_could_not_work_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         MammographyClient("breast", **options)
 
 
+def test_an_async_name_that_sagemaker_does_not_allow_is_refused_where_it_is_used() -> None:
+    MammographyClient("a" * 60)
+    with pytest.raises(ConfigError, match="async_endpoint="):
+        MammographyClient("a" * 60, uploads=module.Uploads("s3://bucket/in"))
+
+
+@pytest.mark.parametrize(
+    "options", [{"prefix": "s3://bucket/a\rb"}, {"prefix": "s3://bucket/\x00"}, {"kms_key": "k\n"}]
+)
+def test_uploads_that_no_header_can_carry_are_refused(options: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"Uploads\."):
+        module.Uploads(**{"prefix": "s3://bucket/in"} | options)
+
+
+def test_a_name_that_no_file_can_have_is_refused(endpoint: Answering) -> None:
+    with pytest.raises(RequestRefusedError, match="null byte"):
+        client_of(endpoint).predict(Path("a\0b"))
+
+
 def test_a_large_body_needs_uploads() -> None:
-    with pytest.raises(RequestRefusedError, match=r"6291456.*uploads") as caught:
-        MammographyClient("breast", region="eu-west-1").predict(PGM + bytes(6_291_456))
+    with pytest.raises(RequestRefusedError, match=r"26214400.*uploads") as caught:
+        MammographyClient("breast", region="eu-west-1").predict(PGM + bytes(25 * 2**20))
     assert caught.value.status == 413
 
 

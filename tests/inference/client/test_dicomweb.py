@@ -20,7 +20,7 @@ import pydicom
 import pytest
 
 from mammopipe.inference.client.dicomweb import DicomWeb, result_files
-from mammopipe.inference.client.errors import EndpointUnreachableError, RequestRefusedError
+from mammopipe.inference.client.errors import DeadlineError, EndpointUnreachableError, RequestRefusedError
 from mammopipe.inference.dicom.results import all_results
 from mammopipe.pipelines import cli
 from mammopipe.processing.errors import ConfigError
@@ -39,6 +39,8 @@ class Archive:
     files: list[bytes] = field(default_factory=list)
     fails: int = 0
     """Instances of a STOW-RS request that are not stored."""
+    report_type: str = "application/dicom+json"
+    """Media type of the answer to a STOW-RS request."""
     replies: dict[str, tuple[str, str, bytes]] = field(default_factory=dict)
     """Status, media type and body that replace the answer to `qido`, `wado` or `stow`."""
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -79,9 +81,18 @@ class Archive:
         message = email.parser.BytesParser().parsebytes(head + body)
         parts = [bytes(part.get_payload(decode=True)) for part in message.get_payload()]  # type: ignore[arg-type, union-attr]
         self.files += parts[self.fails :]
-        failed = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [272]}}] * self.fails}}
-        start("202 Accepted" if self.fails else "200 OK", [("Content-Type", "application/dicom+json")])
-        return [json.dumps(failed if self.fails else {}).encode()]
+        start("202 Accepted" if self.fails else "200 OK", [("Content-Type", self.report_type)])
+        return [json.dumps(report([opened(part).SOPInstanceUID for part in parts], self.fails)).encode()]
+
+
+def report(instances: list[str], fails: int) -> dict[str, Any]:
+    """Return the report of a storage, of which the first instances failed (PS3.18, table I.2-1)."""
+
+    def items(uids: list[str], **more: Any) -> dict[str, Any]:
+        return {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": [uid]}} | more for uid in uids]}
+
+    reason = {"00081197": {"vr": "US", "Value": [272]}}
+    return {"00081198": items(instances[:fails], **reason), "00081199": items(instances[fails:])}
 
 
 class Quiet(WSGIRequestHandler):
@@ -240,7 +251,9 @@ def test_a_study_without_mammograms_is_refused_by_its_classes(archive: tuple[str
 def test_what_the_server_does_not_store_is_an_error(archive: tuple[str, Archive], files: list[bytes]) -> None:
     url, held = archive
     held.fails = 1
-    with pytest.raises(EndpointUnreachableError, match="did not store 1 of 2 results; failure reasons 272"):
+    with pytest.raises(
+        EndpointUnreachableError, match=r"1 of 2 results are not stored: result 1 .*: failure reason 272"
+    ):
         DicomWeb(url).store(files[:2], study_of(files))
 
 
@@ -300,18 +313,95 @@ def test_an_instance_number_that_is_no_integer_is_no_obstacle(
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
-        ({"00081198": {"vr": "SQ", "Value": [{"00081150": {"vr": "UI", "Value": ["1.2"]}}]}}, "reasons not stated"),
-        ({"0008119A": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [272]}}]}}, "failure reasons 272"),
-        ({"00081199": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": ["1.2"]}}]}}, "confirms 0 of 2"),
+        ({"00081198": {"vr": "SQ", "Value": [{"00081150": {"vr": "UI", "Value": ["1.2"]}}]}}, "2 of 2 .*not confirmed"),
+        ({"0008119A": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [272]}}]}}, "2 of 2 results"),
+        ({"00081199": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": ["1.2"]}}]}}, "2 of 2 results"),
+        ({}, "2 of 2 results"),
     ],
 )
+@pytest.mark.parametrize("kind", [DICOM_JSON, "application/dicom+json; charset=utf-8", "Application/DICOM+JSON"])
+@pytest.mark.parametrize("status", ["200 OK", "202 Accepted", "409 Conflict"])
 def test_a_result_whose_storage_is_not_confirmed_is_an_error(
-    archive: tuple[str, Archive], files: list[bytes], stored: dict[str, Any], message: str
+    archive: tuple[str, Archive], files: list[bytes], stored: dict[str, Any], message: str, kind: str, status: str
 ) -> None:
     url, held = archive
-    held.replies = {"stow": ("202 Accepted", DICOM_JSON, json.dumps(stored).encode())}
+    held.replies = {"stow": (status, kind, json.dumps(stored).encode())}
     with pytest.raises(EndpointUnreachableError, match=message):
         DicomWeb(url).store(files[:2], study_of(files))
+
+
+@pytest.mark.parametrize("kind", [DICOM_JSON, "application/dicom+json;charset=UTF-8"])
+@pytest.mark.parametrize("status", ["202 Accepted", "409 Conflict"])
+def test_what_is_not_stored_is_named_by_its_place_and_class(
+    archive: tuple[str, Archive], files: list[bytes], kind: str, status: str
+) -> None:
+    url, held = archive
+    body = json.dumps(report(instances(files[:2]), fails=1)).encode()
+    held.replies = {"stow": (status, kind, body)}
+    with pytest.raises(EndpointUnreachableError) as caught:
+        DicomWeb(url).store(files[:2], study_of(files))
+    assert str(caught.value).startswith("dicomweb_store: 1 of 2 results are not stored: result 1 (Digital Mammography")
+    assert str(caught.value).endswith("): failure reason 272")
+    assert not any(uid in str(caught.value) for uid in (study_of(files), *instances(files)))
+
+
+@pytest.mark.parametrize("reply", [("409 Conflict", "text/html", b"<html>"), ("409 Conflict", DICOM_JSON, b"[")])
+def test_a_refusal_without_a_report_is_named_by_its_status(
+    archive: tuple[str, Archive], files: list[bytes], reply: tuple[str, str, bytes]
+) -> None:
+    archive[1].replies = {"stow": reply}
+    with pytest.raises(EndpointUnreachableError, match="STOW-RS: the server answered 409"):
+        DicomWeb(archive[0]).store(files[:1], study_of(files))
+
+
+@pytest.mark.parametrize("parameters", ["", "; charset=utf-8"])
+def test_a_confirmed_storage_is_none(archive: tuple[str, Archive], files: list[bytes], parameters: str) -> None:
+    url, held = archive
+    held.report_type = DICOM_JSON + parameters
+    DicomWeb(url).store(files[:2], study_of(files))
+    assert len(held.files) == 2
+
+
+def test_the_deadline_bounds_the_reading_of_a_study(files: list[bytes]) -> None:
+    """A server that accepts connections and sends a byte now and then."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        gone = threading.Event()
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+                while not gone.wait(0.02):
+                    connection.sendall(b" ")
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        pacs = DicomWeb(f"http://127.0.0.1:{listener.getsockname()[1]}", deadline_seconds=0.2)
+        begun = time.monotonic()
+        with pytest.raises(DeadlineError, match="no answer within 0.2 seconds"):
+            pacs.mammograms("1.2.3")
+        assert time.monotonic() - begun < 5
+        gone.set()
+        dripping.join()
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "message"),
+    [
+        ("http://pacs.example/\n", {}, "dicomweb="),
+        ("http://pacs example", {}, "dicomweb="),
+        ("http://", {}, "dicomweb="),
+        ("http://pacs.example:99999", {}, "dicomweb="),
+        ("http://pacs.example", {"headers": {"Authorization": "Bearer x\n"}}, "header 'Authorization'"),
+        ("http://pacs.example", {"headers": {"A b": "x"}}, "header 'A b'"),
+        ("http://pacs.example", {"deadline_seconds": float("inf")}, "deadline_seconds=inf"),
+        ("http://pacs.example", {"timeout_seconds": 0}, "timeout_seconds=0"),
+    ],
+)
+def test_what_no_request_can_carry_is_a_usage_error(url: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        DicomWeb(url, **options)
+    assert "Bearer" not in str(caught.value)
 
 
 def test_a_server_that_is_not_there_is_named_without_the_study() -> None:
@@ -320,7 +410,7 @@ def test_a_server_that_is_not_there_is_named_without_the_study() -> None:
     assert "1.2.3.4" not in str(caught.value)
 
 
-@pytest.mark.parametrize("study", ["", "1.2.x", "1.2/../3", "*"])
+@pytest.mark.parametrize("study", ["", "1.2.x", "1.2/../3", "*", "..", "1..2", "1.2.", ".1", "1.2\n", "1." * 32 + "1"])
 def test_what_is_no_uid_is_a_usage_error(archive: tuple[str, Archive], study: str) -> None:
     with pytest.raises(ConfigError, match="study="):
         DicomWeb(archive[0]).mammograms(study)

@@ -105,7 +105,7 @@ class Visit:
     def picture(self) -> NDArray[np.uint8]:
         """Return what the viewer shows of the film, as colours."""
         shown = cv2.imdecode(
-            np.frombuffer(self.page.locator(".selected .film").screenshot(), np.uint8), cv2.IMREAD_COLOR
+            np.frombuffer(self.page.locator(".selected .layers").screenshot(), np.uint8), cv2.IMREAD_COLOR
         )
         return np.asarray(shown, np.uint8)
 
@@ -174,9 +174,9 @@ def test_the_image_alone_is_a_picture_and_nothing_else(local: Server, films: Any
 def test_a_dropped_image_shows_its_scores_and_its_heat(visit: Callable[..., Visit], films: Any) -> None:
     page = visit()
     answer = page.drop(films.pgm, name="film.pgm")
-    assert float(page.text("#film-score")) == pytest.approx(answer["malignancy_score"], abs=0.051)
+    assert float(page.text("#image-score")) == pytest.approx(answer["malignancy_score"], abs=0.051)
     refer = answer["referral"]["refer"]
-    assert page.text("#film-verdict") == ("Refer to reader" if refer else "Suspicious")
+    assert page.text("#image-verdict") == ("Refer to reader" if refer else "Suspicious")
     for warning in (*answer["warnings"], *answer["referral"]["reasons"]):
         assert warning["message"] in page.text("#answer")
     assert answer["model"]["id"] in page.text("#answer")
@@ -204,7 +204,7 @@ def test_the_image_without_heat_is_the_image(visit: Callable[..., Visit], films:
 def test_a_dicom_is_shown_without_its_patient(visit: Callable[..., Visit], exam: list[bytes]) -> None:
     page = visit()
     answer = page.drop(exam[0])
-    assert float(page.text("#film-score")) == pytest.approx(answer["malignancy_score"], abs=0.051)
+    assert float(page.text("#image-score")) == pytest.approx(answer["malignancy_score"], abs=0.051)
     assert page.page.evaluate("document.querySelector('.selected .picture').naturalWidth") == answer["image"]["columns"]
     assert PERSON not in page.page.content()
     names = [request.url + repr(request.headers) for request in page.asked]
@@ -219,7 +219,7 @@ def test_an_exam_shows_breasts_images_and_the_chosen_point(visit: Callable[..., 
     assert page.page.locator("#levels tbody tr").count() == len(exam) + len(answer["breasts"])
     assert page.page.locator(".pane").count() == len(exam)
     page.page.locator(".pane[data-index='1']").focus()
-    assert float(page.text("#film-score")) == pytest.approx(answer["images"][1]["malignancy_score"], abs=0.051)
+    assert float(page.text("#image-score")) == pytest.approx(answer["images"][1]["malignancy_score"], abs=0.051)
     with page.page.expect_response("**/invocations*") as again:
         page.page.check("input[value=specificity]")
     page.settle()
@@ -237,11 +237,33 @@ def test_views_hang_right_beside_left_and_cc_above_mlo_with_their_backs_together
     labels = page.page.locator(".pane .label").all_inner_texts()
     assert [label.split(" · ")[1] for label in labels] == ["R CC", "L CC", "R MLO", "L MLO"]
     panes = [box(page.page.locator(".pane").nth(index)) for index in range(4)]
-    images = [box(page.page.locator(".pane .film").nth(index)) for index in range(4)]
+    images = [box(page.page.locator(".pane .layers").nth(index)) for index in range(4)]
     assert panes[0]["x"] < panes[1]["x"] and panes[0]["y"] == panes[1]["y"] < panes[2]["y"]
     for right, left in ((0, 1), (2, 3)):
         gap = images[left]["x"] - (images[right]["x"] + images[right]["width"])
         assert abs(gap) <= 2, "chest wall to chest wall"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "places"),
+    [
+        pytest.param([0, 1, 2], {"L CC": (1, 0), "L MLO": (1, 1), "R CC": (0, 0)}, id="no right MLO"),
+        pytest.param([1, 2, 3], {"R CC": (0, 0), "L MLO": (1, 1), "R MLO": (0, 1)}, id="no left CC"),
+        pytest.param([0, 3], {"L CC": (1, 0), "R MLO": (0, 1)}, id="no pair"),
+        pytest.param([0, 1], {"L CC": (0, 0), "L MLO": (1, 0)}, id="one breast"),
+    ],
+)
+def test_the_place_of_a_missing_view_stays_free(
+    visit: Callable[..., Visit], exam: list[bytes], chosen: list[int], places: dict[str, tuple[int, int]]
+) -> None:
+    page = visit(viewport={"width": 1400, "height": 900})
+    page.drop(*(exam[index] for index in chosen))
+    frame, found = box(page.page.locator("#frame")), {}
+    for pane in page.page.locator(".pane").all():
+        at = box(pane)
+        column, row = (at["x"] - frame["x"]) / frame["width"], (at["y"] - frame["y"]) / frame["height"]
+        found[pane.locator(".label").inner_text().split(" · ")[1]] = (round(2 * column), round(2 * row))
+    assert found == places
 
 
 def box(element: Any) -> dict[str, float]:
@@ -253,18 +275,27 @@ def box(element: Any) -> dict[str, float]:
 def test_zoom_pan_and_window_are_those_of_all_images(visit: Callable[..., Visit], exam: list[bytes]) -> None:
     page = visit(viewport={"width": 1400, "height": 900})
     page.drop(*exam)
-    first, last = page.page.locator(".pane .film").nth(0), page.page.locator(".pane .film").nth(3)
+    first, last = page.page.locator(".pane .layers").nth(0), page.page.locator(".pane .layers").nth(3)
     before, beside = box(first), box(last)
     pane = page.page.locator(".pane").nth(0)
     pane.hover()
     page.page.mouse.wheel(0, -100)
     assert box(first)["width"] == pytest.approx(1.2 * before["width"], abs=1)
     assert box(last)["width"] == pytest.approx(1.2 * beside["width"], abs=1)
-    zoomed = box(last)
+    middle = {name: box(pane)[name] + box(pane)[size] / 2 for name, size in (("x", "width"), ("y", "height"))}
+    for name, size in (("x", "width"), ("y", "height")):
+        share = [(middle[name] - at[name]) / at[size] for at in (before, box(first))]
+        assert share[0] == pytest.approx(share[1], abs=0.01), "what is below the pointer stays there"
+    seam = box(pane)["x"] + box(pane)["width"]
+    zoomed, zoomed_first = box(last), box(first)
+    assert zoomed_first["x"] + zoomed_first["width"] - seam == pytest.approx(seam - zoomed["x"], abs=2)
     page.page.mouse.down()
-    page.page.mouse.move(box(pane)["x"] + 300, box(pane)["y"] + 250)
+    page.page.mouse.move(middle["x"] - 40, middle["y"] + 30)
     page.page.mouse.up()
-    assert (box(last)["x"], box(last)["y"]) != (zoomed["x"], zoomed["y"])
+    moved = [
+        (box(image)["x"] - at["x"], box(image)["y"] - at["y"]) for image, at in ((first, zoomed_first), (last, zoomed))
+    ]
+    assert moved == [(-40, 30), (40, 30)], "left breasts move as mirror images"
     for control in ("#overlay", "#regions"):
         page.page.uncheck(control)
     usual = page.picture()
@@ -344,6 +375,7 @@ def test_reasons_name_the_images_as_their_labels_do(visit: Callable[..., Visit],
         reasons = [{"code": "uncertain", "message": text} for text in texts]
         said["exam"]["referral"] = {"refer": True, "reasons": reasons}
         said["warnings"].append({"code": "refused-view", "message": "image 0 is in no score: implant"})
+        said["warnings"].append({"code": "identity-incomplete", "message": "not stated: PatientName (image 0, 1)"})
         route.fulfill(json=said)
 
     page.page.route("**/invocations*", answer)
@@ -352,6 +384,7 @@ def test_reasons_name_the_images_as_their_labels_do(visit: Callable[..., Visit],
     assert label.startswith("Image 2 · ")
     report = page.text("#answer")
     assert "Image 1: not judged: Image 1: excluded (implant)" in report and "Image 1 is in no score" in report
+    assert f"PatientName (Image 1, {label})" in report
     assert f"{label}: the model is undecided" in report and "image 0" not in report
     assert page.said == []
 
@@ -380,7 +413,11 @@ def test_a_refusal_is_shown_with_code_and_message(visit: Callable[..., Visit], f
     error = page.drop(exam[0], b"P5 9 9 255 ")["error"]
     assert error["message"] in page.text("#error") and "Image 2 of 2" in page.text("#error")
     page.drop(films.pgm)
-    assert page.text("#error") == "" and page.page.is_visible("#film-score")
+    assert page.text("#error") == "" and page.page.is_visible("#image-score")
+    page.page.route("**/invocations*", lambda route: route.abort("connectionrefused"))
+    page.page.check("input[value=specificity]")
+    page.page.wait_for_selector("#error-code")
+    assert "The server cannot be reached." in page.text("#error") and not page.page.is_visible("#image-score")
     assert [line for line in page.said if "Failed to load resource" not in line] == []
 
 
@@ -392,7 +429,7 @@ def test_all_can_be_reached_by_keyboard(visit: Callable[..., Visit], films: Any)
         page.page.keyboard.press("Tab")
         reached.add(page.page.evaluate("document.activeElement.id || document.activeElement.name"))
     assert {"overlay", "opacity", "regions", "pixels", "center", "width", "closer", "fit", "clear", "point"} <= reached
-    assert {"region-0", "told-laterality"} <= reached
+    assert {"region-0", "stated-laterality"} <= reached
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -28,7 +28,7 @@ from mammopipe.processing.jobs.half_decode import Source
 from mammopipe.processing.jobs.prepare import Phi, PrepareTask, prepare_image
 from mammopipe.processing.phantoms.mias_tree import make_film
 from mammopipe.processing.phantoms.rsna_tree import write_rsna_tree
-from mammopipe.training.model.drift_features import fit_usual, groups_of
+from mammopipe.training.model.drift_features import fit_drift_reference, groups_of
 from mammopipe.training.model.exam_scores import Level
 from mammopipe.training.model.prevalence import PrevalenceShift
 from tests.inference.conftest import PGM, save_model
@@ -97,14 +97,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(folder)
     description = json.loads((folder / "model.json").read_text())
     learnt, judged = [record(n) for n in range(40)], [record(n) for n in range(40, PATIENTS)]
-    usual = fit_usual(learnt, judged, np.array([probabilities(n) for n in range(40, PATIENTS)]), malignant=2)
+    fitted = fit_drift_reference(learnt, judged, np.array([probabilities(n) for n in range(40, PATIENTS)]), malignant=2)
     strangeness = {"file": "reference.safetensors", "sha256": "0" * 64, "limit": 2.0}
     description["reference"] = {
         "fitted_on": "validation",
         "malignancy_deciles": [n / 10 for n in range(1, 10)],
         "entropy_limit": 1.0,
         "strangeness": strangeness,
-        "distributions": usual,
+        "distributions": fitted,
     }
     description["files"][strangeness["file"]] = strangeness["sha256"]
     (folder / "model.json").write_text(json.dumps(description))
@@ -222,7 +222,7 @@ def test_shifted_images_raise_the_alarm(job: Job, capsys: pytest.CaptureFixture[
     figure = report["groups"]["all"]["figures"][report["alarms"][0]["figure"]]
     assert all(strength < 1 for strength in figure["strength"][:4]) and figure["strength"][-1] >= 1
     page = (job.output / "drift.html").read_text()
-    assert "The films have drifted" in page and page.count("<svg") >= 4
+    assert "The images have drifted" in page and page.count("<svg") >= 4
 
 
 def test_a_change_of_the_scores_alone_raises_the_alarm(job: Job, capsys: pytest.CaptureFixture[str]) -> None:

@@ -208,7 +208,7 @@ def test_what_is_missing_is_said(first: dict[str, Any], second: dict[str, Any], 
     (warning,) = found.warnings
     assert warning.code == "identity-incomplete" and named in warning.message
     assert warning.message.startswith(
-        "that all images are one patient's and one study's is the sender's word; not stated: "
+        "that all images are one patient's and one study's is only the sender's statement; not stated: "
     )
     assert not any(value in warning.message for value in NOT_TO_BE_NAMED)
 

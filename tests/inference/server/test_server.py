@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import json
 import os
 import shutil
@@ -200,6 +201,25 @@ def test_many_at_once_get_the_same_answer(server: Any, films: Any) -> None:
     assert len({reply.json["request_id"] for reply in replies}) == 16
 
 
+def test_each_client_gets_the_answer_to_its_own_image_while_others_go(server: Any, films: Any) -> None:
+    bodies = [films.pgm[:-1] + bytes([number]) for number in range(24)]
+
+    def ask(number: int) -> bool:
+        if number % 3 == 0:
+            with server.unfinished(bodies[number] + b" "):
+                return True
+        if number % 3 == 1:
+            with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+                head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: {PGM}\r\n"
+                connection.sendall(f"{head}Content-Length: {len(films.pgm)}\r\n\r\n".encode() + bodies[number])
+                return True
+        reply = server.invoke(bodies[number])
+        return bool(reply.json["image"]["sha256"] == hashlib.sha256(bodies[number]).hexdigest())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, range(24)))
+
+
 def test_log_has_a_line_for_each_request_and_nobody_in_it(server: Any, films: Any) -> None:
     text = chunk(b"tEXt", b"PatientName\0DOE^JANE")
     named = films.png[:33] + text + films.png[33:]
@@ -358,3 +378,12 @@ def test_a_batch_transform_gets_an_answer_for_every_body(own_server: Any, films:
         assert refused.status == 200 and refused.json["error"]["code"] == code
     assert server.invoke(films.pgm, "text/plain").json["error"]["code"] == "unsupported_type"
     assert {line["status"] for line in server.lines() if "status" in line} >= {415, 422}, "the log has the true status"
+
+
+@pytest.mark.parametrize("first", ["", "?result=report"])
+def test_an_option_that_states_its_default_is_not_taken_for_none(server: Any, films: Any, first: str) -> None:
+    found = {}
+    for query in (first, "?result=report", "", "?result=report", ""):
+        reply = server.invoke(films.pgm, path=f"/invocations{query}")
+        found.setdefault(query, set()).add(reply.status)
+    assert found == {"": {200}, "?result=report": {400}}

@@ -178,9 +178,23 @@ def reset(connection: socket.socket) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("close", [socket.socket.close, reset])
+@pytest.mark.parametrize(
+    ("close", "requests", "noticed"),
+    [
+        pytest.param(socket.socket.close, 1, 4, id="closed"),
+        pytest.param(reset, 1, 4, id="reset"),
+        # A connection with a request behind the one at work is not read, which hides its end.
+        pytest.param(socket.socket.close, 2, 3, id="closed with a second request sent"),
+        pytest.param(reset, 2, 4, id="reset with a second request sent"),
+    ],
+)
 def test_clients_that_have_gone_free_their_places(
-    stressed: Any, films: Any, wait_for: Callable[..., Any], close: Callable[[socket.socket], None]
+    stressed: Any,
+    films: Any,
+    wait_for: Callable[..., Any],
+    close: Callable[[socket.socket], None],
+    requests: int,
+    noticed: int,
 ) -> None:
     server = stressed
     (worker,) = server.workers()
@@ -192,13 +206,13 @@ def test_clients_that_have_gone_free_their_places(
     os.kill(worker, signal.SIGSTOP)
     gone = [connect(server) for _ in range(4)]
     for connection in gone:
-        connection.sendall(head(films.pgm) + films.pgm)
+        connection.sendall(requests * (head(films.pgm) + films.pgm))
     wait_for(lambda: server.invoke(films.pgm).status == 503)
     for connection in gone:
         close(connection)
 
     # The one that the worker has got is over, too, as far as places go.
-    wait_for(lambda: lines("client_gone") == before + 4)
+    wait_for(lambda: lines("client_gone") >= before + noticed)
     refused = lines("busy")
     os.kill(worker, signal.SIGCONT)
     assert [server.invoke(films.pgm).status for _ in range(3)] == [200] * 3

@@ -57,6 +57,19 @@ def test_the_serving_process_has_nothing_heavy_mapped(server: Any, films: Any) -
     assert all("/cv2/" in Path(f"/proc/{worker}/maps").read_text() for worker in server.workers())
 
 
+def test_workers_do_not_interrupt_the_server(server: Any) -> None:
+    assert os.sched_getscheduler(server.process.pid) == os.SCHED_OTHER
+    assert {os.sched_getscheduler(worker) for worker in server.workers()} == {os.SCHED_BATCH}
+
+
+def test_the_serving_processes_hold_the_weights_only_once(server: Any, films: Any) -> None:
+    assert server.invoke(films.pgm).status == 200
+    for worker in server.workers():
+        maps = Path(f"/proc/{worker}/smaps").read_text()
+        (size, resident) = re.findall(r"network\.bin\nSize:\s+(\d+).*?\nRss:\s+(\d+)", maps, re.DOTALL)[0]
+        assert int(size) > 0 and int(resident) == 0
+
+
 def test_a_killed_worker_costs_the_request_in_it_and_no_other(
     own_server: Callable[..., Any], films: Any, wait_for: Callable[..., Any]
 ) -> None:

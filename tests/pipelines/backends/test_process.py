@@ -202,7 +202,7 @@ def test_a_condition_chooses_its_branch(run: Runner, scripts: Scripts, auc: floa
          "Info.txt, line 3: no such label"),
         ("print('first')\nprint('the last words', file=sys.stderr)\nsys.exit(3)\n",
          "exit code 3; its last line: the last words"),
-        ("import signal\nos.kill(os.getpid(), signal.SIGKILL)\n", "killed by signal 9, without a word"),
+        ("import signal\nos.kill(os.getpid(), signal.SIGKILL)\n", "killed by signal 9, without output"),
         ("raise ValueError('no')\n", "exit code 1; its last line: ValueError: no"),
     ],
 )  # fmt: skip

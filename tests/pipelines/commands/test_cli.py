@@ -207,7 +207,7 @@ def test_report_names_the_page(runs: Path, capsys: Capture) -> None:
 
 @pytest.mark.parametrize("command", ["status", "report", "delete", "deploy"])
 def test_without_a_run_there_is_one_line(tmp_path: Path, capsys: Capture, command: str) -> None:
-    assert "no run has come to its end yet" in failed(capsys, command, "--runs", str(tmp_path))
+    assert "no run has finished yet" in failed(capsys, command, "--runs", str(tmp_path))
 
 
 def test_a_run_without_endpoint_has_none_to_delete_or_ask(runs: Path, capsys: Capture, tmp_path: Path) -> None:

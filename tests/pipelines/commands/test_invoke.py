@@ -158,7 +158,7 @@ def test_a_run_s_kept_endpoints_are_asked_by_size(
     folder = RunFolder(films / "runs", "20260101-000000-aaaa")
     folder.write({"id": folder.id, "status": "Succeeded"})
     folder.become_latest()
-    (films / "large.pgm").write_bytes(PGM + bytes(6_291_456))
+    (films / "large.pgm").write_bytes(PGM + bytes(25 * 2**20))
     names = {name: f"s3://{BUCKET}/async/{name}" for name in ("input", "output", "failures")}
     settings = AsyncSettings("films-async", endpoint.url, names["output"], names["failures"])
     with AsyncRuntime(settings, services.storage.client) as front:

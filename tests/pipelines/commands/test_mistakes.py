@@ -58,7 +58,7 @@ MISTAKES = [
     ("run --set epochs", "must be KEY=VALUE"),
     ("run --cnns modified_cnn --set per_cnn.resnet50.lr=1e-3", "unknown key 'per_cnn.resnet50.lr'; known:"),
     ("run --cnns modified_cnn --set per_cnn.resnet50.seed=3", "per_cnn.resnet50.seed is set by data.seed"),
-    ("run --set keep=images,images", "keep = images, images: none twice"),
+    ("run --set keep=images,images", "keep = images, images: each once"),
     ("run --set tags.aws:x=1", "tags.aws:x: AWS keeps the prefix aws: to itself"),
     ("run --set tags.site=A;B", "tags.site = 'A;B': letters, digits, spaces"),
     ("run --set compute.processing_instance_type=ml.m5.xlrge", "SageMaker knows; did you mean ml.m5.xlarge"),
@@ -216,8 +216,8 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     ("words", "how"),
     [
         ("run", "training goes on from its last epoch; with --set compute.cache=P30D, finished steps are reused, too"),
-        ("tune --set training.epochs=int(1,2)", "finished trials are kept, and the search goes on"),
-        ("predict latest images -o out.csv", "images that have their rows are not predicted again"),
+        ("tune --set training.epochs=int(1,2)", "finished trials are kept, and the search continues"),
+        ("predict latest images -o out.csv", "images that already have a row are skipped"),
         ("recipes", ""),
     ],
 )

@@ -51,7 +51,7 @@ def test_what_blocks_is_said_with_the_next_step(
     assert "no-such-package missing; make venv" in found["packages"][0]["text"]
     assert "unset the variable" in found["s3"][0]["text"] and found["s3"][0]["verdict"] == "blocks"
     assert "give --runs DIR" in found["disk"][0]["text"]
-    assert "which is not there" in found["data"][0]["text"]
+    assert "which does not exist" in found["data"][0]["text"]
 
 
 def test_a_pipe_gets_one_plain_line_a_finding(tmp_path: Path, capsys: Capture) -> None:

@@ -115,8 +115,11 @@ def test_a_file_lies_over_its_profile_and_an_argument_over_the_file(tmp_path: Pa
         ("[data]\ntest_fraction = true", "data.test_fraction = True: must be a number"),
         ("[data]\nvalidation_fold = 5", "data.validation_fold=5: one of the 5 folds"),
         ("cnns = ['resnet5']", "cnns: cnn='resnet5' must be one of modified_cnn, alexnet, resnet50"),
-        ("cnns = []", "at least one, none twice"),
-        ("cnns = ['alexnet', 'alexnet']", "none twice"),
+        ("cnns = ['resnet5']\n[training]\ndrop_path = 0.2", "cnns: cnn='resnet5' must be one of modified_cnn"),
+        ("[training]\nlayer_decay = 0", "training.layer_decay = 0: above 0 and at most 1"),
+        ("[training]\nmomentum = 1", "training.momentum = 1: at least 0 and below 1"),
+        ("cnns = []", "at least one, each once"),
+        ("cnns = ['alexnet', 'alexnet']", "each once"),
         ("[evaluation]\nbootstrap = 50", "evaluation.bootstrap = 50: between 100 and 100000"),
         ("[evaluation]\nmin_macro_auc = 1.5", "evaluation.min_macro_auc = 1.5: between 0 and 1"),
         ("[augmentation]\ncopies = -1", "augmentation.copies = -1: at least 0"),
@@ -224,7 +227,7 @@ def test_a_network_that_does_not_take_the_images_is_refused(tmp_path: Path) -> N
     config = PipelineConfig.load(cnns=["inception_v3"])
     with pytest.raises(ConfigError, match="ImageWidth=64: .*does not take images of 160 x 64"):
         with_parameters(config, {"ImageWidth": 64})
-    with pytest.raises(ConfigError, match="stride=32: cnn=vit_tiny_patch16_224 has feature maps at stride 16 alone"):
+    with pytest.raises(ConfigError, match="stride=32: cnn=vit_tiny_patch16_224 has feature maps only at stride 16"):
         PipelineConfig.load(cnns=["vit_tiny_patch16_224"])
 
 

@@ -216,12 +216,12 @@ def with_two_networks(account: Account) -> None:
         (
             lambda account: account.write(subnets='subnets = ["subnet-0123456789abcdef0"]'),
             "network",
-            "security.subnets names what is not there",
+            "security.subnets names a missing resource",
         ),
         (with_two_networks, "network", "use those of one"),
         (without_image, "images.processing", "build and push it"),
         (without_image, "images.training", "is no tagged ECR image"),
-        (with_a_small_quota, "ml.g4dn.xlarge for training job usage", "ask for more"),
+        (with_a_small_quota, "ml.g4dn.xlarge for training job usage", "request more"),
         (lambda account: account.endpoint(tags={"project": "other"}), "endpoint mammopipe", "another endpoint.name"),
         (without_a_permission, "permissions of mammopipe-training", "deploy infra/stack.yaml again"),
         (with_another_mode, "endpoint mammopipe", "it serves realtime, endpoint.mode=serverless"),
@@ -246,7 +246,7 @@ def test_an_endpoint_of_this_project_is_updated(account: Account, capsys: pytest
     account.endpoint(tags={"project": "mammopipe"})
     code, lines = run_doctor(account, capsys)
     assert code == 0
-    assert "ok      endpoint mammopipe: in service; an approval will update it without down time" in lines
+    assert "ok      endpoint mammopipe: in service; an approval will update it without downtime" in lines
 
 
 def test_candidates_that_must_wait_for_each_other_are_a_warning(

@@ -179,7 +179,7 @@ def test_the_definition_as_it_is_passes(plain: Compiled) -> None:
     [
         ({"ProcessingInstanceType": "ml.m5.huge"}, "no instance type that SageMaker knows"),
         ({"ProcessingInstanceCount": 2}, "each instance would prepare every image"),
-        ({"TrainingInstanceType": "ml.g5.12xlarge", "TrainingInstanceCount": 3}, "no multiple of the 12 processes"),
+        ({"TrainingInstanceType": "ml.g5.12xlarge", "TrainingInstanceCount": 3}, "not a multiple of the 12 processes"),
         ({"TrainingInstanceType": "ml.p6e-gb200.36xlarge"}, "does not know how many GPUs it has"),
         ({"TrainingInstanceType": "ml.trn1.2xlarge"}, "its accelerators run no CUDA"),
         ({"ProcessingInstanceType": "ml.g5.xlarge"}, "has local disks, which its hardware encrypts"),
@@ -236,7 +236,7 @@ def test_every_instance_type_with_gpus_has_a_known_number_or_is_refused(kind: st
         ({"compute": {"processing_instance_count": 2}}, "needs compute.distribution=ShardedByS3Key"),
         (
             {"compute": {"training_instance_type": "ml.g5.48xlarge"}, "training": {"batch_size": 12}},
-            "training.batch_size=12 is no multiple of the 8 processes",
+            "training.batch_size=12 is not a multiple of the 8 processes",
         ),
         ({"compute": {"spot": True, "max_wait_seconds": 3600}}, "is below training_max_runtime_seconds"),
         ({"data": {"patient_salt": "short"}}, "5 characters; at least 16"),

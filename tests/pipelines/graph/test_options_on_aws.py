@@ -158,7 +158,9 @@ def test_a_serverless_model_has_what_serverless_takes(definitions: dict[str, Com
     assert variant["ServerlessConfig"] == {"MemorySizeInMB": 6144, "MaxConcurrency": 5}
     assert not variant.keys() & {"InstanceType", "InitialInstanceCount"}
     assert not requests["Model"].get("EnableNetworkIsolation") and "VpcConfig" not in requests["Model"]
-    assert requests["Model"]["PrimaryContainer"]["Environment"]["MAMMOPIPE_MAX_BYTES"] == str(4 * 2**20)
+    environment = requests["Model"]["PrimaryContainer"]["Environment"]
+    for limit in ("MAMMOPIPE_MAX_BYTES", "MAMMOPIPE_MAX_ANSWER_BYTES"):
+        assert environment[limit] == str(4 * 2**20)
 
 
 @pytest.mark.parametrize(

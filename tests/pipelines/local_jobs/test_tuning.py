@@ -131,7 +131,7 @@ def test_what_aws_would_refuse_of_a_search_is_refused(compiled: Compiled, fault:
         ({"ranges": {"dropout": "uniform(0.5,0)"}}, "LOW must be below HIGH"),
         ({"ranges": {"dropout": "uniform(0,inf)"}}, "LOW must be below HIGH"),
         ({"ranges": {"learning_rate": "log(0,1)"}}, "above 0"),
-        ({"ranges": {"sampling": "choice(balanced,balanced)"}}, "none twice"),
+        ({"ranges": {"sampling": "choice(balanced,balanced)"}}, "each once"),
         (
             {"ranges": {"dropuot": "uniform(0,1)"}},
             "a trial could have dropuot=0: hyperparameter dropuot='0' is unknown",
@@ -154,7 +154,7 @@ def test_a_range_from_which_a_trial_could_fail_is_refused_at_once(values: dict[s
 
 
 def test_a_batch_that_the_gpus_cannot_share_is_no_trial() -> None:
-    with pytest.raises(ConfigError, match="batch_size=9 is no multiple of the 8 processes"):
+    with pytest.raises(ConfigError, match="batch_size=9 is not a multiple of the 8 processes"):
         PipelineConfig.load(
             cnns=["alexnet"],
             tuning={"ranges": {"batch_size": "int(8,16)"}},

@@ -197,7 +197,7 @@ def test_ctrl_c_leaves_the_execution_running_otherwise(aws: Aws, folder: RunFold
     aws.shows("Executing", TRAINING)
     said: list[str] = []
     aws_watch.watch(folder, aws.clients, Screen().show, said.append, wait=interrupted, ask=ask)
-    assert f"{ID} goes on without us" in said[-1]
+    assert f"{ID} continues on AWS" in said[-1]
 
 
 def test_status_report_compare_and_runs_read_it_like_a_local_run(
@@ -315,7 +315,7 @@ def test_the_watching_ends_where_nobody_answers_and_says_how_to_look_again(
 
     monkeypatch.setattr(aws.clients.sagemaker, "describe_pipeline_execution", answer)
     waited: list[float] = []
-    with pytest.raises(ConfigError, match=f"for 60 minutes; {ID} goes on .* mammopipe status {ID} --watch"):
+    with pytest.raises(ConfigError, match=f"for 60 minutes; {ID} continues .* mammopipe status {ID} --watch"):
         aws_watch.watch(folder, aws.clients, Screen().show, lambda line: None, wait=waited.append)
     assert aws_watch.LONGEST_SILENCE <= sum(waited) < aws_watch.LONGEST_SILENCE + aws_watch.LONGEST_PAUSE
 

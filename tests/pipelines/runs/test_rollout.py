@@ -163,7 +163,10 @@ def test_a_serverless_endpoint_has_no_instances(sagemaker: Any) -> None:
     assert variant["ServerlessConfig"] == {"MemorySizeInMB": 6144, "MaxConcurrency": 5}
     assert "InstanceType" not in variant
     model = sagemaker.describe_model(ModelName=variant["ModelName"])
-    assert model["PrimaryContainer"]["Environment"] == {"MAMMOPIPE_MAX_BYTES": str(4 * 2**20)}
+    assert model["PrimaryContainer"]["Environment"] == {
+        "MAMMOPIPE_MAX_BYTES": str(4 * 2**20),
+        "MAMMOPIPE_MAX_ANSWER_BYTES": str(4 * 2**20),
+    }
 
 
 def test_what_nobody_approved_is_not_deployed(sagemaker: Any) -> None:
@@ -289,7 +292,7 @@ def described_package() -> dict[str, Any]:
 def test_an_endpoint_in_service_is_updated_blue_green_and_keeps_its_instances() -> None:
     moving = Moving()
     said = moving.deploy()
-    assert said[0] == f"Endpoint mammopipe: being moved from {OLD} to {new_name()}, without down time"
+    assert said[0] == f"Endpoint mammopipe: being moved from {OLD} to {new_name()}, without downtime"
     assert said[-1] == f"Endpoint mammopipe: serves {new_name()}"
     moving.stub.assert_no_pending_responses()
 

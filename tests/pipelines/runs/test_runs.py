@@ -46,7 +46,7 @@ def test_a_run_is_found_by_the_beginning_of_its_id(tmp_path: Path) -> None:
 
 
 def test_without_a_run_there_is_no_latest(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no run has come to its end"):
+    with pytest.raises(ConfigError, match="no run has finished"):
         find_run(tmp_path)
 
 

@@ -53,7 +53,7 @@ class Done:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     folder = tmp_path_factory.mktemp("two")
     (folder / "two.toml").write_text(CONFIG)
-    write_own_tree(folder / "set", images=60, height=160, width=130, two_classes=True)
+    write_own_tree(folder / "set", images=42, height=160, width=130, two_classes=True)
     ended = mammopipe("run", "--config", "two.toml", "--source", "set", folder=folder)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return Done(folder)
@@ -61,7 +61,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
 
 def test_evaluation_report_and_card_are_of_two_classes(done: Done) -> None:
     evaluation = done.document("evaluation.json")
-    assert evaluation["classes"] == CLASSES and evaluation["labels"] == {"negative": 50, "malignant": 10}
+    assert evaluation["classes"] == CLASSES and evaluation["labels"] == {"negative": 35, "malignant": 7}
     for split in ("validation", "test"):
         found = evaluation["candidates"]["modified_cnn"][split]
         assert [len(row) for row in found["confusion_matrix"]] == [2, 2]
@@ -90,7 +90,7 @@ def test_the_predictions_of_the_run_and_of_predict_have_a_column_for_each_class(
     assert ended.returncode == 0, ended.stderr
     with (done.folder / "said.csv").open() as stream:
         said = list(csv.DictReader(stream))
-    assert len(said) == 60 and not any(row["error"] for row in said)
+    assert len(said) == 42 and not any(row["error"] for row in said)
     assert all(
         float(row["probability_negative"]) + float(row["probability_malignant"]) == pytest.approx(1) for row in said
     )

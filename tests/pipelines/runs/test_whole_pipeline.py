@@ -22,7 +22,7 @@ CONFIG = """
 [data]
 max_height = 256
 [training]
-epochs = 2
+epochs = 1
 head_epochs = 0
 warmup_epochs = 0
 [segmentation]

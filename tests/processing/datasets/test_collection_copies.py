@@ -16,8 +16,10 @@ from mammopipe.processing.datasets.definition import Table
 from mammopipe.processing.datasets.lesion_masks import read_masks
 from mammopipe.processing.datasets.manifest import Label, View
 from mammopipe.processing.datasets.registry import dataset_in
+from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.images.pgm_png import write_png
 from tests.processing.datasets.conftest import COLLECTIONS
+from tests.support.spreadsheets import write_spreadsheet
 
 Tree = Callable[[str], Path]
 CMMD_TABLE = "CMMD_clinicaldata_revision.csv"
@@ -48,7 +50,7 @@ def seen(table: Table) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("name", COLLECTIONS)
-@pytest.mark.parametrize(("separator", "coding"), [(";", "utf-8-sig"), ("\t", "utf-16"), (",", "cp1252")])
+@pytest.mark.parametrize(("separator", "coding"), [(";", "utf-8-sig"), ("\t", "utf-16"), ("|", "cp1252")])
 def test_tables_as_spreadsheet_programs_write_them(tree: Tree, name: str, separator: str, coding: str) -> None:
     folder = tree(name)
     expected, _ = read(folder)
@@ -78,7 +80,7 @@ def test_suffixes_in_upper_case_spaces_and_files_of_the_system(tree: Tree, name:
     assert seen(found) == seen(expected) and found.refused == [] and found.unlabelled == []
 
 
-@pytest.mark.parametrize("text", ["4", "4a", "4 B", "4C", "BI-RADS 4", "BIRADS-4a", "bi-rads: 4b", "4.0", " 5 ", "6"])
+@pytest.mark.parametrize("text", ["4", "4a", "4 B", "BI-RADS 4", "BIRADS-4a", "bi-rads: 4b", "4.0", "4,0", " 5 ", "6"])
 def test_categories_are_read_as_sites_write_them(text: str) -> None:
     assert class_of_birads(text, where="Bi-Rads") is Label.MALIGNANT
 
@@ -260,3 +262,59 @@ def test_inbreast_numbers_as_programs_write_them(tree: Tree) -> None:
     found, _ = read(folder)
     assert seen(found) == seen(expected)
     assert [name for name, _ in found.refused] == ["total 20"]
+
+
+@pytest.mark.parametrize("name", COLLECTIONS)
+def test_tables_may_be_spreadsheets_and_list_everything_twice(tree: Tree, name: str) -> None:
+    folder = tree(name)
+    expected, _ = read(folder)
+    for path in folder.rglob("*.csv"):
+        head, *rows = rows_of(path)
+        twice = rows if "breast-level" in path.name or name == "inbreast" else [*rows, *rows]
+        write_spreadsheet(path.with_suffix(".xlsx"), [head, *twice])
+        path.unlink()
+    found, _ = read(folder)
+    assert seen(found) == seen(expected) and found.refused == []
+    masks = [{image: len(held) for image, held in table.masks.items()} for table in (found, expected)]
+    assert masks[0] == masks[1], "a finding that is listed twice is one lesion"
+
+
+def test_vindr_boxes_with_a_decimal_comma(tree: Tree) -> None:
+    folder = tree("vindr-mammo")
+    expected, _ = read(folder)
+    head, *rows = rows_of(folder / "finding_annotations.csv")
+    numbers = [head.index(name) for name in ("xmin", "ymin", "xmax", "ymax")]
+    assert any("." in row[place] for row in rows for place in numbers)
+    changed = [[cell.replace(".", ",") if n in numbers else cell for n, cell in enumerate(row)] for row in rows]
+    write_rows(folder / "finding_annotations.csv", [head, *changed], separator=";")
+    found, _ = read(folder)
+    assert [each.lesions for each in found.records] == [each.lesions for each in expected.records]
+
+
+def test_cbis_tables_put_together_keep_the_split_of_the_images_folders(tree: Tree) -> None:
+    folder = tree("cbis-ddsm")
+    expected, _ = read(folder)
+    assert {str(each.split) for each in expected.records} == {"train", "test"}
+    tables = sorted(folder.rglob("*_case_description_*.csv"))
+    head = rows_of(tables[0])[0]
+    for kind in ("mass", "calc"):
+        parts = [path for path in tables if path.name.startswith(kind)]
+        rows = [row for path in parts for row in rows_of(path)[1:]]
+        for path in parts:
+            path.unlink()
+        if rows:
+            write_rows(folder / f"{kind}_case_description_set.csv", [head, *rows])
+    found, _ = read(folder)
+    assert seen(found) == seen(expected)
+    merged = next(folder.glob("*_case_description_set.csv"))
+    head, *rows = rows_of(merged)
+    place = head.index("image file path")
+    write_rows(merged, [head, [cell if n != place else "x/y/1-1.dcm" for n, cell in enumerate(rows[0])], *rows[1:]])
+    refused = read(folder)[0].refused
+    assert any("'x/y/1-1.dcm' says training or test" in reason for _, reason in refused)
+
+
+def test_archives_in_the_place_of_a_dataset_are_named(tmp_path: Path) -> None:
+    (tmp_path / "INbreast Release 1.0.tgz").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"archives, which must be unpacked first: INbreast Release 1\.0\.tgz"):
+        dataset_in(tmp_path)

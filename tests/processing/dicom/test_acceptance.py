@@ -35,6 +35,13 @@ REFUSED: list[tuple[str, Any]] = [
         "L CC subtracted", "Screen Save", "RMLO tangential", "STEREO PRE-FIRE", "Iodine image", "MIP", "specimens",
         "Breast Tomosynthesis Image L CC 1mm slices", "R MLO planes of tomo", "L CC CESM SUB", "R MLO CE HE",
         "SmartSlices L CC", "iCAD SecondLook", "CAD overlay", "AI heatmap", "Vergroesserung L CC", "agrandissement CC",
+        "RCC HE", "DES L CC", "CEM Doe Jane SUB", "L CC Subtrahiert", "L MLO DBT slice 23", "DBT planes", "Quantra",
+        "Volpara Density Map", "Density map L CC", "Volpara Scorecard", "Transpara", "Dose report", "BI-RADS report",
+        "VERGROTING R CC", "Amplia\u00e7\u00e3o", "f\u00f6rstoring", "Forst\u00f8rrelse", "Powiekszenie", "MAGN",
+        "L CC x1.8", "L CC 1,5X", "Suurennos", "Lupe", "Zielaufnahme", "Kompressionsspot", "Spotaufnahme", "cone-down",
+        "Compression localis\u00e9e", "compresion focalizada", "compressione mirata", "centr\u00e9 comprim\u00e9",
+        "Pr\u00e4parat", "Praeparat", "Pi\u00e8ce op\u00e9ratoire", "Pezzo operatorio", "Pe\u00e7a cirurgica", "Aguja",
+        "Drahtmarkierung", "Rep\u00e9rage", "Harpon", "Arp\u00f3n", "Lokalisation", "Duktographie", "R CC Localization",
     )),
     *(("AcquisitionProtocolName", text) for text in ("SPOT MAG", "L CC recombined", "QC flat field")),
     *(("ImageType", ["DERIVED", "PRIMARY", "", kind]) for kind in (
@@ -42,7 +49,7 @@ REFUSED: list[tuple[str, Any]] = [
         "CESM_RECOMBINED", "WIDE_SLAB", "BIOPSY", "MAX_IP", "TOMOSYNTHESIS", "DES_SUB", "CE_SUBTRACTED", "IODINE_MAP",
         "PROJECTION", "RECON", "THICK_SLICE", "TEST_PHANTOM", "HEATMAP", "CAD_OVERLAY", "SEGMENTATION", "SPOT", "MAG",
         "SPOT_MAG", "MAGNIFICATION", "SCOUT", "MAG_VIEW", "MAG1.8", "SPOTMAG", "QC_IMAGE", "MASK_IMAGE", "MIP_10MM",
-        "DES_1",
+        "DES_1", "DBT", "3D", "HE", "CEM_HE",
     )),
     *(("ImageType", ["DERIVED", "SECONDARY", kind]) for kind in ("SCREEN SAVE", "SCREENSHOT", "SCREEN_CAPTURE")),
     *(("ImageType", ["ORIGINAL", "PRIMARY", kind]) for kind in ("TOMO_PROJ", "TOMO", "STEREO_PLUS", "FLAT_FIELD")),
@@ -54,6 +61,9 @@ REFUSED: list[tuple[str, Any]] = [
     ("PresentationIntentType", "FOR PROCESSING"),
     ("PresentationIntentType", "for processing"),
     ("PresentationIntentType", "FOR_PROCESSING"),
+    ("PresentationIntentType", "FOR  PROCESSING"),
+    ("PresentationIntentType", "RAW"),
+    *(("SeriesDescription", text) for text in ("Vergr\u00f6\u00dferung", "F\u00d6RSTORING L CC")),
     *(("Modality", modality) for modality in ("CR", "DX", "CT", "OT", "US", "SR")),
     ("ConversionType", "SD"),
     ("ConversionType", "DRW"),
@@ -79,13 +89,14 @@ ACCEPTED: list[dict[str, Any]] = [
     )),
     *({"ViewPosition": text} for text in (
         "CC", "MLO", "R CC", "LMLO", "MLOID", "XCCL", "LM", "LMO", "CCRL", "AT", "medio-lateral oblique", "AP", "",
-        "Eklund", "CC (ID)", "LATERAL", "UNKNOWN", "CC2",
+        "Eklund", "CC (ID)", "LATERAL", "UNKNOWN", "CC2", "LAT",
     )),
     *({"SeriesDescription": text} for text in (
         "R CC", "Routine 2D", "L MLO C-View", "S-View", "MAMMOGRAPHY SCREENING", "L CC LOW ENERGY",
         "full mammogram images", "IMAGES", "Left Breast post biopsy", "TOMOSYNTHESIS 2D COMBO",
         "Implant displaced views", "Dual energy", "Spotlight trial", "Magdalena hospital protocol",
         "2D from tomo with 15 projections", "CC and MLO planes", "Screening mammogram with CAD", "CE study subject",
+        "Location: Room 2", "Localizer off", "Mammographie des seins", "Image magnetic", "L CC Quantra", "Post clip",
     )),
     {"StudyDescription": "Mammogram with spot magnification"},
     *({"BodyPartExamined": part} for part in ("BREAST", "Left Breast", "LBREAST", "MAMMA", "MAMA", "UNKNOWN", "")),
@@ -168,6 +179,58 @@ def test_the_words_of_a_description_are_shown_and_nothing_else(make_dicom: MakeD
     assert "Doe" not in str(caught.value) and "'MAG'" in str(caught.value)
 
 
+def test_words_far_apart_are_shown_without_what_stands_between(make_dicom: MakeDicom) -> None:
+    with pytest.raises(NotAMammogramError, match=r"holds 'CEM \.\.\. SUB'"):
+        read(make_dicom, SeriesDescription="CEM Doe Jane SUB")
+
+
+def with_media_class(data: bytes, uid: str) -> bytes:
+    """Return the file with a Media Storage SOP Class UID."""
+    value = uid.encode() + b"\0" * (len(uid) % 2)
+    place = data.index(b"\x02\0\x10\0UI")
+    return data[:place] + b"\x02\0\x02\0UI" + len(value).to_bytes(2, "little") + value + data[place:]
+
+
+@pytest.mark.parametrize("own", [{}, {"SOPClassUID": ""}], ids=["absent", "empty"])
+@pytest.mark.parametrize("suffix", ["13.1.3", "2", "7.4", "88.11", "77.1.6", "1.3"])
+def test_the_class_of_the_file_counts_where_the_data_set_states_none(
+    make_dicom: MakeDicom, own: dict[str, Any], suffix: str
+) -> None:
+    data = with_media_class(make_dicom(CELLS, bits=12, Modality="MG", **own), STORAGE + suffix)
+    with pytest.raises(NotAMammogramError, match=r"MediaStorageSOPClassUID \(0002,0002\) is"):
+        read_mammogram(data)
+    assert read_mammogram(with_media_class(make_dicom(CELLS, bits=12, SOPClassUID=STORAGE + "1.2"), STORAGE + suffix))
+
+
+RAW: list[dict[str, Any]] = [
+    *(
+        {"SeriesDescription": text}
+        for text in ("L CC RAW", "LCC_RAW", "R MLO (raw)", "MLO for processing", "unprocessed")
+    ),
+    {"ImageType": ["ORIGINAL", "PRIMARY", "", "RAW"]},
+    {"AcquisitionDeviceProcessingDescription": "RAW"},
+]
+
+
+@pytest.mark.parametrize("values", RAW, ids=str)
+def test_words_for_raw_pixels_count_where_nothing_states_the_intent(
+    make_dicom: MakeDicom, values: dict[str, Any]
+) -> None:
+    with pytest.raises(NotAMammogramError, match="raw pixels for processing"):
+        read(make_dicom, **values)
+    for stated in ({"PresentationIntentType": "FOR PRESENTATION"}, {"SOPClassUID": STORAGE + "1.2"}):
+        assert read(make_dicom, **values, **stated).pixels.any()
+
+
+def test_a_bilateral_region_is_no_single_breast_unless_a_side_is_stated(
+    make_dicom: MakeDicom, make_item: MakeItem
+) -> None:
+    both = make_item(CodeValue="76752008", AnatomicRegionModifierSequence=[make_item(CodeValue="51440002")])
+    with pytest.raises(NotAMammogramError, match="AnatomicRegionModifierSequence .* both breasts in one image"):
+        read(make_dicom, AnatomicRegionSequence=[both])
+    assert read(make_dicom, AnatomicRegionSequence=[both], ImageLaterality="L").laterality == "L"
+
+
 def test_a_mask_of_two_values_is_refused(make_dicom: MakeDicom) -> None:
     mask = np.zeros((200, 150), np.uint8)
     mask[50:90, 60:100] = 255
@@ -194,6 +257,8 @@ def test_a_mask_of_two_values_is_refused(make_dicom: MakeDicom) -> None:
         ("implant-displaced", {"ViewPosition": "IMPLANT DISPLACED CC"}),
         ("spacing-unusable", {"PixelSpacing": ("LO", ["1e-300", "1e-300"])}),
         ("synthetic-2d", {"SeriesDescription": "R_CC_V-Preview"}),
+        ("synthetic-2d", {"SeriesDescription": "G-View R MLO"}),
+        *(("low-energy", {"SeriesDescription": text}) for text in ("R CC LE", "CEM LE R MLO", "LCC CESM low")),
         ("digitised", {"ConversionType": "DF"}),
         ("secondary-capture", {"ConversionType": "WSD"}),
         ("secondary-capture", {"SOPClassUID": STORAGE + "7"}),

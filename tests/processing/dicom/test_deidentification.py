@@ -9,7 +9,7 @@ import pytest
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from mammopipe.processing.dicom.deidentification import IDENTIFYING
-from mammopipe.processing.images.mammogram import CorruptImageError, identity_fields, write_png
+from mammopipe.processing.images.mammogram import CorruptImageError, identity_fields, read_mammogram, write_png
 
 CELLS = np.zeros((4, 4), np.uint16)
 TABLE = """
@@ -224,3 +224,61 @@ def test_pgm_and_png_have_none(tmp_path: Path) -> None:
 def test_a_broken_file_is_an_error(make_dicom: Callable[..., bytes]) -> None:
     with pytest.raises(CorruptImageError, match="no Pixel Data"):
         identity_fields(make_dicom(CELLS)[:180])
+
+
+# ---- where a name may hide ----
+
+NAME, IMPLICIT_NAME = b"\x10\0\x10\0PN\x08\0Doe^Jane", b"\x10\0\x10\0\x08\0\0\0Doe^Jane"
+END_OF_SEQUENCE = b"\xfe\xff\xdd\xe0\0\0\0\0"
+
+
+def one_item(value: bytes) -> bytes:
+    return b"\xfe\xff\x00\xe0" + len(value).to_bytes(4, "little") + value
+
+
+def private(vr: bytes, value: bytes, undefined: bool = False) -> bytes:
+    """Return a private element; without representation if `vr` is empty."""
+    length = b"\xff\xff\xff\xff" if undefined else len(value).to_bytes(4, "little")
+    return b"\x19\0\x10\x10" + vr + (b"\0\0" if vr else b"") + length + value
+
+
+def with_private(data: bytes, inserted: bytes) -> bytes:
+    place = data.index(b"\x28\x00\x02\x00")
+    return data[:place] + inserted + data[place:]
+
+
+HIDDEN = {
+    "sequence": private(b"SQ", one_item(NAME)),
+    "unknown, implicit": private(b"UN", one_item(IMPLICIT_NAME)),
+    "unknown, explicit": private(b"UN", one_item(NAME)),
+    "unknown, no length": private(b"UN", one_item(IMPLICIT_NAME) + END_OF_SEQUENCE, undefined=True),
+    "bytes": private(b"OB", one_item(NAME)),
+    "two levels": private(b"UN", one_item(private(b"", one_item(IMPLICIT_NAME)))),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_name_in_a_private_sequence_counts(make_dicom: Callable[..., bytes], name: str) -> None:
+    data = with_private(make_dicom(CELLS), HIDDEN[name])
+    assert identity_fields(data) == ("PatientName",) and read_mammogram(data).pixels.shape == CELLS.shape
+    implicit = with_private(make_dicom(CELLS, syntax="1.2.840.10008.1.2"), private(b"", one_item(IMPLICIT_NAME)))
+    assert identity_fields(implicit) == ("PatientName",)
+
+
+@pytest.mark.parametrize("value", [b"\xfe\xff\x00\xe0\xff\0\0\0abcd", b"\xfe\xff\x00\xe0\x04\0\0\0abcd", b"abcdefgh"])
+def test_private_bytes_that_are_no_sequence_are_passed_over(make_dicom: Callable[..., bytes], value: bytes) -> None:
+    data = with_private(make_dicom(CELLS, PatientName="Doe^Jane"), private(b"UN", value))
+    assert identity_fields(data) == ("PatientName",)
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.80"])
+def test_a_name_after_the_pixel_data_counts(make_dicom: Callable[..., bytes], syntax: str) -> None:
+    data = make_dicom(CELLS, syntax=syntax)
+    assert identity_fields(data + NAME) == ("PatientName",)
+    assert identity_fields(data + b"\0" * 100) == identity_fields(data + b"\xff" * 3) == ()
+
+
+def test_comments_of_an_overlay_count(make_dicom: Callable[..., bytes]) -> None:
+    data = make_dicom(CELLS)
+    place = data.index(b"\xe0\x7f\x10\x00OW")
+    assert identity_fields(data[:place] + b"\x02\x60\0\x40LT\x08\0Doe Jane" + data[place:]) == ("OverlayComments",)

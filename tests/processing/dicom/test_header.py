@@ -45,6 +45,23 @@ def read(make_dicom: MakeDicom, **values: Any) -> Mammogram:
         ("Cranio-Caudal", "CC", "", None),
         ("AP", None, "", None),
         ("RM", None, "", None),
+        ("CC L", "CC", "", "L"),
+        ("MLO-R", "MLO", "", "R"),
+        ("MLO (left)", "MLO", "", "L"),
+        ("CCR", "CC", "", "R"),
+        ("MLOL", "MLO", "", "L"),
+        ("RT CC", "CC", "", "R"),
+        ("MLO RT 2", "MLO", "", "R"),
+        ("CCRL", "CC", "", None),
+        ("XCCL", None, "XCCL", None),
+        ("L CC R", "CC", "", None),
+        ("L MLO VIEW", "MLO", "", "L"),
+        ("MG R CC", "CC", "", "R"),
+        ("Breast OML", "MLO", "", None),
+        ("CC 10", "CC", "", None),
+        ("LAT", None, "", None),
+        ("R LAT", None, "", None),
+        ("RAT", "AT", "", "R"),
     ],
 )
 def test_spellings_of_a_view(text: str, view: str | None, other: str, side: str | None) -> None:
@@ -55,6 +72,7 @@ def test_spellings_of_a_view(text: str, view: str | None, other: str, side: str 
 def test_a_description_names_a_view_only_where_it_names_one() -> None:
     assert find_view("Mammo R CC").view == "CC" and find_view("Mammo R CC").side == "R"
     assert find_view("Routine CC and MLO").view is None and find_view("look at the left").view is None
+    assert find_view("lat view of the mat").view is None and find_view("Links CC").side == "L"
 
 
 @pytest.mark.parametrize(
@@ -67,6 +85,20 @@ def test_a_description_names_a_view_only_where_it_names_one() -> None:
         ({"Laterality": "B", "ImageLaterality": "R"}, "R", "ImageLaterality"),
         ({"BodyPartExamined": "LBREAST"}, "L", "BodyPartExamined"),
         ({"BodyPartExamined": "Right Breast"}, "R", "BodyPartExamined"),
+        *(
+            ({"BodyPartExamined": f"{part}"}, "L", "BodyPartExamined")
+            for part in (
+                "BREAST_LEFT",
+                "LEFTBREAST",
+                "L BREAST",
+                "BREAST-L",
+                "MAMMA LINKS",
+                "MAMA IZQUIERDA",
+                "SEIN GAUCHE",
+            )
+        ),
+        ({"ImageLaterality": "RT"}, "R", "ImageLaterality"),
+        ({"ImageLaterality": "LEFT BREAST"}, "L", "ImageLaterality"),
         ({"ViewPosition": "RMLO"}, "R", "ViewPosition"),
         ({"SeriesDescription": "LEFT MLO"}, "L", "SeriesDescription"),
         ({"PatientOrientation": ["P", "FL"]}, "R", "PatientOrientation"),
@@ -82,6 +114,9 @@ def test_the_coded_anatomy_tells_the_side(make_dicom: MakeDicom, make_item: Make
     left = make_item(CodeValue="76752008", AnatomicRegionModifierSequence=[make_item(CodeValue="7771000")])
     assert read(make_dicom, AnatomicRegionSequence=[left]).laterality == "L"
     assert read(make_dicom, AnatomicRegionSequence=[make_item(CodeValue="T-04020")]).laterality == "R"
+    region, right = make_item(CodeValue="76752008"), make_item(CodeValue="24028007")
+    beside = {"AnatomicRegionSequence": [region], "AnatomicRegionModifierSequence": [right]}
+    assert read(make_dicom, **beside).laterality == "R"
     frame = make_item(FrameAnatomySequence=[make_item(FrameLaterality="R")])
     assert read(make_dicom, SharedFunctionalGroupsSequence=[frame]).laterality == "R"
 

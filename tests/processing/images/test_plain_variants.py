@@ -311,3 +311,75 @@ def test_a_jpeg_header_of_another_size_is_refused(rows: int, columns: int) -> No
     data[frame + 5 : frame + 9] = struct.pack(">HH", rows, columns)
     with pytest.raises(CorruptImageError):
         read_mammogram(bytes(data), config=JPEG_FILES)
+
+
+# ---- what a file says about itself ----
+
+
+def damaged_exif(orientation: int, order: str) -> list[bytes]:
+    """Return Exif data with the orientation and a field that leads out of the file, and such that end after it."""
+    start = {"<": b"II*\0\x08\0\0\0", ">": b"MM\0*\0\0\0\x08"}[order]
+    entry = struct.pack(order + "HHIHH", 274, 3, 1, orientation, 0)
+    wrong = struct.pack(order + "HHII", 271, 2, 100, 5000)
+    as_long = struct.pack(order + "HHII", 274, 4, 1, orientation)
+    two, one = (struct.pack(order + "H", count) for count in (2, 1))
+    return [start + two + wrong + entry + bytes(4), start + one + entry, start + one + as_long + bytes(4)]
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_orientation_counts_in_damaged_exif_data(orientation: int, order: str) -> None:
+    for block in damaged_exif(orientation, order):
+        for data in (with_chunks(chunk(b"eXIf", block)), jpeg(exif=b"Exif\0\0" + block)):
+            with pytest.raises(UnsupportedImageError, match=f"Exif Orientation {orientation}; only 1"):
+                read_mammogram(data, config=JPEG_FILES)
+
+
+def resolutions(across: int, down: int) -> dict[str, bytes]:
+    """Return files of each format that state a resolution."""
+    stream = BytesIO()
+    Image.fromarray(NARROW).save(stream, "TIFF", x_resolution=across, y_resolution=down, resolution_unit=2)
+    picture = jpeg()
+    return {
+        "PNG": with_chunks(chunk(b"pHYs", struct.pack(">IIB", across, down, 1))),
+        "TIFF": stream.getvalue(),
+        "JPEG": picture[:14] + struct.pack(">HH", across, down) + picture[18:],
+    }
+
+
+@pytest.mark.parametrize("name", ["PNG", "TIFF", "JPEG"])
+def test_pixels_that_are_plainly_not_square_are_refused(name: str) -> None:
+    for across, down in ((300, 150), (100, 106)):
+        with pytest.raises(UnsupportedImageError, match=rf"{name} .* is {across} x {down}; square pixels are read"):
+            read_mammogram(resolutions(across, down)[name], config=JPEG_FILES)
+    for across, down in ((300, 300), (0, 300), (100, 104)):
+        assert read_mammogram(resolutions(across, down)[name], config=JPEG_FILES).pixels.shape == (40, 30)
+
+
+def test_a_palette_without_an_entry_for_a_pixel_is_damage() -> None:
+    grey = bytes(value for level in range(256) for value in (level,) * 3)
+
+    def indexed(entries: int) -> bytes:
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", 30, 40, 8, 3, 0, 0, 0))
+        rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in NARROW))
+        palette = chunk(b"PLTE", grey[: 3 * entries])
+        return b"\x89PNG\r\n\x1a\n" + header + palette + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+    top = int(NARROW.max())
+    for entries in (top + 1, 256):
+        assert np.array_equal(read_mammogram(indexed(entries)).pixels, shown(NARROW))
+    with pytest.raises(CorruptImageError, match=f"no entry in its palette of {top}"):
+        read_mammogram(indexed(top))
+
+
+def test_a_tiff_whose_strips_hold_more_rows_than_it_announces_is_refused() -> None:
+    stream = BytesIO()
+    Image.fromarray(NARROW).save(stream, "TIFF")
+    data = stream.getvalue()
+    place = data.index(struct.pack("<HHI", 257, 4, 1)) + 8
+    with pytest.raises(CorruptImageError, match="TIFF strips have 1200 bytes; 1 of 600 bytes are needed"):
+        read_mammogram(data[:place] + struct.pack("<I", 20) + data[place + 4 :])
+    kind = BytesIO()
+    Image.fromarray(NARROW).save(kind, "TIFF", tiffinfo={255: 2})
+    with pytest.raises(NotAMammogramError, match="TIFF SubfileType 2: a reduced copy"):
+        read_mammogram(kind.getvalue())

@@ -1,5 +1,6 @@
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol
 from mammopipe.processing.errors import ConfigError, LabelError
+from mammopipe.processing.splits import assignment
 from mammopipe.processing.splits.assignment import (
     SplitConfig,
     assign_folds,
@@ -172,3 +174,52 @@ def test_stated_splits_that_divide_a_patient_or_lack_one_are_refused() -> None:
     for missing, others in ((Split.TRAIN, Split.TEST), (Split.TEST, Split.TRAIN)):
         with pytest.raises(LabelError, match=f"^the table's split column has no image in {missing}$"):
             keep_splits(stated([others, Split.VALIDATION]), SplitConfig())
+
+
+def mias_records() -> list[ImageRecord]:
+    """Two images of each of 161 patients, as in mini-MIAS."""
+    return [
+        ImageRecord(f"mdb{2 * number - side:03d}", f"mias{number:03d}", "mias", None, None, list(Label)[number % 3])
+        for number in range(1, 162)
+        for side in (1, 0)
+    ]
+
+
+def test_a_breast_that_the_release_lists_twice_has_one_place_in_every_deal(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = mias_records()
+    twins = [place for place, record in enumerate(records) if record.patient_id in ("mias111", "mias113")]
+
+    def deals(seed: int) -> tuple[list[object], list[int]]:
+        placed = [(record.split, record.fold) for record in assign_splits(records, SplitConfig(seed=seed))]
+        return [*placed], assign_folds(records, 5, seed=seed, protocol=SplitProtocol.PATIENT)
+
+    found = [deals(seed) for seed in range(20)]
+    for splits, folds in found:
+        assert len({splits[place] for place in twins}) == len({folds[place] for place in twins}) == 1
+    monkeypatch.setattr(assignment, "same_breast", lambda dataset, patient_id: patient_id)
+    before = [deals(seed) for seed in range(20)]
+    assert found != before, "without the rule, some deal separates them"
+    moved = {
+        records[place].patient_id
+        for after, plain in zip(found, before, strict=True)
+        for kind in (0, 1)
+        for place, (one, other) in enumerate(zip(after[kind], plain[kind], strict=True))
+        if one != other
+    }
+    assert moved == {"mias113"}, "nobody else moves"
+
+
+def test_a_joined_set_keeps_such_a_breast_together_and_a_table_that_divides_it_is_refused() -> None:
+    joined = [
+        replace(record, image_id=f"mias-{record.image_id}", patient_id=f"mias-{record.patient_id}")
+        for record in mias_records()
+    ]
+    for seed in range(20):
+        split_of = {record.patient_id: record.split for record in assign_splits(joined, SplitConfig(seed=seed))}
+        assert split_of["mias-mias111"] is split_of["mias-mias113"]
+    stated = [
+        replace(record, split=Split.TEST if record.patient_id in ("mias-mias113", "mias-mias001") else Split.TRAIN)
+        for record in joined
+    ]
+    with pytest.raises(LabelError, match="who shows a breast of patient mias-mias111, in the splits test and train"):
+        keep_splits(stated, SplitConfig())

@@ -19,11 +19,11 @@ from mammopipe.processing.splits.near_duplicates import ALTERED, Variant
 
 CONFIG = PreprocessConfig(height=320, width=192)
 SPLITS = (Split.TRAIN, Split.TRAIN, Split.TRAIN, Split.VALIDATION, Split.VALIDATION, Split.TEST, Split.TEST)
-Films = dict[str, np.ndarray]
+Images = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def films() -> Films:
+def films() -> Images:
     return {
         f"film{number}": make_film(number, label=list(Label)[number % 3], laterality=Laterality.LEFT).pixels
         for number in range(len(SPLITS))
@@ -41,7 +41,7 @@ def segmented(pixels: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def clean(films: Films, tmp_path: Path) -> list[ImageRecord]:
+def clean(films: Images, tmp_path: Path) -> list[ImageRecord]:
     records = []
     for number, (name, pixels) in enumerate(films.items()):
         record = ImageRecord(name, f"p{number}", "mias", Laterality.LEFT, View.MLO, Label.NORMAL, SPLITS[number])
@@ -90,7 +90,7 @@ CHANGES: dict[str, Change] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_copy_of_a_training_image_under_another_name_is_found_in_the_test(
-    clean: list[ImageRecord], films: Films, tmp_path: Path, change: str
+    clean: list[ImageRecord], films: Images, tmp_path: Path, change: str
 ) -> None:
     record = ImageRecord("new", "p99", "mias", None, View.MLO, Label.MALIGNANT, Split.TEST)
     leaked = store(tmp_path, record, segmented(CHANGES[change](films["film1"])))
@@ -100,7 +100,7 @@ def test_a_copy_of_a_training_image_under_another_name_is_found_in_the_test(
 
 
 def test_a_copy_that_claims_another_source_is_found_by_its_picture(
-    clean: list[ImageRecord], films: Films, tmp_path: Path
+    clean: list[ImageRecord], films: Images, tmp_path: Path
 ) -> None:
     copied, record = Augmenter().copy(films["film5"], clean[0], 7)
     report = audit_leakage([*clean, store(tmp_path, record, segmented(copied))], tmp_path)
@@ -138,7 +138,7 @@ def test_one_file_in_two_splits_is_found_even_where_it_shows_nothing(clean: list
     assert {finding.kind for finding in report.findings} == {"equal-files"}
 
 
-def test_the_two_images_of_a_patient_are_not_taken_for_one(films: Films, tmp_path: Path) -> None:
+def test_the_two_images_of_a_patient_are_not_taken_for_one(films: Images, tmp_path: Path) -> None:
     records = []
     for number, side in enumerate(Laterality):
         pixels = make_film(40 + number, label=Label.NORMAL, laterality=side, patient_seed=40).pixels
@@ -154,7 +154,7 @@ def test_files_can_be_read_as_mammograms(clean: list[ImageRecord], tmp_path: Pat
 
 @pytest.mark.parametrize("variant", ALTERED)
 def test_a_mirrored_or_inverted_copy_is_found(
-    clean: list[ImageRecord], films: Films, tmp_path: Path, variant: Variant
+    clean: list[ImageRecord], films: Images, tmp_path: Path, variant: Variant
 ) -> None:
     record = ImageRecord("new", "p99", "mias", None, View.MLO, Label.MALIGNANT, Split.TEST)
     leaked = store(tmp_path, record, variant.of(segmented(films["film1"])))
@@ -164,7 +164,7 @@ def test_a_mirrored_or_inverted_copy_is_found(
 
 
 def test_a_mirrored_copy_of_its_own_source_is_no_finding(
-    clean: list[ImageRecord], films: Films, tmp_path: Path
+    clean: list[ImageRecord], films: Images, tmp_path: Path
 ) -> None:
     copied = replace(clean[0], image_id="film0-flipped", source_image_id="film0")
     stored = store(tmp_path, copied, Variant.MIRRORED.of(segmented(films["film0"])))
@@ -172,7 +172,7 @@ def test_a_mirrored_copy_of_its_own_source_is_no_finding(
     assert report.passed and report.checked["copies_unlike_their_source"] == 0
 
 
-def test_folds_are_compared_as_splits_are(clean: list[ImageRecord], films: Films, tmp_path: Path) -> None:
+def test_folds_are_compared_as_splits_are(clean: list[ImageRecord], films: Images, tmp_path: Path) -> None:
     record = ImageRecord("twin", "p98", "mias", None, View.MLO, Label.BENIGN, Split.TRAIN)
     equal = store(tmp_path, record, segmented(films["film1"]))
     turned = store(tmp_path, replace(record, image_id="turned"), segmented(rotated(films["film2"])))
@@ -198,3 +198,12 @@ def test_a_label_that_was_edited_after_the_split_is_found(
     [finding] = report.findings
     assert finding.kind == "label-changed" and finding.images == (edited.image_id,)
     assert report.checked["labels_of_the_split"] == len(records)
+
+
+def test_a_copy_with_another_label_than_its_source_is_found(clean: list[ImageRecord], tmp_path: Path) -> None:
+    copy = next(record for record in clean if record.source_image_id)
+    other = Label.MALIGNANT if copy.label is not Label.MALIGNANT else Label.NORMAL
+    report = audit_leakage(change(clean, copy.image_id, label=other), tmp_path)
+    [finding] = report.findings
+    assert finding.kind == "label-changed" and finding.images == (copy.image_id,)
+    assert f"its source {copy.source_image_id} {copy.label}" in finding.message

@@ -157,6 +157,8 @@ def test_a_clean_set_is_counted(tmp_path: Path) -> None:
         "features_of_one_film": SAME_IMAGE,
         "pairs_compared_by_pixels": 0,
         "correlation_limit": 0.75,
+        "pairs_compared_place_by_place": 0,
+        "limit_of_fitting_places": 0.529,
         "expected_false_alarms": 0.0,
     }
 

@@ -1,5 +1,6 @@
 """Elastically deformed copies: their features agree place by place, and those of different images do not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,14 +10,15 @@ import pytest
 from mammopipe.processing.datasets.manifest import ImageRecord, Split
 from mammopipe.processing.splits.leakage_audit import audit_leakage
 from mammopipe.processing.splits.local_agreement import (
+    FITTING,
     LEAST_HEIGHT,
     LOCALLY_ALIKE,
     LocalMatch,
-    local_correlation,
+    fitting_places,
     local_match,
 )
 from mammopipe.processing.splits.near_duplicates import Features, features, match
-from mammopipe.processing.splits.pixel_confirmation import LEAST_LIMIT, correlation, detail
+from mammopipe.processing.splits.pixel_confirmation import CORRELATION, correlation, detail
 from tests.processing.splits.test_leakage_findings import Pixels, row, stored, texture
 
 
@@ -34,13 +36,22 @@ def deformed(pixels: Pixels, size: float = 0.02, seed: int = 0) -> Pixels:
 def test_a_deformed_copy_agrees_place_by_place_where_no_one_transform_fits() -> None:
     original, copy = texture(1), deformed(texture(1))
     found, under_one = (of(features(original), features(copy)) for of in (local_match, match))
-    value = local_correlation(detail(original), detail(copy), found)
-    assert found.alike and value is not None and value > 0.85
+    share = fitting_places(detail(original), detail(copy), found)
+    assert found.alike and share is not None and share > FITTING.most
     assert under_one.transform is not None
-    assert (correlation(detail(original), detail(copy), under_one.transform) or 0) < LEAST_LIMIT
+    assert (correlation(detail(original), detail(copy), under_one.transform) or 0) < CORRELATION.least
     # Each agreeing feature is where the deformation moved it.
     moves = found.second[found.places] - found.first[found.places]
     assert 3 < np.abs(moves).max() < 0.05 * original.shape[0]
+
+
+def test_places_fit_where_the_features_say_and_in_no_other_image() -> None:
+    original, copy = texture(1), deformed(texture(1))
+    found = local_match(features(original), features(copy))
+    elsewhere = replace(found, second=found.second + (18, 0))
+    for image, places in ((texture(2), found), (copy, elsewhere)):
+        share = fitting_places(detail(original), detail(image), places)
+        assert share is not None and share < FITTING.least
 
 
 @pytest.mark.parametrize(("side", "alike"), [(30, False), (120, True)])
@@ -54,14 +65,14 @@ def test_one_structure_in_two_images_does_not_make_them_alike(side: int, alike: 
 def test_different_images_agree_nowhere(seed: int) -> None:
     found = local_match(features(texture(1)), features(texture(seed)))
     assert found.agreeing < LOCALLY_ALIKE / 2
-    assert local_correlation(detail(texture(1)), detail(texture(seed)), found) is None or found.agreeing
+    assert fitting_places(detail(texture(1)), detail(texture(seed)), found) is None
 
 
 def test_images_without_features_do_not_agree() -> None:
     none = Features(np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8))
     for first, second in ((none, none), (none, features(texture(1))), (features(texture(1)), none)):
         found = local_match(first, second)
-        assert found.agreeing == 0 and local_correlation(detail(texture(1)), detail(texture(1)), found) is None
+        assert found.agreeing == 0 and fitting_places(detail(texture(1)), detail(texture(1)), found) is None
 
 
 def deformed_set(folder: Path, height: int, seed: int) -> list[ImageRecord]:

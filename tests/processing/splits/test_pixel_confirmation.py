@@ -8,8 +8,7 @@ from mammopipe.processing.datasets.manifest import Label, Laterality
 from mammopipe.processing.phantoms.mias_tree import make_film
 from mammopipe.processing.splits.pixel_confirmation import (
     ALLOWED_FALSE_ALARMS,
-    LEAST_LIMIT,
-    MOST_LIMIT,
+    CORRELATION,
     Confirmation,
     correlation,
     detail,
@@ -32,8 +31,10 @@ def test_a_copy_correlates_once_it_is_turned_back():
     original = film(3)
     copy, turn = turned(original, 8)
     lighter = np.rint(65535 * (copy / 65535) ** 0.7).astype(np.uint16)
-    assert correlation(detail(original), detail(lighter), turn) > MOST_LIMIT
-    assert correlation(detail(original), detail(lighter), SAME) < LEAST_LIMIT, "the transform is what lays them over"
+    assert correlation(detail(original), detail(lighter), turn) > CORRELATION.most
+    assert correlation(detail(original), detail(lighter), SAME) < CORRELATION.least, (
+        "the transform is what lays them over"
+    )
 
 
 def test_a_mirrored_copy_correlates_by_a_transform_that_mirrors():
@@ -45,7 +46,7 @@ def test_a_mirrored_copy_correlates_by_a_transform_that_mirrors():
 
 def test_different_images_do_not_correlate_however_they_are_laid():
     values = [correlation(detail(film(3)), detail(film(seed)), SAME) for seed in (4, 5, 6)]
-    assert max(values) < LEAST_LIMIT
+    assert max(values) < CORRELATION.least
 
 
 def test_without_a_common_block_there_is_no_answer():
@@ -58,9 +59,9 @@ def test_without_a_common_block_there_is_no_answer():
 def test_the_limit_follows_the_number_of_pairs(pairs):
     different = list(np.random.default_rng(0).normal(0.3, 0.12, 200))
     found = Confirmation.of(different, pairs)
-    assert LEAST_LIMIT <= found.limit <= MOST_LIMIT
+    assert CORRELATION.least <= found.limit <= CORRELATION.most
     assert found.limit >= Confirmation.of(different, pairs // 10).limit
-    assert found.expected_false_alarms <= ALLOWED_FALSE_ALARMS * 1.01 or found.limit == MOST_LIMIT
+    assert found.expected_false_alarms <= ALLOWED_FALSE_ALARMS * 1.01 or found.limit == CORRELATION.most
 
 
 def test_few_pairs_are_held_against_what_was_measured_before():

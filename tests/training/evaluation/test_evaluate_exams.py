@@ -20,6 +20,7 @@ from mammopipe.training.model.archive import unpack
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.networks import model_directory
 from mammopipe.training.reporting.report import render
+from tests.support.computed_once import forget
 from tests.training.conftest import EvaluationBase
 
 LEVELS = ("image", "breast", "patient")
@@ -111,6 +112,7 @@ def test_the_rule_is_an_argument_and_recorded(screened, screening_inputs, monkey
 
 
 def test_the_same_exams_give_the_same_bytes(screened, screening_inputs, monkeypatch, tmp_path):
+    forget()
     monkeypatch.setenv("MAMMOPIPE_BASE", str(shutil.copytree(screening_inputs.base, tmp_path / "base")))
     monkeypatch.setattr(sys, "argv", ["evaluate", "--bootstrap", "100"])
     assert job.run(main, "message") == 0

@@ -6,6 +6,7 @@ checkpoint in the job's folder; the next run resumes from it. One figure is the 
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -17,32 +18,37 @@ from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest
 from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.distributed import World, joined
 from mammopipe.training.fitting.loop import fit
-from mammopipe.training.train import build_network, read_inputs
+from mammopipe.training.train import read_inputs
+from mammopipe.training.trial import build_network
 
 
 class StopAfter(StopRequest):
     """Asks the run to stop at its `checks`-th question; never with 0."""
 
-    def __init__(self, checks: int) -> None:
+    def __init__(self, checks: int, lost_host: str = "") -> None:
         super().__init__()
-        self.left = checks
+        self.left, self.lost_host = checks, lost_host
 
     def check(self) -> None:
         self.left -= 1
+        if self.left == 0 and self.lost_host:
+            if os.environ["GROUP_RANK"] == self.lost_host:
+                os._exit(9)
+            return
         self.received = self.left == 0
         super().check()
 
 
-def figures(paths: ContainerPaths, world: World, *, stop: int = 0) -> dict[str, object] | None:
-    """Return the figures of the job's run; `None` where it was stopped."""
+def figures(paths: ContainerPaths, world: World, *, stop: int = 0, lost_host: str = "") -> dict[str, object] | None:
+    """Return the figures of the job's run; `None` where it was stopped. Processes of a lost host end without a word."""
     torch.set_num_threads(1)
     inputs = read_inputs(paths, world)
     config = inputs.config
-    network = build_network(inputs).double()
+    network = build_network(inputs.config, inputs.classes, inputs.weights).double()
     try:
         progress = fit(
             network, *inputs.cases(), config, pretrained=False, world=world,
-            checkpoints=CheckpointStore(paths.checkpoints, "digest"), check_stop=StopAfter(stop).check,
+            checkpoints=CheckpointStore(paths.checkpoints, "digest"), check_stop=StopAfter(stop, lost_host).check,
         )  # fmt: skip
     except SystemExit:
         return None
@@ -72,13 +78,13 @@ def _shared(images: ImageDataset, world: World) -> bool:
     return inodes[0] is not None and len(set(inodes)) == 1
 
 
-def main(target: Path, stop: int) -> None:
+def main(target: Path, stop: int, lost_host: str) -> None:
     """Write the figures, from the first process."""
     with joined() as world:
-        found = figures(ContainerPaths.from_environment(), world, stop=stop)
+        found = figures(ContainerPaths.from_environment(), world, stop=stop, lost_host=lost_host)
         if world.leads:
             target.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0, sys.argv[3] if len(sys.argv) > 3 else "")

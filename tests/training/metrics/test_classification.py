@@ -11,6 +11,8 @@ from mammopipe.training.metrics import classification
 from mammopipe.training.metrics.bootstrap import Resamples, bootstrap_interval
 from mammopipe.training.metrics.scale import Scale
 
+SENSITIVITY_AT, SPECIFICITY_AT = classification.sensitivity_at_specificity, classification.specificity_at_sensitivity
+
 # Four images: the third is a malignant film called normal, the fourth a benign one called rightly.
 LABELS = np.array([0, 0, 2, 1])
 PROBABILITIES = np.array([[0.8, 0.1, 0.1], [0.3, 0.3, 0.4], [0.6, 0.1, 0.3], [0.2, 0.7, 0.1]])
@@ -136,16 +138,25 @@ def test_resampled_figures_are_those_of_the_repeated_images(case):
         classification.precision(1),
         classification.recall(1),
         classification.f1(1),
+        classification.malignant_auc,
     ]
-    for metric in several:
-        figures = metric.weighted(labels, probabilities, counts.astype(float))
+    of_one_score = [
+        classification.roc_auc,
+        classification.probabilistic_f1,
+        *(at(target) for target in (0.3, 0.8) for at in (SENSITIVITY_AT, SPECIFICITY_AT)),
+    ]
+    malignant = (labels == 2).astype(int)
+    all_cases = [(metric, labels, probabilities) for metric in several]
+    all_cases += [(metric, malignant, probabilities[:, 2]) for metric in of_one_score]
+    for metric, truth, values in all_cases:
+        figures = metric.weighted(truth, values, counts.astype(float))
         for count, figure in zip(counts, figures, strict=True):
             again = np.repeat(np.arange(len(labels)), count)
             if np.isnan(figure):
                 with pytest.raises(classification.MetricError):
-                    metric(labels[again], probabilities[again])
+                    metric(truth[again], values[again])
             else:
-                assert metric(labels[again], probabilities[again]) == pytest.approx(figure), metric.name
+                assert metric(truth[again], values[again]) == pytest.approx(figure), metric.name
 
 
 @settings(deadline=None)

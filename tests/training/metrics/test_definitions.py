@@ -5,7 +5,18 @@ import pytest
 
 from mammopipe.training.metrics import classification
 from mammopipe.training.metrics.bootstrap import MetricError
-from mammopipe.training.metrics.metric import Metric, mean_metric
+from mammopipe.training.metrics.metric import (
+    Metric,
+    against_rest,
+    all_alike,
+    alone,
+    by_label,
+    called,
+    check_binary,
+    check_classes,
+    mean_metric,
+    predicted,
+)
 from mammopipe.training.metrics.scale import Scale
 
 LABELS = np.array([0, 1, 2, 1])
@@ -126,6 +137,62 @@ def test_malignant_or_not_makes_two_classes_of_three() -> None:
     labels, probabilities = classification.malignant_or_not(LABELS, PROBABILITIES)
     assert labels.tolist() == [0, 0, 1, 0] and labels.dtype == np.int64
     assert probabilities == pytest.approx(np.array([[0.8, 0.2], [0.4, 0.6], [0.4, 0.6], [0.9, 0.1]]))
+
+
+def test_which_images_enter_a_metric_by_the_kind_of_metric() -> None:
+    assert by_label(LABELS, PROBABILITIES).tolist() == [0, 1, 2, 1]
+    assert all_alike(LABELS, PROBABILITIES).tolist() == [0, 0, 0, 0]
+    assert alone(1)(LABELS, PROBABILITIES).tolist() == [-1, 0, -1, 0]
+    assert against_rest(1)(LABELS, PROBABILITIES).tolist() == [0, 1, 0, 1]
+    assert predicted(2)(LABELS, PROBABILITIES).tolist() == [-1, 0, 0, -1], "the class with the highest probability"
+    assert predicted(0)(LABELS, PROBABILITIES).tolist() == [0, -1, -1, -1]
+    assert called(0.6)(LABELS, SCORES).tolist() == [-1, 0, 0, -1], "a score at the threshold reaches it"
+    assert called(0.6, positive=False)(LABELS, SCORES).tolist() == [0, -1, -1, 0]
+
+
+def test_a_metric_has_no_limits_unless_they_are_stated() -> None:
+    metric = Metric("n", lambda labels, values, weights: weights.sum(axis=1), needs="")
+    assert (metric.share, metric.raised, metric.least_images, metric.scale) == (False, False, 0, Scale.SHARE)
+    assert metric.kinds is by_label
+    assert metric([0, 1], [[0.5, 0.5], [0.2, 0.8]]) == 2, "each image counts once"
+    assert not mean_metric("n", lambda labels, scores: scores, needs="").share
+    with pytest.raises(MetricError, match=r"^n: probabilities must be \(images, classes\), not \(2,\)$"):
+        metric([0, 1], [0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("labels", "rule"),
+    [
+        ([0], r"labels of shape \(1,\) for 2 images: one an image, at least one"),
+        ([[0, 1]], r"labels of shape \(1, 2\) for 2 images: one an image, at least one"),
+        ([0, 2], "labels must be whole numbers from 0 to 1"),
+        ([0, -1], "labels must be whole numbers from 0 to 1"),
+        ([0.0, 1.0], "labels must be whole numbers from 0 to 1"),
+        (["0", "1"], "labels must be whole numbers from 0 to 1"),
+    ],
+)
+def test_labels_are_whole_numbers_one_an_image(labels: object, rule: str) -> None:
+    for check, values in ((check_binary, [0.5, 0.5]), (check_classes, [[0.5, 0.5], [0.2, 0.8]])):
+        with pytest.raises(MetricError, match=f"^n: {rule}$"):
+            check("n", labels, values)  # type: ignore[arg-type]
+
+
+def test_lists_and_smaller_numbers_are_taken_as_double_precision() -> None:
+    for dtype in (np.bool_, np.uint8, np.int32):
+        labels, scores = check_binary("n", np.array([0, 1], dtype), np.array([0, 1], np.float32))
+        assert (labels.tolist(), labels.dtype, scores.dtype) == ([0, 1], np.int64, np.float64)
+    labels, probabilities = check_classes("n", [0, 2], np.float32([[0.5, 0.25, 0.25]] * 2))
+    assert (labels.tolist(), labels.dtype, probabilities.dtype) == ([0, 2], np.int64, np.float64)
+
+
+@pytest.mark.parametrize(("row", "valid"), [([0.5, 0.4991], True), ([0.5, 0.4989], False), ([0.5, 0.5011], False)])
+def test_probabilities_sum_to_1_within_a_thousandth(row: list[float], valid: bool) -> None:
+    if valid:
+        assert check_classes("n", [0], [row])[1].tolist() == [row]
+        return
+    rule = "probabilities must be finite, not below 0, and sum to 1 for each image"
+    with pytest.raises(MetricError, match=f"^n: {rule}$"):
+        check_classes("n", [0], [row])
 
 
 def test_the_roc_curve_names_what_it_needs() -> None:

@@ -16,7 +16,7 @@ from mammopipe.training.model.distributions import (
     index_limit,
     stability_index,
 )
-from mammopipe.training.model.drift_features import EVERYTHING, fit_usual, from_json, image_figures
+from mammopipe.training.model.drift_features import EVERYTHING, fit_drift_reference, from_json, image_figures
 
 RNG = np.random.default_rng(3)
 
@@ -124,11 +124,11 @@ def test_what_is_usual_is_kept_by_machine_and_site_and_scores_of_validation_alon
     learnt = [record(number, "21" if number < 80 else "29") for number in range(100)]
     judged = [record(number, "21") for number in range(200, 220)]
     shares = RNG.dirichlet((1, 1, 1), size=20)
-    usual = from_json(json.loads(json.dumps(fit_usual(learnt, [*judged], shares, malignant=2))))
-    assert set(usual) == {EVERYTHING, "machine 21", "site 1"}, "machine 29 has 10 patients"
-    assert sum(usual[EVERYTHING]["coverage"].counts) == 120 and usual[EVERYTHING]["coverage"].exams == 60
-    assert sum(usual[EVERYTHING]["malignancy"].counts) == 20
-    twice = from_json(fit_usual([*learnt, judged[0]], judged, shares, malignant=2))
+    fitted = from_json(json.loads(json.dumps(fit_drift_reference(learnt, [*judged], shares, malignant=2))))
+    assert set(fitted) == {EVERYTHING, "machine 21", "site 1"}, "machine 29 has 10 patients"
+    assert sum(fitted[EVERYTHING]["coverage"].counts) == 120 and fitted[EVERYTHING]["coverage"].exams == 60
+    assert sum(fitted[EVERYTHING]["malignancy"].counts) == 20
+    twice = from_json(fit_drift_reference([*learnt, judged[0]], judged, shares, malignant=2))
     assert sum(twice[EVERYTHING]["coverage"].counts) == 120, "a film of both is counted once"
 
 

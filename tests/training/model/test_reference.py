@@ -10,7 +10,7 @@ from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
-from mammopipe.training.model.reference import MOST_IMAGES, Reference, entropy, fit_reference, some
+from mammopipe.training.model.reference import MOST_IMAGES, Reference, entropy, fit_reference, spaced_sample
 from mammopipe.training.networks.grad_cam import WithMaps
 from mammopipe.training.networks.registry import build_model
 
@@ -117,6 +117,6 @@ def test_images_that_are_all_alike_have_a_distribution():
 
 @pytest.mark.parametrize("count", [1, MOST_IMAGES, MOST_IMAGES + 1, 10 * MOST_IMAGES])
 def test_some_images_are_all_or_evenly_picked(count):
-    picked = some(range(count))
+    picked = spaced_sample(range(count))
     assert len(picked) <= MOST_IMAGES and picked[0] == 0
     assert len(picked) == count or len(set(np.diff(picked))) == 1

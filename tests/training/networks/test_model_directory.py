@@ -142,6 +142,11 @@ def test_an_operating_point_says_on_how_many_cases_it_rests(tmp_path):
         {"cases": 0},
         {"malignant": 21},
         {"patients": 2.5},
+        {"prevalence": 0.5},
+        *(
+            {"intervals": {**POINT["intervals"], "sensitivity": value}}
+            for value in ([0.6, 0.4], [None, 0.6], [0.4, None], [0.4], [], False, 0, "")
+        ),
     ],
 )
 @pytest.mark.parametrize("level", ["image", "breast"])
@@ -189,13 +194,21 @@ def test_a_missing_file_is_named(saved, name):
                 lambda document, value=value: document["calibration"].update(temperature=value),
                 "a finite number above 0",
             )
-            for value in (0, -1, "2.0", None, float("inf"), float("nan"), True)
+            for value in (0, -1, "2.0", None, float("inf"), float("nan"), True, 10**400, 1e308, 1e-9)
         ),
         (lambda document: document["calibration"].update(intercepts={"normal": 0.0}), "calibration.intercepts"),
         (
             lambda document: document["calibration"].update(intercepts=dict.fromkeys(document["classes"], "1")),
             "a finite number for",
         ),
+        (
+            lambda document: document["calibration"].update(intercepts=dict.fromkeys(document["classes"], 1e308)),
+            "a finite number for each class, from -1000 to 1000",
+        ),
+        (lambda document: document["calibration"].update(method=1), "calibration.method=1 must be a text"),
+        (lambda document: document.update(weights_sha256="x"), "weights_sha256='x' must be a SHA-256"),
+        (lambda document: document.update(top_places=True), "top_places=True is of the wrong type"),
+        (lambda document: document.update(schema=True), "schema=True is of the wrong type"),
         (lambda document: document["calibration"].update(prevalence={"image": 1.5}), "calibration.prevalence"),
         (lambda document: document["calibration"].update(prevalence={"woman": 0.1}), "calibration.prevalence"),
         (
@@ -290,7 +303,9 @@ REFERENCE = {
     "malignancy_deciles": [index / 10 for index in range(1, 10)],
     "entropy_limit": 1.0,
     "strangeness": {"file": "reference.safetensors", "sha256": DIGEST, "limit": 2.0},
+    "distributions": {"all": {"coverage": {"edges": [0.2, 0.5], "counts": [1, 2, 3], "exams": 6}}},
 }
+SPREAD = {"edges": [0.2, 0.5], "counts": [1, 2, 3], "exams": 6}
 ENGINE = {
     "files": {name: DIGEST for name in ("network.xml", "network.bin", "head.safetensors")},
     "outputs": ["logits", "maps"],
@@ -309,6 +324,23 @@ ENGINE = {
         ("reference", REFERENCE | {"entropy_limit": float("nan")}, "entropy_limit=nan"),
         ("reference", REFERENCE | {"more": 1}, "unknown keys \\['more'\\]"),
         ("reference", REFERENCE | {"strangeness": {"file": "../x", "sha256": DIGEST, "limit": 1}}, "plain file names"),
+        ("reference", REFERENCE | {"entropy_limit": 10**400}, "entropy_limit=1000"),
+        ("reference", REFERENCE | {"strangeness": {"file": [], "sha256": DIGEST, "limit": 1}}, "strangeness.file"),
+        *(
+            ("reference", REFERENCE | {"distributions": {"all": {"coverage": SPREAD | change}}}, f"all.coverage.{key}")
+            for change, key in (
+                ({"edges": [0.5, 0.2]}, "edges"),
+                ({"edges": [0.2, float("nan")]}, "edges"),
+                ({"edges": "ab"}, "edges"),
+                ({"counts": [1, 2]}, "counts"),
+                ({"counts": [1, -2, 3]}, "counts"),
+                ({"counts": [1, 2.5, 3]}, "counts"),
+                ({"exams": 7}, "exams"),
+                ({"exams": 0}, "exams"),
+            )
+        ),
+        ("reference", REFERENCE | {"distributions": {"all": {"coverage": {}}}}, "all.coverage: unknown keys"),
+        ("reference", REFERENCE | {"distributions": {"all": []}}, "reference.distributions"),
         ("engines", {"onnx": ENGINE}, "unknown keys \\['onnx'\\]"),
         ("engines", {"openvino": ENGINE | {"files": {"/etc/network.xml": DIGEST}}}, "plain file names"),
         ("engines", {"openvino": ENGINE | {"activation_map": None}}, "network.bin, network.xml"),

@@ -122,7 +122,7 @@ def test_before_its_last_reduction_efficientnet_lite0_has_four_times_the_places(
 
 
 def test_a_stride_that_a_network_has_not_is_refused():
-    with pytest.raises(ConfigError, match="stride=16: cnn=resnet50 has feature maps at stride 32 alone"):
+    with pytest.raises(ConfigError, match="stride=16: cnn=resnet50 has feature maps only at stride 32"):
         build_model("resnet50", classes=3, stride=16)
 
 

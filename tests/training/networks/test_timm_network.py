@@ -144,7 +144,7 @@ def test_an_unknown_name_suggests_the_nearest():
 def test_what_a_network_cannot_do_is_said():
     with pytest.raises(ConfigError, match="cnn=densenet121: .*drop_path_rate"):
         build_model("densenet121", classes=3, drop_path=0.2)
-    with pytest.raises(ConfigError, match="stride=32: cnn=vgg11 has feature maps at stride 4, 8, 16 alone"):
+    with pytest.raises(ConfigError, match="stride=32: cnn=vgg11 has feature maps only at stride 4, 8, 16"):
         build_model("vgg11", classes=3)
     with pytest.raises(ConfigError, match="stride=4: cnn=resnet50"):
         build_model("resnet50", classes=3, stride=4)
@@ -178,7 +178,7 @@ def test_normalisation_with_activation_is_shared_and_an_unknown_kind_is_refused(
 
 
 def test_every_name_has_its_line_of_what_it_takes():
-    lines = (files("mammopipe.training.model") / "timm_inputs.txt").read_text().splitlines()
+    lines = (files("mammopipe.training.model") / "timm_tables" / "inputs.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines] == sorted(name for name in timm_names() if "." not in name)
 
 
@@ -203,12 +203,29 @@ def test_sides_that_patches_do_not_fill_are_refused():
         own.require_size(96, 72)
 
 
-@pytest.mark.parametrize("name", ["beit_base_patch16_224", "mixer_s32_224", "vit_small_patch14_dinov2.lvd142m"])
-def test_a_network_without_maps_for_images_of_any_size_is_refused_by_name(name):
-    with pytest.raises(ConfigError, match=rf"cnn={name}: it has no feature maps"):
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [("vit_small_patch32_224", 32), ("eva02_tiny_patch14_224", 14), ("inception_next_atto", 32)],
+    ids=["its output is a list of patches", "its patches are 14 pixels wide", "its pooling cannot be left out"],
+)
+def test_maps_are_taken_from_the_last_stage_where_the_output_has_none(name, stride):
+    own = find_architecture(name)
+    assert stride in own.strides
+    network = build_model(name, classes=2, stride=stride).eval()
+    images = torch.rand(1, 1, 5 * stride, 6 * stride)
+    places = network.places(images)
+    assert places.shape == (1, 2, 5, 6)
+    torch.testing.assert_close(places.mean(dim=(2, 3)), network(images), rtol=1e-3, atol=1e-4)
+    network(images).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters()), "what is not used is left out"
+
+
+def test_a_network_without_maps_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"cnn=gemma4_vit_167m: it has no feature maps"):
+        find_architecture("gemma4_vit_167m")
+
+
+@pytest.mark.parametrize("name", ["mvitv2_tiny", "beit_base_patch16_224", "mixer_s32_224"])
+def test_a_network_of_one_size_is_refused(name):
+    with pytest.raises(ConfigError, match=f"{name}: it takes images of few sizes alone, such as 224 x 224 pixels"):
         find_architecture(name)
-
-
-def test_a_network_of_one_size_is_refused():
-    with pytest.raises(ConfigError, match="mvitv2_tiny: it takes images of few sizes alone, such as 224 x 224 pixels"):
-        find_architecture("mvitv2_tiny")

@@ -11,7 +11,8 @@ from mammopipe.training.fitting.distributed import ALONE
 from mammopipe.training.model.archive import pack
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.registry import build_model
-from mammopipe.training.train import build_network, read_inputs, train
+from mammopipe.training.train import read_inputs, train
+from mammopipe.training.trial import build_network
 from tests.training.conftest import describe
 
 SETTINGS = {"epochs": "1", "head_epochs": "0", "warmup_epochs": "0", "precision": "float32"}
@@ -43,7 +44,7 @@ def start(make_job, tmp_path):
 def test_every_weight_is_that_of_the_model_and_its_origin_is_written_down(start):
     paths, own = start()
     inputs = read_inputs(paths)
-    taken = build_network(inputs).state_dict()
+    taken = build_network(inputs.config, inputs.classes, inputs.weights).state_dict()
     assert all(torch.equal(value, taken[name]) for name, value in own.state_dict().items())
     train(paths, inputs, ALONE, StopRequest())
     description = model_directory.read_description(paths.model)
@@ -58,7 +59,8 @@ def test_every_weight_is_that_of_the_model_and_its_origin_is_written_down(start)
 def test_a_network_of_breasts_starts_from_one_and_from_one_of_images(start, tmp_path):
     settings = {"level": "breast", "other_side": "true"}
     paths, of_images = start(**settings)
-    network = build_network(read_inputs(paths))
+    inputs = read_inputs(paths)
+    network = build_network(inputs.config, inputs.classes, inputs.weights)
     taken = network.state_dict()
     assert all(torch.equal(value, taken[name]) for name, value in of_images.state_dict().items())
     torch.nn.init.normal_(network.views.score.weight)
@@ -68,7 +70,7 @@ def test_a_network_of_breasts_starts_from_one_and_from_one_of_images(start, tmp_
     model_directory.save(folder, network, describe("second", data_digest="other") | views)
     pack(folder, paths.channel("weights") / "model.tar.gz")
     inputs = read_inputs(paths)
-    taken = build_network(inputs).state_dict()
+    taken = build_network(inputs.config, inputs.classes, inputs.weights).state_dict()
     assert all(torch.equal(value, taken[name]) for name, value in network.state_dict().items())
     train(paths, inputs, ALONE, StopRequest())
     assert model_directory.read_description(paths.model)["initialisation"] == "pretrained"
@@ -76,7 +78,8 @@ def test_a_network_of_breasts_starts_from_one_and_from_one_of_images(start, tmp_
 
 def test_another_question_gets_a_new_classifier(start):
     paths, own = start(question="binary")
-    network = build_network(read_inputs(paths))
+    inputs = read_inputs(paths)
+    network = build_network(inputs.config, inputs.classes, inputs.weights)
     assert network.head.get_submodule("1").weight.shape[0] == 2
     first = "body.features.0.0.weight"
     assert torch.equal(network.state_dict()[first], own.state_dict()[first])

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.auxiliary.targets import AuxiliaryTargets
-from mammopipe.training.fitting.head_only import Films
+from mammopipe.training.fitting.head_only import ImagesOrBreasts
 from mammopipe.training.networks.network import ImageNetwork
 
 
@@ -64,7 +64,7 @@ class WithAuxiliary(nn.Module):
 
 
 def auxiliary_heads(
-    network: nn.Module, images: Films, config: TrainConfig, optimiser: Optimizer
+    network: nn.Module, images: ImagesOrBreasts, config: TrainConfig, optimiser: Optimizer
 ) -> AuxiliaryHeads | None:
     """Return the heads of the auxiliary targets, trained by the optimiser like the classifier; `None` without targets.
 

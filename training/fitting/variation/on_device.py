@@ -27,7 +27,7 @@ _NOISE_STREAM = 3
 
 
 class UnvariedImages(TrainingImages):
-    """Training images as they are, each with its `Packed` variation; `films[draw]` is ((image, packed), label, id)."""
+    """Training images unchanged, each with its `Packed` variation; `dataset[draw]` is ((image, packed), label, id)."""
 
     def with_lesions(self, use: Draw) -> tuple[Item, tuple[Lesion, ...]]:
         """Return the image of the draw with its packed variation, and its lesions as they lie in the varied image."""
@@ -64,7 +64,7 @@ def varied_here(images: Any, config: TrainConfig, device: torch.device) -> Tenso
     """Return the images of a step as the network takes them: varied here where `augment_on` is `gpu`.
 
     Args:
-        images: What a loader of training images yields: a tensor, or with `UnvariedFilms` a tensor and its variations.
+        images: What a loader of training images yields: a tensor, or with `UnvariedImages` a tensor and its variations.
         config: Hyperparameters.
         device: The device that trains.
     """

@@ -104,10 +104,21 @@ def test_rle_segments_may_hold_a_few_bytes_of_padding(make_dicom: MakeDicom, sur
     assert np.array_equal(read(make_dicom, RLE, encapsulate([rle(surplus=surplus)])), EXPECTED)
 
 
-@pytest.mark.parametrize("surplus", [b"\x81\0" * 2, b"\x81\0" * 100_000])
+@pytest.mark.parametrize("surplus", [b"\xff\5\xff\6", b"\x81\0" * 2, b"\x81\0" * 100_000])
 def test_rle_segments_that_decode_to_more_are_refused(make_dicom: MakeDicom, surplus: bytes) -> None:
     with pytest.raises(CorruptImageError, match="RLE segment 1 does not decode to 3072 bytes"):
         read(make_dicom, RLE, encapsulate([rle(surplus=surplus)]))
+
+
+@pytest.mark.parametrize("more", [1, 2, 3, 20, 60])
+def test_a_run_that_crosses_the_end_of_the_pixels_is_damage(make_dicom: MakeDicom, more: int) -> None:
+    cells = CELLS.copy()
+    cells[-1] = 7  # Each plane ends with a run.
+    frame = bytearray(rle(cells))
+    assert frame[-2:] == b"\xd1\x07"
+    frame[-2] -= more
+    with pytest.raises(CorruptImageError, match="RLE segment 2 does not decode to 3072 bytes"):
+        read(make_dicom, RLE, encapsulate([bytes(frame)]))
 
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", RLE, J2K])

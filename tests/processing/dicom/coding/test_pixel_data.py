@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from pydicom.encaps import encapsulate
@@ -169,3 +170,23 @@ def test_the_real_files_decode_to_pydicoms_pixels(rsna_folder: Any) -> None:
             "bits_stored": 12,
             "transfer_syntax": "JPEG 2000 Lossless",
         }.items() <= image.facts.items()
+
+
+def test_native_pixels_that_end_before_their_length_are_truncated(make_dicom: MakeDicom) -> None:
+    cells = np.arange(64 * 48, dtype=np.uint16).reshape(64, 48)
+    data = make_dicom(cells, bits=12)
+    place = data.index(b"\xe0\x7f\x10\x00OW\0\0") + 8
+    for more, refused in ((1, False), (2, True), (cells.nbytes, True)):
+        longer = data[:place] + (cells.nbytes + more).to_bytes(4, "little") + data[place + 4 :]
+        if refused:
+            with pytest.raises(CorruptImageError, match=f"announces {cells.nbytes + more} bytes, 6144 are there"):
+                read_mammogram(longer)
+        else:
+            assert read_mammogram(longer).pixels.any()
+
+
+def test_a_codestream_of_more_bits_than_are_allocated_is_refused(make_dicom: MakeDicom) -> None:
+    wide = np.arange(64 * 48, dtype=np.uint16).reshape(64, 48)
+    stream = encapsulate([bytes(imagecodecs.jpegls_encode(wide))])
+    with pytest.raises(CorruptImageError, match=r"holds 16 bits a sample; BitsAllocated \(0028,0100\) is 8"):
+        read_mammogram(make_dicom(wide.astype(np.uint8), bits=8, syntax="1.2.840.10008.1.2.4.80", pixel_data=stream))

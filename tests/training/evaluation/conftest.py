@@ -1,0 +1,13 @@
+"""Evaluations of the same images share what they compute of pixels and weights."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.computed_once import computed_once
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_computations() -> Iterator[None]:
+    with computed_once():
+        yield
