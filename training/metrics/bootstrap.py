@@ -284,7 +284,9 @@ def _spread(figures: Floats, value: float) -> float:
 
 
 def _recovered(value: float, first: Interval, other: Interval, correlation: float) -> tuple[float, float]:
-    """Return the bounds of a difference from the intervals of its two sides (Zou and Donner 2008, MOVER).
+    """Return the bounds of a difference from the intervals of its two sides.
+
+    Source: the method of variance estimates recovery (Zou and Donner 2008), for correlated sides (Zou 2007).
 
     Args:
         value: The value of `other` minus that of `first`.

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -72,18 +73,48 @@ def test_every_table_has_the_same_number_of_cells_in_each_row(card):
         assert cells == width, line
 
 
-NUMBERS = {
-    "claim": [str(number) for number in range(1, 45)],
-    "tripod": (
-        "1 2 3a 3b 3c 4 5a 5b 6a 6b 6c 7 8a 8b 8c 9a 9b 9c 10 11 12a 12b 12c 12d 12e 12f 12g 13 14 15 16 17 18a 18b "
-        "18c 18d 18e 18f 19 20a 20b 20c 21 22 23a 23b 24 25 26 27a 27b 27c"
-    ).split(),
-    "stard": (
-        "1 2 3 4 5 6 7 8 9 10a 10b 11 12a 12b 13a 13b 14 15 16 17 18 19 20 21a 21b 22 23 24 25 26 27 28 29 30"
-    ).split(),
-    "decide": [str(number) for number in range(1, 18)] + "I II III IV V VI VII VIII IX X".split(),
+SUBJECTS = {
+    "claim": """1 title, 2 abstract, 3 background, 4 aims, 5 design, 6 design, 7 sources, 8 eligibility, 9 preparation,
+        10 subsets, 11 identification, 12 missing, 13 acquisition, 14 reference, 15 reference, 16 reference,
+        17 reference, 18 reference, 19 partitions, 20 partitions, 21 sample size, 22 model, 23 software,
+        24 initialisation, 25 training, 26 choice, 27 ensembles, 28 measures, 29 uncertainty, 30 robustness,
+        31 explanation, 32 internal, 33 external, 34 registration, 35 flow, 36 characteristics, 37 performance,
+        38 performance, 39 failure, 40 limitations, 41 implications, 42 protocol, 43 availability, 44 funding""",
+    "tripod": """1 title, 2 abstract, 3a background, 3b intended use, 3c inequalities, 4 aims, 5a sources, 5b dates,
+        6a setting, 6b eligibility, 6c treatment, 7 preparation, 8a reference, 8b readers, 8c readers, 9a predictors,
+        9b predictors, 9c predictors, 10 sample size, 11 missing, 12a partitions, 12b predictors, 12c model|training,
+        12d heterogeneity, 12e measures, 12f updating, 12g predictions, 13 imbalance, 14 fairness, 15 output,
+        16 compared with, 17 ethics, 18a funding, 18b conflicts, 18c protocol, 18d registration, 18e of data, 18f code,
+        19 involvement, 20a flow, 20b characteristics, 20c compared with, 21 numbers, 22 model, 23a performance,
+        23b heterogeneity, 24 updating, 25 interpretation, 26 limitations, 27a poor, 27b users, 27c next steps""",
+    "stard": """1 title, 2 abstract, 3 background, 4 aims, 5 design, 6 eligibility, 7 recruitment, 8 setting,
+        9 recruitment, 10a model, 10b reference, 11 reference, 12a thresholds, 12b reference, 13a clinical information,
+        13b readers, 14 uncertainty, 15 refused, 16 missing, 17 heterogeneity, 18 sample size, 19 flow,
+        20 characteristics, 21a characteristics, 21b characteristics, 22 time between, 23 numbers, 24 performance,
+        25 adverse, 26 limitations, 27 implications, 28 registration, 29 protocol, 30 funding""",
+    "decide": """1 title, 2 intended use, 3 recruitment, 4 model, 5 implementation, 6 safety, 7 human factors, 8 ethics,
+        9 characteristics, 10 implementation, 11 modifications, 12 agreement, 13 safety, 14 human factors,
+        15 interpretation, 16 safety, 17 availability, I abstract, II aims, III registration|ethics, IV outcomes,
+        V measures, VI involvement, VII performance, VIII subgroups, IX limitations, X conflicts""",
 }
-"""The items of each guideline."""
+"""The items of each guideline, each with a word of its subject that stands in the topic."""
+NUMBERS = {name: [item.split()[0] for item in text.split(",")] for name, text in SUBJECTS.items()}
+
+
+@pytest.mark.parametrize("guideline", SUBJECTS)
+def test_each_item_of_a_guideline_stands_under_its_subject(guideline):
+    for number, subject in (item.split(maxsplit=1) for item in SUBJECTS[guideline].split(",")):
+        for item in ITEMS:
+            if number in getattr(item, guideline).split():
+                assert re.search(subject, item.topic.lower()), f"{guideline} {number} is not about {item.topic}"
+
+
+def test_what_an_item_names_stands_where_the_item_says():
+    for item in ITEMS:
+        pages = [ROOT / name.removeprefix("doc:") for name in item.references if name.startswith("doc:")]
+        text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+        for named in re.findall(r"`(.+?)`|(\w+\.csv|\w+\.tar\.gz)", item.text):
+            assert "".join(named) in text, f"{item.topic}: {named}"
 
 
 @pytest.mark.parametrize("guideline", NUMBERS)
