@@ -196,15 +196,17 @@ def _valley(grey: Grey, level: float) -> float | None:
     values = grey[grey < (last + 1) * FINE]
     counts = np.bincount(np.rint(values / FINE).astype(np.intp), minlength=last + 2)[: last + 1].astype(np.float64)
     counts = np.convolve(counts, np.ones(5) / 5, mode="same")
-    best, found = 0.0, None
-    for at in range(first + 3, last - 3):
-        lower, upper = counts[max(first - 3, 0) : at].max(), counts[at:last].max()
-        mass = counts[at:last].sum()
-        depth = min(lower, upper) / max(counts[at], 0.02 * min(lower, upper), 1e-9)
-        if mass > FAT_SHARE * grey.size and depth > best:
-            best, found = depth, at
-    if found is None or best < DEPTH:
+    at = np.arange(first + 3, last - 3)
+    start = max(first - 3, 0)
+    lower = np.maximum.accumulate(counts[start:])[at - start - 1]
+    upper = np.maximum.accumulate(counts[:last][::-1])[::-1][at]
+    mass = np.cumsum(counts[:last][::-1])[::-1][at]
+    smaller = np.minimum(lower, upper)
+    depth = smaller / np.maximum(np.maximum(counts[at], 0.02 * smaller), 1e-9)
+    depth[mass <= FAT_SHARE * grey.size] = 0
+    if not at.size or depth.max() < DEPTH:
         return None
+    found = int(at[depth.argmax()])
     # Fat touches the image's edge only at the chest wall; fog of two levels touches both sides.
     sides = [(grey[:, columns] > found * FINE).mean() for columns in (slice(2, 4), slice(-4, -2))]
     return found * FINE if min(sides) < BOTH_SIDES else None

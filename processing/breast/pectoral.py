@@ -283,10 +283,10 @@ def _paths(gain: Floats) -> NDArray[np.intp]:
     padded = np.full((count, size + 2), -np.inf, np.float32)
     for point in range(1, points):
         padded[:, 1:-1] = total
-        choices = np.stack([padded[:, :-2] - SIDESTEP, total, padded[:, 2:] - SIDESTEP])
-        best = choices.argmax(axis=0)
-        moves[:, point] = best - 1
-        total = choices.max(axis=0) + gain[:, point]
+        left, right = padded[:, :-2] - SIDESTEP, padded[:, 2:] - SIDESTEP
+        straight = np.maximum(left, total)
+        moves[:, point] = np.where(right > straight, 1, np.where(left >= total, -1, 0))
+        total = np.maximum(straight, right) + gain[:, point]
     path = np.zeros((count, points), np.intp)
     path[:, -1] = total.argmax(axis=1)
     every = np.arange(count)
