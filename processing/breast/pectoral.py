@@ -138,7 +138,10 @@ def _in_corner(grey: Grey, mask: Mask) -> Pectoral | None:
 
     It is the one with the strongest edge among those that are clear, or else among those whose upper half is clear.
     """
-    edges = _followed(grey, mask, candidate_curves(grey, mask))
+    curves = candidate_curves(grey, mask)
+    if not curves.x.size:
+        return None  # the breast does not reach the upper corner
+    edges = _followed(grey, mask, curves)
     strength = edges.strength()
     ranked = np.argsort(-strength)[: np.count_nonzero(strength)]
     clear, half_clear = edges.clear(), edges.clear_above()

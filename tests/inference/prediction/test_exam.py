@@ -231,12 +231,19 @@ def test_a_decision_states_what_it_rests_on() -> None:
     assert decision.prevalence == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("missing", ["low", "high"])
-def test_half_an_interval_is_none(missing: str) -> None:
+def test_a_rate_without_an_interval_has_none() -> None:
     breast = figures(0.3, 0.6)
-    breast["operating_points"]["sensitivity"]["specificity"][missing] = None
+    breast["operating_points"]["sensitivity"]["specificity"] |= {"low": None, "high": None}
     decision = thresholds(breast=breast).decide(Level.BREAST, 0.3, OperatingPoint.SENSITIVITY)
     assert decision is not None and decision.specificity_interval is None and decision.sensitivity_interval
+
+
+@pytest.mark.parametrize("missing", ["low", "high"])
+def test_half_an_interval_is_refused(missing: str) -> None:
+    breast = figures(0.3, 0.6)
+    breast["operating_points"]["sensitivity"]["specificity"][missing] = None
+    with pytest.raises(ConfigError, match=r"model.json: .*must have two ends"):
+        thresholds(breast=breast)
 
 
 def test_breasts_that_look_alike_are_called_alike_whatever_they_look_like() -> None:

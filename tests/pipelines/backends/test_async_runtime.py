@@ -11,6 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from mammopipe.inference.client.client import (
+    REALTIME_BYTES,
     DeadlineError,
     Delivery,
     EndpointBusyError,
@@ -110,7 +111,7 @@ def test_what_was_uploaded_stays_where_that_is_wanted(front: AsyncRuntime, servi
 
 
 def test_the_size_decides(front: AsyncRuntime, behind: Answering, services: LocalServices) -> None:
-    large = PGM + bytes(6_291_456)
+    large = PGM + bytes(REALTIME_BYTES)
     client = MammographyClient(
         "films",
         endpoint_url=behind.url,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mammopipe.processing.breast.pectoral import find_pectoral
 from mammopipe.processing.breast.segmentation import Side, segment_breast
 from mammopipe.processing.datasets.manifest import Label, Laterality, Lesion, View
 from mammopipe.processing.errors import ImageError, NoBreastError
@@ -279,3 +280,11 @@ def test_the_thumbnail_shows_all_contours() -> None:
     assert picture.shape == (256, 256, 3) and picture.dtype == np.uint8
     for colour in ((0, 255, 0), (255, 0, 0), (255, 255, 0)):
         assert (picture == colour).all(axis=2).sum() > 20
+
+
+@pytest.mark.parametrize("chest_left", [True, False])
+def test_a_breast_that_leaves_the_upper_corner_empty_has_no_muscle(chest_left: bool) -> None:
+    """As in a rotated image: no curve of a muscle begins inside the breast."""
+    rows, columns = np.mgrid[:240, :160]
+    mask = (columns if chest_left else 159 - columns) / 160 + rows / 240 > 1
+    assert find_pectoral(np.where(mask, 0.5, 0).astype(np.float32), mask, chest_left=chest_left) is None
