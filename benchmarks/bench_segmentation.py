@@ -111,7 +111,7 @@ def hard_rows(count: int) -> list[Row]:
         phantom = make_clinical_phantom(number, kinds[number % len(kinds)], laterality=side, trait=trait)
         region = segmentation.segment_breast(phantom.pixels, laterality=side, view=View.MLO)
         muscles.append(dice(region.pectoral, phantom.pectoral))
-    name, low = "segmentation, muscles that are hard to find", float(np.percentile(muscles, 5))
+    name, low = "segmentation, phantoms with muscles that are hard to find", float(np.percentile(muscles, 5))
     return [
         row(f"{name}, median Dice", float(np.median(muscles)), "", 0.93, "higher", COMMAND, phantoms=count),
         row(f"{name}, 5th percentile of Dice", low, "", 0.86, "higher", COMMAND, phantoms=count),
