@@ -17,6 +17,26 @@ NARROW_ABOVE = 0.2
 """The same limit at the upper end, where the axilla, which belongs to the breast, is narrow, too."""
 STRIP = 0.12
 """A strip narrower than this share of the breast's greatest width is not breast, if it has some length."""
+FOLD_HEIGHT, FOLD_WIDTH = 0.40, 0.22
+"""Share of the breast's height and width, at the chest wall's lower end, in which a fold is sought."""
+FOLD_STEP, FOLD_LOWER_STEP, FOLD_LEAST, FOLD_STEEPEST = 0.15, 0.13, 0.05, 0.25
+"""Grey (0..1): mean step of a fold's edge at the least, and that of its lower third; the step that a row must exceed to
+lengthen the edge; and the step above which no row counts more."""
+FOLD_STEADY = 0.95
+"""Share of the edge's rows, at the least, whose step exceeds `FOLD_LEAST`."""
+FOLD_BENT = 0.24
+"""Columns, per row, that a fold's edge may move to one side and back again."""
+FOLD_LENGTH, FOLD_START = 0.10, 0.08
+"""Share of the breast's height: length of a fold's edge at the least; and where it must begin, from below."""
+FOLD_SIDESTEP = 0.02
+"""Cost of each column by which the edge of a fold moves from row to row."""
+FOLD_TALL = 1.35
+"""Length of a fold's edge at the least, in widths of the fold."""
+FOLD_THIN, FOLD_NARROWING, FOLD_SLANT = 8, 1.5, 0.02
+"""Pixels by which the edge of a fold of at most `FOLD_THIN` pixels may approach the chest wall downward; and, for a
+wider fold, the pixels a row."""
+_EDGE_ENDS = 2
+
 BAND = 0.11
 """Greatest height of a dark band at the film's upper edge, as a share of the breast's height."""
 BAND_STEP, BAND_ACROSS = 0.08, 0.85
@@ -218,3 +238,86 @@ def without_overhang(mask: Mask, *, chest_left: bool) -> Mask:
     cut = turned.copy()
     cut[rows] &= np.arange(mask.shape[1])[None, :] <= limits[:, None]
     return np.ascontiguousarray(cut if chest_left else cut[:, ::-1])
+
+
+def without_fold(grey: Grey, mask: Mask, *, chest_left: bool) -> Mask:
+    """Return the mask without a fold of the abdomen that covers the breast's lower corner at the chest wall.
+
+    The fold is thick and bright, the lower breast beside it thin and dark. Their edge is sharp and runs from the mask's
+    lower end upward, until the breast is as bright as the fold. Beyond that row the fold cannot be told from the
+    breast, and stays. The fold widens downward; an edge that narrows is that of a muscle or an implant.
+    """
+    turned, picture = (mask, grey) if chest_left else (mask[:, ::-1], grey[:, ::-1])
+    rows, columns = np.flatnonzero(turned.any(axis=1)), np.flatnonzero(turned.any(axis=0))
+    top, first = int(rows[-1]) - round(FOLD_HEIGHT * rows.size), int(columns[0])
+    box = np.s_[max(top, 0) : rows[-1] + 1, first : first + max(8, round(FOLD_WIDTH * columns.size))]
+    step, inside = _steps_outward(picture[box], turned[box])
+    if not step.size:
+        return mask
+    gain = np.where(inside, np.minimum(step, FOLD_STEEPEST) - FOLD_LEAST, -1.0)
+    apex, edge = _steepest_edge(gain, start=round(FOLD_START * rows.size))
+    if not _is_fold(edge, step[np.arange(apex, apex + edge.size), edge], rows.size):
+        return mask
+    cut = turned.copy()
+    limits = np.full(mask.shape[0], first + 2 + int(edge[-1]))
+    above = box[0].start + apex
+    limits[:above] = 0
+    limits[above : above + edge.size] = first + 2 + edge
+    cut &= np.arange(mask.shape[1])[None, :] >= limits[:, None]
+    return np.ascontiguousarray(cut if chest_left else cut[:, ::-1])
+
+
+def _is_fold(edge: NDArray[np.intp], steps: Grey, height: int) -> bool:
+    """Return whether an edge, given by its column in each row and by its steps, is that of a fold.
+
+    Gland has steep edges, too, but none that is straight, and steep all the way down to the thin lower breast.
+    """
+    widest = int(edge.max()) + 2
+    if edge.size < max(3.0, FOLD_LENGTH * height, FOLD_TALL * widest):
+        return False
+    may_narrow = FOLD_NARROWING if widest <= FOLD_THIN else FOLD_SLANT * edge.size
+    sidesteps = np.diff(edge)
+    back_and_forth = np.abs(sidesteps).sum() - abs(sidesteps.sum())
+    return bool(
+        edge[:3].mean() - edge[-3:].mean() <= may_narrow
+        and back_and_forth <= FOLD_BENT * edge.size
+        and (steps > FOLD_LEAST).mean() >= FOLD_STEADY
+        and steps.mean() >= FOLD_STEP
+        and steps[-edge.size // 3 :].mean() >= FOLD_LOWER_STEP
+    )
+
+
+def _steps_outward(grey: Grey, mask: Mask) -> tuple[Grey, Mask]:
+    """Return the step from bright to dark, away from the chest wall, and whether it lies in the breast.
+
+    Both have 5 columns less than the image; their column c is the image's column c + 2.
+    """
+    sums = np.pad(np.cumsum(grey, axis=1, dtype=np.float32), ((0, 0), (1, 0)))
+    bright, dark = sums[:, 2:-4] - sums[:, :-6], sums[:, 5:-1] - sums[:, 3:-3]
+    return np.asarray((bright - dark) / 2, np.float32), mask[:, 2:-3] & mask[:, 4:-1]
+
+
+def _steepest_edge(gain: NDArray[np.floating], *, start: int) -> tuple[int, NDArray[np.intp]]:
+    """Return the first row and the columns, from top to bottom, of the edge with the highest sum of gains.
+
+    The edge ends in one of the last `start` rows. From row to row it moves by one column at most.
+    """
+    count, width = gain.shape
+    totals, moves = np.full((count, width + 2), -np.inf), np.full(gain.shape, _EDGE_ENDS, np.int8)
+    totals[:, 1:-1] = gain
+    for row in range(count - 2, -1, -1):
+        below = totals[row + 1]
+        left, straight, right = below[:-2] - FOLD_SIDESTEP, below[1:-1], below[2:] - FOLD_SIDESTEP
+        kept = np.maximum(left, straight)
+        best, moved = np.maximum(kept, right), np.where(right > kept, 1, np.where(left > straight, -1, 0))
+        if count - 1 - row <= start:
+            moved[best < 0] = _EDGE_ENDS
+            best = np.maximum(best, 0)
+        totals[row, 1:-1] += best
+        moves[row] = moved
+    totals = totals[:, 1:-1]
+    apex, column = (int(index) for index in np.unravel_index(int(totals.argmax()), totals.shape))
+    edge = [column]
+    while (move := int(moves[apex + len(edge) - 1, edge[-1]])) != _EDGE_ENDS:
+        edge.append(edge[-1] + move)
+    return apex, np.array(edge, np.intp)

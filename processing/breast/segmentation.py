@@ -18,6 +18,7 @@ from mammopipe.processing.breast.outline import (
     breast_outline,
     without_abdomen,
     without_band,
+    without_fold,
     without_overhang,
     without_pockets,
     without_tab,
@@ -153,4 +154,5 @@ def _outlined(grey: Grey, air: Air, laterality: Laterality | None) -> _Found:
     if air.fog:
         mask = without_overhang(mask, chest_left=left)
     mask = without_abdomen(without_pockets(mask, chest_left=left))
-    return _Found(without_tab(mask, chest_left=left), air, chest, upper_edge)
+    mask = without_fold(grey, without_tab(mask, chest_left=left), chest_left=left)
+    return _Found(mask, air, chest, upper_edge)

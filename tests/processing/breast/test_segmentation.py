@@ -288,3 +288,25 @@ def test_a_breast_that_leaves_the_upper_corner_empty_has_no_muscle(chest_left: b
     rows, columns = np.mgrid[:240, :160]
     mask = (columns if chest_left else 159 - columns) / 160 + rows / 240 > 1
     assert find_pectoral(np.where(mask, 0.5, 0).astype(np.float32), mask, chest_left=chest_left) is None
+
+
+def breast_with_wedge(above: float, below: float) -> tuple[NDArray[np.uint16], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return an image, its breast and a bright wedge at the chest wall, with its width above and below in columns."""
+    rows, columns = np.mgrid[:640, :480]
+    depth = 1 - np.hypot(columns / 420, (rows - 300) / 320)
+    wedge = (rows > 420) & (columns < above + (below - above) * (rows - 420) / 180)
+    grey = np.where(depth > 0, 6000 + 40000 * np.clip(1.6 * depth, 0, 1), 0)
+    return np.where(wedge, 45000, grey).astype(np.uint16), (depth > 0) & ~wedge, wedge
+
+
+@pytest.mark.parametrize("side", list(Laterality))
+@pytest.mark.parametrize(("above", "below", "kept"), [(5, 80, False), (40, 40, False), (90, 5, True)])
+def test_a_fold_over_the_lower_corner_is_left_out_and_what_narrows_downward_stays(
+    above: float, below: float, kept: bool, side: Laterality
+) -> None:
+    """A muscle or an implant that runs to the lower edge narrows there; a fold of the abdomen widens."""
+    turn = slice(None) if side is Laterality.LEFT else slice(None, None, -1)
+    pixels, breast, wedge = (np.ascontiguousarray(each[:, turn]) for each in breast_with_wedge(above, below))
+    mask = segment_breast(pixels, laterality=side, view=View.MLO).mask
+    assert mask[breast].mean() > 0.99
+    assert mask[wedge].mean() > 0.99 if kept else mask[wedge].mean() < 0.1
