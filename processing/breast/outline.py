@@ -315,6 +315,9 @@ def _steepest_edge(gain: NDArray[np.floating], *, start: int) -> tuple[int, NDAr
             best = np.maximum(best, 0)
         totals[row, 1:-1] += best
         moves[row] = moved
+        if count - 1 - row > start and totals[row].max() <= 0:
+            totals[:row] = -np.inf  # no edge reaches further up
+            break
     totals = totals[:, 1:-1]
     apex, column = (int(index) for index in np.unravel_index(int(totals.argmax()), totals.shape))
     edge = [column]
