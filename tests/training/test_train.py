@@ -150,9 +150,8 @@ def test_two_processes_measure_what_one_does(make_job, monkeypatch):
     # A low rate: rounding tips a ReLU here and there, and large steps would magnify what follows.
     settings = SETTINGS | {"dropout": "0.3", "learning_rate": "0.0001"}
     alone, together = make_job(**settings), make_job(**settings)
-    python = fork_server.shared()
-    monkeypatch.setenv("PYTHON_EXEC", str(fork_server.executable(python[-1])))
-    out = run(together, (*python, *TORCHRUN, *JOB[3:]))
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    out = run(together, (*fork_server.shared(), *TORCHRUN, *JOB[3:]))
     assert len(LINE.findall(out)) == 3 and "processes=2" in out
     train(alone, read_inputs(alone), ALONE, StopRequest())
     ours, theirs = (model_directory.read_description(paths.model)["training"]["history"] for paths in (together, alone))
