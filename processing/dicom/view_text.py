@@ -174,7 +174,7 @@ _SYNTHETIC_WORDS = re.compile(
 _VIEW = r"[LR]?(CC|MLO|ML|LM)"
 _CONTRAST = r"(CESM|CEDM|CEM|CE|CE2D|CES|TICEM)"
 _LOW_ENERGY_WORDS = re.compile(rf"\bLOW[-_ ]?ENERGY\b|\b{_CONTRAST}\b.*\b(LE|LOW)\b|\b{_VIEW} LE\b|\bLE {_VIEW}\b")
-# Descriptions are searched in capitals; a letter outside ASCII stands there as one or two characters outside \\w.
+# Descriptions are searched in capitals; a letter outside ASCII stands there as one or two characters outside `\w`.
 _REFUSED_DESCRIPTIONS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a magnification view", re.compile(r"\b(MAG|MAGNIF\w*|MAGNI?|MAGVIEW|SPOTMAG|[LR]?M(CC|MLO|ML|LM))\b")),
     ("a magnification view", re.compile(r"\b(\w*VERGR|AGRANDI|INGRANDI|AMPLIA|SUURENN|LUPE\b)|\bPOWI\W{0,2}E?KSZ")),
