@@ -65,12 +65,12 @@ def test_neighbours_are_4_to_60_pixels_away_and_keep_their_distance(
 def test_matching_descriptors_differ_in_at_most_48_bits(bits: int, matches: int) -> None:
     changed = np.unpackbits(CODES[:1], axis=1)
     changed[0, :bits] ^= 1
-    found = local_match(described([[1, 2]]), Features(np.float32([[3, 4]]), np.packbits(changed, axis=1)))
+    found = local_match(described([[1, 2]]), Features(np.array([[3, 4]], np.float32), np.packbits(changed, axis=1)))
     assert found.first.tolist() == [[1, 2]] * matches and found.second.tolist() == [[3, 4]] * matches
 
 
 def test_each_feature_matches_one_other() -> None:
-    twice = Features(np.float32([[1, 1], [2, 2], [3, 3]]), CODES[[0, 0, 1]])
+    twice = Features(np.array([[1, 1], [2, 2], [3, 3]], np.float32), CODES[[0, 0, 1]])
     found = local_match(twice, described([[7, 7], [8, 8]]))
     assert found.first.tolist() == [[1, 1], [3, 3]] and found.second.tolist() == [[7, 7], [8, 8]]
 
@@ -153,11 +153,12 @@ def test_the_share_is_of_the_places_between_the_features() -> None:
     other = noise()
     other.values[75:] = noise(1).values[75:]
     share = fitting_places(noise(), other, agreeing(grid(), grid()))
-    above, below = (sum(of(y) for _, y in places(grid())) for of in (lambda y: y <= 63, lambda y: y >= 87))
-    between = len(places(grid())) - above - below
+    rows = np.array([y for _, y in places(grid())])
+    above, below = int((rows <= 63).sum()), int((rows >= 87).sum())
+    between = len(rows) - above - below
     assert share is not None and above > 8 and below > 8
     chance = below / 9  # one of nine positions fits best by chance
-    assert above <= round(share * len(places(grid()))) <= above + between + 3 * chance
+    assert above <= round(share * len(rows)) <= above + between + 3 * chance
 
 
 @pytest.mark.parametrize("count", [7, 8])
@@ -224,7 +225,7 @@ def test_pairs_that_are_alike_and_fit_are_named_with_what_was_measured(pool: Thr
     seen = {
         "a": described(points),
         "copy": described(points + (3, 2)),
-        "b": Features(np.float32(points), CODES[200:][: len(points)]),
+        "b": Features(points.astype(np.float32), CODES[200:][: len(points)]),
     }
     shown = {"a": noise(), "copy": shifted(noise(), 3, 2), "b": noise(1), "other": noise(2)}
     seen["other"] = seen["copy"]
