@@ -133,6 +133,16 @@ def test_a_certain_error_has_a_finite_log_loss() -> None:
     assert classification.log_loss([0], [[0.5, 0.4995]]) == pytest.approx(-np.log(0.5 / 0.9995))
 
 
+def test_confidences_are_in_bins_of_a_tenth_from_0_to_1() -> None:
+    confidence = np.array([0.55, 0.65, 0.75, 0.85, 0.95, 1.0, 1.0005])
+    bins = classification.calibration_bins([0] * 7, np.stack([confidence, np.maximum(1 - confidence, 0)], axis=1))
+    assert [point["images"] for point in bins] == [1, 1, 1, 1, 3], "a sum may exceed 1 by rounding"
+    # With eleven classes, a confidence can be below a tenth.
+    low, higher = np.full(11, 1 / 11), np.array([0.15, *[0.085] * 10])
+    bins = classification.calibration_bins([0, 1], np.stack([low, higher]))
+    assert [(point["images"], point["accuracy"]) for point in bins] == [(1, 1), (1, 0)]
+
+
 def test_malignant_or_not_makes_two_classes_of_three() -> None:
     labels, probabilities = classification.malignant_or_not(LABELS, PROBABILITIES)
     assert labels.tolist() == [0, 0, 1, 0] and labels.dtype == np.int64
