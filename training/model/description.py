@@ -28,7 +28,7 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import read_json, sha256, write_json
 from mammopipe.training.model.architecture import SMALLEST_SIDE, Pooling, find_architecture
 from mammopipe.training.model.exam_scores import BreastRule, Level
-from mammopipe.training.model.operating_points import ROUNDING, Points, read_compared_points, read_operating_points
+from mammopipe.training.model.operating_points import check_prevalence, read_compared_points, read_operating_points
 
 SCHEMA = 1
 WEIGHTS_FILE = "weights.safetensors"
@@ -219,16 +219,6 @@ def _check_calibration(calibration: Mapping[str, Any], classes: list[str], where
         weight = comparison["weight"]
         _require(_is_share(weight) and weight > 0, where, f"{key}.weight", weight, "above 0 and at most 1")
         _check_scaling(comparison, key, classes, where)
-
-
-def _check_prevalence(shares: Mapping[str, Any], points: Points, where: Path) -> None:
-    """Check that the prevalence of each level is the one of the cases on which the level's operating points rest."""
-    for level, of_level in points.items():
-        for goal, point in of_level.items():
-            share = shares.get(level, point.prevalence)
-            equal = abs(share - point.prevalence) <= ROUNDING
-            rule = f"malignant / cases of the operating point {goal}, {point.prevalence!r}"
-            _require(equal, where, f"calibration.prevalence.{level}", share, rule)
 
 
 def _check_scaling(stated: Mapping[str, Any], key: str, classes: list[str], where: Path) -> None:

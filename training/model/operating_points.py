@@ -155,6 +155,24 @@ def read_compared_points(description: Mapping[str, Any], where: Path | str) -> P
     return _levels(levels, key, where, {})
 
 
+def check_prevalence(shares: Mapping[str, Any], points: Points, where: Path | str) -> None:
+    """Raise `ConfigError` where the prevalence of a level is not that of the cases of the level's operating points.
+
+    Args:
+        shares: `calibration.prevalence` of `model.json`; a level may be missing.
+        points: The operating points.
+        where: File name for error messages.
+    """
+    for level, of_level in points.items():
+        for goal, point in of_level.items():
+            share = shares.get(str(level), point.prevalence)
+            if abs(share - point.prevalence) > ROUNDING:
+                raise ConfigError(
+                    f"{where}: calibration.prevalence.{level}={share!r} must be malignant / cases of the operating point "
+                    f"{goal}, {point.prevalence!r}"
+                )
+
+
 def _known(name: str, where: Path | str) -> bool:
     if name not in set(Goal):
         raise ConfigError(f"{where}: operating_points has {name!r}; a point is one of {', '.join(Goal)}")
