@@ -146,10 +146,8 @@ def check_description(description: Any, where: Path) -> None:
             raise ConfigError(f"{where}: {key}={description[key]!r} is of the wrong type")
     _check_values(description, where)
     _check_calibration(description["calibration"], description["classes"], where)
-    _check_prevalence(
-        description["calibration"].get("prevalence", {}), read_operating_points(description, where), where
-    )
-    # Breasts are compared only in exams that show both, whose prevalence may be another one.
+    points = read_operating_points(description, where)
+    check_prevalence(description["calibration"].get("prevalence", {}), points, where)
     read_compared_points(description, where)
     if "reference" in description:
         _check_reference(description["reference"], where)

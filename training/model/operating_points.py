@@ -168,8 +168,8 @@ def check_prevalence(shares: Mapping[str, Any], points: Points, where: Path | st
             share = shares.get(str(level), point.prevalence)
             if abs(share - point.prevalence) > ROUNDING:
                 raise ConfigError(
-                    f"{where}: calibration.prevalence.{level}={share!r} must be malignant / cases of the operating point "
-                    f"{goal}, {point.prevalence!r}"
+                    f"{where}: calibration.prevalence.{level}={share!r} must be malignant / cases of the operating "
+                    f"point {goal}, {point.prevalence!r}"
                 )
 
 
