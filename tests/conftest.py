@@ -30,7 +30,7 @@ SLOWEST_FIRST = (
     "tests/infra/test_localstack.py",
     "tests/processing/jobs/",
     "tests/training/evaluation/",
-    "tests/training/test_train.py",
+    "tests/training/test_train",
     "tests/inference/server/",
 )
 """What takes longest starts first, so that no worker waits at the end for another's last file."""
