@@ -149,12 +149,11 @@ class Augmenter:
         copied[result["image"] <= 0] = 0
         mirrored = any(applied == "HorizontalFlip" for applied, _ in result["applied_transforms"])
         side = record.laterality.other if record.laterality and mirrored else record.laterality
-        return copied, replace(
-            record,
+        return copied, record.with_moved(
+            _moved(record.lesions, result),
             image_id=copy_id(record.image_id, index),
             source_image_id=record.image_id,
             laterality=side,
-            lesions=_moved(record.lesions, result),
             path="",
             sha256="",
         )

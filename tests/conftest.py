@@ -50,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection() -> Generator[None, object, object]:
     """Import and collect without garbage collection, and keep what was made out of every later one.
 
-    Modules and tests live until the end. Searching them for garbage takes a quarter of the time of collecting the tests,
+    Modules and tests live until the end. Searching them for garbage takes a quarter of the time of collecting them,
     and half a second each later time.
     """
     gc.disable()

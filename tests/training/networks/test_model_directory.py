@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import tarfile
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from mammopipe.training.model.architecture import Pooling
 from mammopipe.training.model.archive import pack, unpack
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import Level
-from mammopipe.training.model.operating_points import Rate, read_operating_points
+from mammopipe.training.model.operating_points import RATES, Rate, read_operating_points
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.registry import NAMES, build_model
 
@@ -141,6 +142,9 @@ def test_an_operating_point_says_on_how_many_cases_it_rests(tmp_path):
         {"intervals": {}},
         {"cases": 0},
         {"malignant": 21},
+        {"patients": 21},
+        *({"prevalence": value} for value in (0.19, 0.2 + 1e-6, "0.2", None, float("nan"))),
+        *({name: value} for name in RATES for value in (0.39, 0.61, None, 0.0, 1.0)),
         {"patients": 2.5},
         {"prevalence": 0.5},
         *(
@@ -163,6 +167,20 @@ def test_an_operating_point_out_of_range_is_refused(saved, change, level):
     (saved / "model.json").write_text(json.dumps(document))
     with pytest.raises(ConfigError, match=f"{'operating_points' if level == 'image' else 'breast'}.*sensitivity"):
         model_directory.read_description(saved)
+
+
+@pytest.mark.parametrize(("level", "share"), [("image", 0.3), ("breast", 0.2 + 1e-6), ("patient", 0.0)])
+def test_the_prevalence_of_probabilities_is_that_of_the_cases(saved, level, share):
+    document = model_directory.read_description(saved)
+    counts = {name: POINT[name] for name in ("cases", "malignant", "patients")}
+    of_level = {**counts, "operating_points": {"sensitivity": POINT}}
+    document["operating_points"] = {"sensitivity": POINT}
+    document["metrics"] = {"validation": {"breast": of_level, "patient": {"same_as": "breast"}}}
+    for calibrated, message in ((0.2, None), (share, f"calibration.prevalence.{level}={share}")):
+        document["calibration"]["prevalence"] = {"image": 0.2, "breast": 0.2, "patient": 0.2, level: calibrated}
+        (saved / "model.json").write_text(json.dumps(document))
+        with pytest.raises(ConfigError, match=message) if message else nullcontext():
+            model_directory.read_description(saved)
 
 
 @pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
