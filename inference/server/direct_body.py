@@ -54,8 +54,7 @@ class DirectBodyProtocol(H11Protocol, asyncio.BufferedProtocol):
                 self._end_passing(error)
             if not self._left:
                 self._end_passing()
-                if taken == nbytes:
-                    self.handle_events()
+                self.handle_events()
         if taken < nbytes:
             self.data_received(bytes(self.buffer[taken:nbytes]))
 
