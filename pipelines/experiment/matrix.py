@@ -65,7 +65,7 @@ class Experiment:
     def __post_init__(self) -> None:
         """Refuse configurations that the experiment does not support."""
         if self.config.dataset != "mias":
-            raise ConfigError(f"dataset={self.config.dataset}: the experiment is one on mias")
+            raise ConfigError(f"dataset={self.config.dataset}: the experiment runs on mias only")
         if self.source.startswith("s3://"):
             raise ConfigError(f"{self.source}: the experiment reads a local folder or tarball, or phantoms")
         if not self.protocols or len(set(self.protocols)) < len(self.protocols):

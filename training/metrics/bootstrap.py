@@ -146,7 +146,7 @@ class Resamples:
             MetricError: There is no image, or `n` is below 2.
         """
         if len(groups) == 0 or n < 2:
-            raise MetricError(f"{n} resamples of {len(groups)} images: two of an image at the least")
+            raise MetricError(f"{n} resamples of {len(groups)} images: at least two resamples of one image are needed")
         names, index = np.unique(np.asarray(groups), return_inverse=True)
         picked = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
         return cls(picked.astype(np.uint16)[:, index], index)
