@@ -40,7 +40,7 @@ bootstrap = 100
 
 def experiment(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "small.toml").write_text(CONFIG)
-    fixed = ("--films", "20", "--cnns", "modified_cnn", "--config", "small.toml", "--out", "out")
+    fixed = ("--phantoms", "20", "--cnns", "modified_cnn", "--config", "small.toml", "--out", "out")
     return mammopipe("experiment", "mias", *fixed, *arguments, folder=folder)
 
 
