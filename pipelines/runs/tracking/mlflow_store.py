@@ -82,7 +82,7 @@ class Store:
             evaluation = _read(folder / "evaluation.json")
             self._selected(parent, evaluation)
             stage = evaluation.get("stage", {})
-            for key in {"digest", "input_digest"} & set(stage):
+            for key in [key for key in ("digest", "input_digest") if key in stage]:
                 self.client.log_param(parent, f"data/{key}", stage[key])
             candidates = evaluation.get("candidates", {})
             for run in self._runs(execution) if candidates else []:
