@@ -21,7 +21,6 @@ from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProtocol
 from mammopipe.processing.files import write_bytes, write_csv, write_json
 from mammopipe.processing.jobs.missed import refuse_missed
-from mammopipe.processing.splits import read_register
 from mammopipe.processing.splits.assignment import audit_leakage
 from mammopipe.processing.splits.leakage_audit import Finding
 from mammopipe.training.evaluation.batch_prediction import breast_predictions, predict_breasts, predict_split
@@ -84,8 +83,7 @@ def main(arguments: Sequence[str]) -> None:
         evaluation, images, outputs = evaluate(data, models, config)
         model = models[evaluation["selected"]["cnn"]]
         directory = scratch / evaluation["selected"]["cnn"]
-        register = paths.processing_output(read_register.NAME)
-        evaluation = {**evaluation, "test_reads": register_read(evaluation, data, directory, earlier, register)}
+        evaluation = {**evaluation, "test_reads": register_read(evaluation, data, directory, paths, earlier)}
         evaluation = complete(evaluation, data, model, directory, outputs)
         page = render(
             evaluation,

@@ -26,8 +26,8 @@ def register_read(
     evaluation: Mapping[str, Any],
     data: SegmentedData,
     model: Path,
+    paths: ContainerPaths,
     earlier: Sequence[read_register.Read] | None,
-    register: Path,
 ) -> dict[str, Any]:
     """Append this evaluation to the register of test reads.
 
@@ -37,8 +37,8 @@ def register_read(
         evaluation: `evaluation.json` so far.
         data: The segmented images.
         model: The selected model's directory.
+        paths: The container's folders.
         earlier: The entries before this one (`earlier_reads`). Without a register, the account says so.
-        register: The folder of the new entry.
 
     Returns:
         `test_reads` of `evaluation.json`.
@@ -56,5 +56,5 @@ def register_read(
         macro_auc=test["macro_auc"]["value"],
         malignant_auc=test["malignant_auc"]["value"],
     )
-    read_register.append(register, read)
+    read_register.append(paths.processing_output(read_register.NAME), read)
     return read_register.account(earlier, read)

@@ -102,10 +102,9 @@ def test_each_evaluation_is_registered_and_says_how_often_the_test_was_read(eval
     read_register.write_head(register)
     read_register.merge(output, register)
     read_register.append(register, replace(first, test_digest="another"))
-    written = paths.processing_output("test-reads")
     data = SegmentedData.read(evaluated.data)
-    said = register_read(evaluated.evaluation, data, tmp_path / "model", earlier_reads(paths), written)
-    (second,) = read_register.entries(written)
+    said = register_read(evaluated.evaluation, data, tmp_path / "model", paths, earlier_reads(paths))
+    (second,) = read_register.entries(paths.processing_output("test-reads"))
     assert second == replace(first, date=second.date)
     assert (said["register"], said["reads"], said["other_splits"]) == (True, 2, 1)
     evaluation = {**evaluated.evaluation, "test_reads": said}
