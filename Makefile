@@ -33,6 +33,8 @@ typing-links:
 run: venv ## Run the whole pipeline offline: DATA=all-mias.tar.gz|folder, or phantoms without it; PROFILE=quick|full
 	$(BIN)/mammopipe run --backend process --dataset mias --profile $(PROFILE) $(if $(DATA),--source $(DATA)) $(ARGS)
 
+# Tests start many processes: all but the first read our modules compiled, also where the environment forbids writing them.
+test: export PYTHONDONTWRITEBYTECODE =
 test: venv .services/venv/.installed .services/viewers/.installed ## Run all tests but Docker's; on real films too where MAMMOPIPE_MIAS names them
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(ARGS)
 

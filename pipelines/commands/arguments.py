@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
@@ -13,11 +13,10 @@ from mammopipe.processing.phantoms import FILMS
 from mammopipe.processing.settings import close_to, suggestion
 
 Choice = TypeVar("Choice", bound=StrEnum)
+Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"  # argparse has no public name for this type
 
 if TYPE_CHECKING:
     from mammopipe.pipelines.config.pipeline import PipelineConfig
-
-    Subparsers = argparse._SubParsersAction["Parser"]  # argparse has no public name for this type
 
 
 class Parser(argparse.ArgumentParser):
@@ -95,7 +94,7 @@ def _is_parameter(text: str) -> bool:
     return text[:1].isupper() and "=" in text
 
 
-def command(subparsers: "Subparsers", name: str, text: str, example: str) -> argparse.ArgumentParser:
+def command(subparsers: Subparsers, name: str, text: str, example: str) -> argparse.ArgumentParser:
     """Add and return the parser of a command, with a one-line description and an example."""
     return subparsers.add_parser(
         name, help=text, description=text, epilog=f"example: mammopipe {example}", allow_abbrev=False

@@ -4,9 +4,9 @@ import argparse
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mammopipe.pipelines.commands.arguments import (
+    Subparsers,
     command,
     configuration,
     configured,
@@ -19,10 +19,6 @@ from mammopipe.pipelines.runs.folder import AGAIN
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import DISK
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
-
-if TYPE_CHECKING:
-    from mammopipe.pipelines.commands.arguments import Subparsers
-
 
 _RESULTS: Mapping[str, str] = {
     "report.html": "figures, plots and example images",
@@ -42,7 +38,7 @@ _RESULTS: Mapping[str, str] = {
 }
 
 
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the parser of `run`."""
     parser = command(
         subparsers, "run", "run the whole pipeline", "run --dataset mias --source all-mias.tar.gz --profile quick"
@@ -65,7 +61,7 @@ def add(subparsers: "Subparsers") -> None:
     parser.set_defaults(command=run, again=AGAIN)
 
 
-def add_compile(subparsers: "Subparsers") -> None:
+def add_compile(subparsers: Subparsers) -> None:
     """Add the parser of `compile`."""
     parser = command(
         subparsers,

@@ -19,7 +19,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol
 from mammopipe.processing.datasets.own import NAME as OWN
 from mammopipe.processing.datasets.own import images_of, read_own
 from mammopipe.processing.datasets.own_table import find_table
-from mammopipe.processing.datasets.registry import dataset_named, require_usable
+from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
 from mammopipe.training.config import Learns
@@ -209,14 +209,14 @@ def _check_source(config: PipelineConfig, source: Path) -> tuple[resources.Amoun
         raise ConfigError(f"{source}: no such file or folder")
     if config.dataset == OWN:
         table, where = read_own(source, config.own), find_table(source)
-        require_usable(table, where)
+        table.require_usable(where)
         check_division(config, table.records, str(where))
         images = images_of(where, config.own)
         return resources.amount_of((images / record.path for record in table.records), len(table.records)), images
     dataset = dataset_named(config.dataset)
     if dataset.released is not None:
         table = dataset.released.check(dataset.released.find(source))
-        require_usable(table, source)
+        table.require_usable(source)
     else:
         with _labels(source, dataset.label_table) as folder:
             table = dataset.read(dataset.find(folder, shown=source))

@@ -5,16 +5,12 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import command, configuration, configured, identified, refuse
+from mammopipe.pipelines.commands.arguments import Subparsers, command, configuration, configured, identified, refuse
 from mammopipe.processing.errors import ConfigError
 
-if TYPE_CHECKING:
-    from mammopipe.pipelines.commands.arguments import Subparsers
 
-
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the parser of `deploy`."""
     parser = command(
         subparsers,
@@ -36,7 +32,7 @@ def add(subparsers: "Subparsers") -> None:
     parser.set_defaults(command=deploy)
 
 
-def add_delete(subparsers: "Subparsers") -> None:
+def add_delete(subparsers: Subparsers) -> None:
     """Add the parser of `delete`."""
     text = "stop the endpoint that a run keeps, or delete an endpoint on AWS with its configuration and models"
     parser = command(subparsers, "delete", text, "delete latest")

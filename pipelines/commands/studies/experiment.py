@@ -2,19 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import command, one_of, phantoms_of
+from mammopipe.pipelines.commands.arguments import Subparsers, command, one_of, phantoms_of
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
-
-if TYPE_CHECKING:
-    from mammopipe.pipelines.commands.arguments import Subparsers
 
 LEAVE_ONE_OUT = "leave-one-out"
 
 
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the parser of `experiment`."""
     parser = command(
         subparsers,

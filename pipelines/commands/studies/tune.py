@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import command, configuration, configured, phantoms_of
+from mammopipe.pipelines.commands.arguments import Subparsers, command, configuration, configured, phantoms_of
 from mammopipe.processing.phantoms import PHANTOMS
 
 if TYPE_CHECKING:
-    from mammopipe.pipelines.commands.arguments import Subparsers
     from mammopipe.pipelines.config.pipeline import PipelineConfig
 
 
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the parser of `tune`."""
     text = "search over keys of the configuration by validation, each trial a run; resumes where it was stopped"
     example = "tune --set 'training.learning_rate=log(1e-5,1e-2)' --set training.epochs=5 --trials 20"
