@@ -143,7 +143,11 @@ def test_the_register_of_test_reads_outlives_the_runs_and_a_closed_gate(begin: S
         seen.append((run.folder / "logs" / "Evaluate.log").read_text().partition("seen before: ")[2].strip())
         assert not list((run.folder / "stages").glob("test-reads*"))
     assert seen == ["0", "1", "2"]
-    assert len(entries(tmp_path / "runs" / "test-reads" / "mias")) == 3
+    register = tmp_path / "runs" / "test-reads" / "mias"
+    assert len(entries(register)) == 3
+    (register / "20260102T030405Z-ab.json").write_text('{"date": "2026')
+    with pytest.raises(ConfigError, match="20260102T030405Z-ab.json: no entry of the register of test reads"):
+        begin(reading)
 
 
 def test_the_gate_closes_on_a_failed_audit_whatever_the_figure(begin: Start) -> None:
