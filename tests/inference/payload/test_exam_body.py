@@ -221,7 +221,6 @@ def test_what_a_study_on_a_disc_has_beside_its_images_is_skipped(name: str, data
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("damaged", b"\1\2\3\0"),
         ("empty.dcm", b""),
         ("a.dcm", dicom(f"{STORAGE}.1.2")),
         ("a.dcm", dicom("1.3.12.2.1107.5.9.2", Rows=4)),

@@ -25,7 +25,7 @@ from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.config import EvaluationConfig as PipelineEvaluation
 from mammopipe.training.evaluation.config import EvaluationJobConfig
 from mammopipe.training.evaluation.data import SegmentedData, read_candidates
-from mammopipe.training.evaluation.test_reads import register_read
+from mammopipe.training.evaluation.test_reads import earlier_reads, register_read
 from mammopipe.training.fitting.checkpoint import code_digest
 from mammopipe.training.fitting.reproducibility import differences
 from mammopipe.training.metrics.classification import Resamples
@@ -102,7 +102,8 @@ def test_each_evaluation_is_registered_and_says_how_often_the_test_was_read(eval
     read_register.write_head(register)
     read_register.merge(output, register)
     read_register.append(register, replace(first, test_digest="another"))
-    said = register_read(evaluated.evaluation, SegmentedData.read(evaluated.data), tmp_path / "model", paths)
+    data = SegmentedData.read(evaluated.data)
+    said = register_read(evaluated.evaluation, data, tmp_path / "model", paths, earlier_reads(paths))
     (second,) = read_register.entries(paths.processing_output("test-reads"))
     assert second == replace(first, date=second.date)
     assert (said["register"], said["reads"], said["other_splits"]) == (True, 2, 1)
