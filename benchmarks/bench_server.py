@@ -3,17 +3,21 @@
 Run `python -m benchmarks.bench_server [--rounds 10] [--requests 1000] [--engine auto|torch] [--parts PART ...]`: a JSON
 list on stdout; `--model FOLDER` keeps the model for the next part. A ResNet-50 of 224 x 224 with random weights answers
 an image of 1024 x 1024 (PGM, 1 MB). Server and plain loop alternate, for one client request by request, with one thread
-per process; only ratios are comparable. Use `--requests 20000` for the slope of memory over a long run. Memory counts
-each shared page once (Pss); the peer figure counts it in every process (Rss).
+per process; only ratios are comparable. The clients do as little as clients can, because they run on the same
+processors; the figure of Python's `http.client` stands beside. Use `--requests 20000` for the slope of memory over a
+long run. Memory counts each shared page once (Pss); the peer figure counts it in every process (Rss).
 """
 
 import argparse
+import http.client
 import json
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from threading import Barrier
 from typing import Literal
@@ -22,7 +26,19 @@ import numpy as np
 
 from benchmarks import rows
 from benchmarks.rows import Row
-from benchmarks.serving.harness import Client, Loop, film, loop, memory, save_model, server, slope, together
+from benchmarks.serving.harness import (
+    PGM,
+    Client,
+    Loop,
+    film,
+    ideal_server,
+    loop,
+    memory,
+    save_model,
+    server,
+    slope,
+    together,
+)
 
 COMMAND = "python -m benchmarks.bench_server"
 CLIENTS, CROWD = 8, 48
@@ -41,14 +57,17 @@ def row(
 
 def latency(port: int, plain: Loop, body: bytes, rounds: int) -> list[Row]:
     """Return the rows for one client."""
-    client, ours, theirs = Client(port), [], []
-    client.ask(body)
-    for _ in range(30 * rounds):
-        # They alternate, so that other load on the machine affects both equally.
-        theirs += plain.run("film", 1)
-        status, seconds = client.ask(body)
-        assert status == 200
-        ours.append(seconds)
+    usual = http.client.HTTPConnection("127.0.0.1", port)
+    ours, usuals, theirs = [], [], []
+    with closing(Client(port)) as client, closing(usual):
+        client.ask(body)
+        for _ in range(30 * rounds):
+            # They alternate, so that other load on the machine affects all equally.
+            theirs += plain.run("film", 1)
+            status, seconds = client.ask(body)
+            assert status == 200 and b'"malignancy_score"' in client.answer
+            ours.append(seconds)
+            usuals.append(_seconds(usual, body))
     ours, theirs = [1000 * each for each in ours], [1000 * each for each in theirs]
     p50, p99 = statistics.median(ours), float(np.percentile(ours, 99))
     loop50, loop99 = statistics.median(theirs), float(np.percentile(theirs, 99))
@@ -61,6 +80,7 @@ def latency(port: int, plain: Loop, body: bytes, rounds: int) -> list[Row]:
             "lower",
             server_ms=p50,
             plain_loop_ms=loop50,
+            with_http_client_ms=1000 * statistics.median(usuals),
         ),
         row(
             "server, one client: p99 over p50, times the plain loop's own",
@@ -74,37 +94,61 @@ def latency(port: int, plain: Loop, body: bytes, rounds: int) -> list[Row]:
     ]
 
 
-def throughput(port: int, plain: Loop, second: Loop, body: bytes, rounds: int) -> list[Row]:
-    """Return the rows for eight clients; two concurrent plain loops show the machine's capacity."""
-    ours, alone, both, lost = [], [], [], 0
+def _seconds(connection: http.client.HTTPConnection, body: bytes) -> float:
+    """Return the seconds of a request of Python's own client."""
+    begun = time.perf_counter()
+    connection.request("POST", "/invocations", body, {"Content-Type": PGM})
+    connection.getresponse().read()
+    return time.perf_counter() - begun
+
+
+def rate(ports: Sequence[int], body: bytes) -> tuple[float, int]:
+    """Return the requests a second of eight clients, and how many were not answered 200."""
+    replies = together(ports, CLIENTS, SPELL_SECONDS, body)
+    # Each client's rate over its own time, because the last requests continue after the measured period.
+    return CLIENTS / statistics.mean(seconds for _, seconds in replies), sum(status != 200 for status, _ in replies)
+
+
+def throughput(port: int, plain: Loop, second: Loop, ideal: Sequence[int], body: bytes, rounds: int) -> list[Row]:
+    """Return the rows for eight clients; two plain loops and two ideal servers at once show what is possible."""
+    ours, alone, both, ideals, lost = [], [], [], [], 0
     for _ in range(rounds):
         one = plain.run("film", 20)
         alone.append(len(one) / sum(one))
         with ThreadPoolExecutor(2) as pool:
             pair = list(pool.map(lambda each: each.run("film", 20), (plain, second)))
         both.append(sum(len(seconds) / sum(seconds) for seconds in pair))
-        replies = together(port, CLIENTS, SPELL_SECONDS, body)
-        lost += sum(status != 200 for status, _ in replies)
-        # Each client's rate over its own time, because the last requests continue after the measured period.
-        ours.append(CLIENTS / statistics.mean(seconds for _, seconds in replies))
-    rate, single, pair_rate = map(statistics.median, (ours, alone, both))
+        ideals.append(rate(ideal, body)[0])
+        reached, refused = rate([port], body)
+        ours.append(reached)
+        lost += refused
+    server_rate, single, pair_rate, ideal_rate = map(statistics.median, (ours, alone, both, ideals))
     return [
         row(
             "server, 8 clients: throughput, times twice the plain loop's",
-            rate / (2 * single),
+            server_rate / (2 * single),
             "x",
             0.95,
             "higher",
-            server_per_second=rate,
+            server_per_second=server_rate,
             plain_loop_per_second=single,
         ),
         row(
             "server, 8 clients: throughput, times two plain loops at once",
-            rate / pair_rate,
+            server_rate / pair_rate,
             "x",
             None,
             "higher",
             two_plain_loops_per_second=pair_rate,
+        ),
+        row(
+            "server, 8 clients: throughput, times two ideal servers at once",
+            server_rate / ideal_rate,
+            "x",
+            0.95,
+            "higher",
+            two_ideal_servers_per_second=ideal_rate,
+            two_ideal_servers_times_twice_the_loop=ideal_rate / (2 * single),
         ),
         row("server, 8 clients: requests lost", lost, "requests", 0, "lower"),
     ]
@@ -115,9 +159,9 @@ def overload(port: int, body: bytes) -> list[Row]:
     barrier = Barrier(CROWD)
 
     def one(_: int) -> tuple[int, float]:
-        client = Client(port)
-        barrier.wait()
-        return client.ask(body)
+        with closing(Client(port)) as client:
+            barrier.wait()
+            return client.ask(body)
 
     with ThreadPoolExecutor(CROWD) as pool:
         replies = list(pool.map(one, range(CROWD)))
@@ -138,14 +182,14 @@ def overload(port: int, body: bytes) -> list[Row]:
 
 def heatmap(port: int, plain: Loop, body: bytes, rounds: int) -> list[Row]:
     """Return the extra time of a heatmap, in the predictor and in the whole answer."""
-    client = Client(port)
     parts: dict[str, list[float]] = {name: [] for name in ("forward", "heat", "without", "with")}
-    for _ in range(rounds):
-        for name in ("forward", "heat"):
-            parts[name] += plain.run(name, 5)
-        for _ in range(5):
-            parts["without"].append(client.ask(body)[1])
-            parts["with"].append(client.ask(body, "?heatmap=true")[1])
+    with closing(Client(port)) as client:
+        for _ in range(rounds):
+            for name in ("forward", "heat"):
+                parts[name] += plain.run(name, 5)
+            for _ in range(5):
+                parts["without"].append(client.ask(body)[1])
+                parts["with"].append(client.ask(body, "?heatmap=true")[1])
     middle = {name: 1000 * statistics.median(each) for name, each in parts.items()}
     return [
         row(
@@ -165,7 +209,7 @@ def long_run(port: int, process: int, body: bytes, requests: int) -> list[Row]:
     """Return the memory of all server processes, and its growth."""
     counts, sizes, resident, done = [], [], 0.0, 0
     while done < requests:
-        done += len(together(port, CLIENTS, SPELL_SECONDS, body))
+        done += len(together([port], CLIENTS, SPELL_SECONDS, body))
         size, resident = memory(process)
         counts.append(done)
         sizes.append(size)
@@ -221,10 +265,14 @@ def measure(base: Path, parts: Sequence[str], rounds: int, requests: int) -> lis
     """Return the rows of these parts."""
     body = film()
     found: list[Row] = []
-    with loop(base / "model") as plain, loop(base / "model") as second, server(base) as (port, process, ready):
+    model = base / "model"
+    with ExitStack() as stack:
+        plain, second = (stack.enter_context(loop(model)) for _ in range(2))
+        ideal = [stack.enter_context(ideal_server(model)) for _ in range(2)] if "throughput" in parts else []
+        port, process, ready = stack.enter_context(server(base))
         works: dict[str, Callable[[], list[Row]]] = {
             "latency": lambda: latency(port, plain, body, rounds),
-            "throughput": lambda: throughput(port, plain, second, body, rounds),
+            "throughput": lambda: throughput(port, plain, second, ideal, body, rounds),
             "overload": lambda: overload(port, body),
             "heatmap": lambda: heatmap(port, plain, body, rounds),
             "memory": lambda: long_run(port, process, body, requests),

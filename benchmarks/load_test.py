@@ -78,9 +78,9 @@ def run(port: int, process: int, minutes: float, clients: int, *, hostile: bool 
     replies: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
 
     def one() -> None:
-        client = Client(port)
-        while time.monotonic() < until:
-            replies.put(client.ask(body))
+        with contextlib.closing(Client(port)) as client:
+            while time.monotonic() < until:
+                replies.put(client.ask(body))
 
     def other() -> None:
         for manner in itertools.count():

@@ -22,7 +22,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,8 @@ def peer(command: list[str], folder: Path, environment: dict[str, str], port: in
 
 def _answers(port: int, path: str) -> bool:
     try:
-        return Client(port, path).ask(film())[0] == 200
+        with closing(Client(port, path)) as client:
+            return client.ask(film())[0] == 200
     except OSError:
         return False
 
@@ -179,9 +180,9 @@ def measure(places: dict[str, Place], rounds: int) -> dict[str, dict[str, float]
     many: dict[str, list[float]] = {name: [] for name in places}
     for _ in range(rounds):
         for name, (port, path, _) in places.items():
-            client = Client(port, path)
-            one[name] += [1000 * client.ask(body)[1] for _ in range(10)][1:]
-            replies = together(port, CLIENTS, SPELL_SECONDS, body, path)
+            with closing(Client(port, path)) as client:
+                one[name] += [1000 * client.ask(body)[1] for _ in range(10)][1:]
+            replies = together([port], CLIENTS, SPELL_SECONDS, body, path)
             assert all(status == 200 for status, _ in replies), name
             many[name].append(CLIENTS / statistics.mean(seconds for _, seconds in replies))
     return {

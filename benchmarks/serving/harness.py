@@ -4,13 +4,15 @@ import http.client
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,10 @@ from mammopipe.training.networks.registry import build_model
 ROOT = Path(__file__).parents[2]
 PGM = "image/x-portable-graymap"
 SIDE = 224
+SECONDS = 120
+"""Seconds that a client waits for an answer."""
+ANSWER_BYTES = 2**20
+"""Largest answer that a client receives, with its headers."""
 TEMPERATURE = 50.0
 """Temperature for random weights, whose logits are too far apart to give useful probabilities without it."""
 
@@ -75,23 +81,84 @@ def save_model(directory: Path, *, export: bool) -> str:
     return f"openvino {outcome.precision}"
 
 
-@dataclass
 class Client:
-    """One persistent connection."""
+    """One persistent connection: a plain socket, and as little work as a client can do.
 
-    port: int
-    path: str = "/invocations"
+    The client shares the processors with the server, so that its own work counts in every figure. A request is built
+    once, sent by one call, and its answer is received into one piece of memory.
+    """
 
-    def __post_init__(self) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+    def __init__(self, port: int, path: str = "/invocations") -> None:
+        """Connect to a port of this machine."""
+        self._port, self._path = port, path
+        self._connection = _connected(port)
+        self._memory = memoryview(bytearray(ANSWER_BYTES))
+        self._received = 0
+
+    @property
+    def answer(self) -> bytes:
+        """The last answer: status line, headers and body."""
+        return bytes(self._memory[: self._received])
 
     def ask(self, body: bytes, query: str = "") -> tuple[int, float]:
-        """Return the status and the seconds of a request."""
+        """Return the status and the seconds of a request. Connects anew if the server has said that it will close.
+
+        Raises:
+            ConnectionError: The server closed the connection before the end of the answer.
+            ValueError: The answer has no Content-Length, or another size than it says.
+        """
+        request = _request(self._path + query, body)
         begun = time.perf_counter()
-        self._connection.request("POST", self.path + query, body, {"Content-Type": PGM})
-        response = self._connection.getresponse()
-        response.read()
-        return response.status, time.perf_counter() - begun
+        self._connection.sendall(request)
+        self._received, size = 0, None
+        while size is None or self._received < size:
+            count = self._connection.recv_into(self._memory[self._received :])
+            if not count:
+                raise ConnectionError("the server closed the connection before the end of its answer")
+            self._received += count
+            size = size or _size(self.answer)
+        seconds, answer = time.perf_counter() - begun, self.answer
+        if len(answer) != size:
+            raise ValueError(f"an answer of {size} bytes has {len(answer)}")
+        if b"\r\nconnection: close\r\n" in answer:
+            self.close()
+            self._connection = _connected(self._port)
+        return int(answer[9:12]), seconds
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def _connected(port: int) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port))
+    # A socket with a Python timeout would not block, and sending would take one call for each piece of the body.
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", SECONDS, 0))
+    return connection
+
+
+@lru_cache(maxsize=16)
+def _request(path: str, body: bytes) -> bytes:
+    """Return a request as it is sent. Python keeps the hash of `body`, so that finding it again costs nothing."""
+    lines = (
+        f"POST {path} HTTP/1.1",
+        "Host: 127.0.0.1",
+        f"Content-Type: {PGM}",
+        f"Content-Length: {len(body)}",
+    )
+    return "\r\n".join((*lines, "", "")).encode() + body
+
+
+def _size(answer: bytes) -> int | None:
+    """Return the size of an answer with its headers; `None` while they are incomplete."""
+    head, end, _ = answer.partition(b"\r\n\r\n")
+    if not end:
+        return None
+    found = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+    if found is None:
+        raise ValueError(f"an answer without Content-Length: {head!r}")
+    return len(head) + len(end) + int(found[1])
 
 
 def free_port() -> int:
@@ -152,9 +219,24 @@ class Loop:
 @contextmanager
 def loop(model: Path) -> Iterator[Loop]:
     """Run a plain loop on a model directory."""
+    with _one_thread("plain_loop", model) as process:
+        yield Loop(process)
+
+
+@contextmanager
+def ideal_server(model: Path) -> Iterator[int]:
+    """Run an ideal server on a model directory; yields its port."""
+    with _one_thread("ideal_server", model) as process:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+
+
+@contextmanager
+def _one_thread(module: str, model: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Run a module of this folder on a model directory, with one thread."""
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.serving.plain_loop", str(model)],
+        [sys.executable, "-m", f"benchmarks.serving.{module}", str(model)],
         cwd=ROOT,
         text=True,
         stdin=subprocess.PIPE,
@@ -162,25 +244,29 @@ def loop(model: Path) -> Iterator[Loop]:
         env={**os.environ, **threads},
     ) as process:
         try:
-            yield Loop(process)
+            yield process
         finally:
             process.terminate()
 
 
 def together(
-    port: int,
+    ports: Sequence[int],
     clients: int,
     seconds: float,
     body: bytes,
     path: str = "/invocations",
 ) -> list[tuple[int, float]]:
-    """Return the status and seconds of every request from several clients that send continuously."""
+    """Return the status and seconds of every request from several clients that send continuously.
+
+    The clients are divided among the ports.
+    """
     until = time.perf_counter() + seconds
 
-    def one(_: int) -> list[tuple[int, float]]:
-        client, replies = Client(port, path), []
-        while time.perf_counter() < until:
-            replies.append(client.ask(body))
+    def one(number: int) -> list[tuple[int, float]]:
+        replies = []
+        with closing(Client(ports[number % len(ports)], path)) as client:
+            while time.perf_counter() < until:
+                replies.append(client.ask(body))
         return replies
 
     with ThreadPoolExecutor(clients) as pool:

@@ -19,11 +19,17 @@ from mammopipe.processing.datasets.manifest import Label
 from mammopipe.processing.images.mammogram import read_mammogram
 
 
-def main(model: Path) -> None:
-    """Process input lines until the input ends."""
+def predictor_of_one_thread(model: Path) -> Predictor:
+    """Return a predictor that has answered its warm-up image."""
     cv2.setNumThreads(1)
     predictor = Predictor(model, engine=EngineSettings(threads=1))
     predictor.warm_up()
+    return predictor
+
+
+def main(model: Path) -> None:
+    """Process input lines until the input ends."""
+    predictor = predictor_of_one_thread(model)
     data = film()
     mammogram = read_mammogram(data)
     prepared = predictor.prepare(mammogram)

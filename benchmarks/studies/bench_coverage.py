@@ -21,7 +21,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks.rows import Row, row
-from mammopipe.training.metrics import calibration, classification, thresholds
+from mammopipe.training.metrics import calibration, classification, precision_recall, thresholds
 from mammopipe.training.metrics.bootstrap import Interval, MetricError, Resamples
 from mammopipe.training.metrics.metric import Metric
 from mammopipe.training.model.calibration import softmax
@@ -82,7 +82,7 @@ KINDS = (
     Kind(thresholds.ppv_at(THRESHOLD), binary=True),
     Kind(thresholds.npv_at(THRESHOLD), binary=True),
     Kind(calibration.expected_over_observed, binary=True),
-    Kind(calibration.average_precision, binary=True),
+    Kind(precision_recall.average_precision, binary=True),
     Kind(calibration.calibration_intercept, binary=True, every=4),
     Kind(calibration.calibration_slope, binary=True, every=4),
 )

@@ -38,6 +38,9 @@ class SkipReason(StrEnum):
     """A picture of a format that is not read, such as JPEG, or an icon."""
     ARCHIVE = "archive"
     """An archive inside the archive; its files are not read."""
+    UNKNOWN = "unknown"
+    """A file in which nothing shows its kind. It may be an image that is damaged beyond recognition: the exam is
+    referred."""
     PRIOR = "prior"
     """An image of an earlier study, with `priors=ignore`."""
 
@@ -143,7 +146,7 @@ class Referral(StrictModel):
     @model_validator(mode="after")
     def _has_reasons(self) -> Self:
         if self.refer != bool(self.reasons):
-            raise ValueError("refer is true where there are reasons, and only there")
+            raise ValueError("refer must be true exactly if there are reasons")
         return self
 
 

@@ -4,13 +4,17 @@ An exam has one patient and one study, and contains no instance twice. If two im
 different values, the request is refused. An attribute that only some images state proves nothing; the answer then has
 the warning `identity-incomplete`. Messages contain attribute names and image positions, never values.
 
+The Study Instance UID identifies the study. Under one UID every other attribute of the study should be equal, too, but
+the accession number identifies only the order for which the study was made, and a study may answer two orders. Where
+such an attribute differs, the answer has the warning `study-contradiction`.
+
 Sources: PS3.3 C.7.1.1 (Patient), C.7.2.1 (General Study), C.12.1 (SOP Common); PS3.5 6.2 and 6.2.1 (padding, names).
 """
 
 import re
 import unicodedata
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import combinations
@@ -47,6 +51,9 @@ _GUESSES = ("using default encoding instead", "using replacement characters in d
 """Ends of pydicom's warnings that a text is not what the file states."""
 _DAYS_OF_A_STUDY = 1
 """Most days between images of one study, because an examination may run past midnight."""
+_DAYS_OF_AN_EPISODE = 90
+"""Most days between acquisitions under one Study Instance UID. Views of a recall are added to a study within weeks;
+the earliest control follows after six months."""
 
 Stated = Mapping[str, str]
 
@@ -61,6 +68,8 @@ class Header:
     instance: str
     day: date | None
     """Date of the study, else of the acquisition; `None` if neither is stated."""
+    acquired: date | None
+    """Date of the acquisition."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,8 @@ def check_exam(sources: Sequence[Source], limits: Limits, *, priors: Priors = Pr
             ).at(sources[after].index, sources[after].place)
     kept, skipped = _one_study(sources, headers, priors)
     found = [_incomplete(sources, headers)] if len(sources) > 1 else []
+    indices = {source.index for source in kept}
+    found.append(_contradictory([each for each in zip(sources, headers, strict=True) if each[0].index in indices]))
     if skipped:
         found.append(
             QualityWarning(code="priors-ignored", message=f"{len(skipped)} images of earlier studies were left out")
@@ -152,17 +163,25 @@ def _one_study(
 def _same_study(one: Header, other: Header) -> bool:
     """Return whether nothing shows that two images are of different studies.
 
-    If both state a Study Instance UID, it decides together with the study's date. Otherwise every other attribute of
-    the study counts, and the dates may be at most `_DAYS_OF_A_STUDY` apart.
+    If both state a Study Instance UID, it decides together with the study's date, and the acquisitions may be at most
+    `_DAYS_OF_AN_EPISODE` apart. Otherwise every other attribute of the study counts, and the dates may be at most
+    `_DAYS_OF_A_STUDY` apart.
     """
     uid, dated = label(STUDY_INSTANCE), label(STUDY_DATE)
     if uid in one.study and uid in other.study:
-        return one.study[uid] == other.study[uid] and not _contradiction(
-            {name: value for name, value in one.study.items() if name == dated}, other.study
+        near = _days_between([one.acquired, other.acquired]) <= _DAYS_OF_AN_EPISODE
+        return near and not _contradiction(
+            {name: value for name, value in one.study.items() if name in (uid, dated)}, other.study
         )
     if _contradiction(one.study, other.study):
         return False
-    return one.day is None or other.day is None or abs((one.day - other.day).days) <= _DAYS_OF_A_STUDY
+    return _days_between([one.day, other.day]) <= _DAYS_OF_A_STUDY
+
+
+def _days_between(days: Iterable[date | None]) -> int:
+    """Return the days from the earliest to the latest of the days that are known."""
+    known = [day for day in days if day is not None]
+    return (max(known) - min(known)).days if known else 0
 
 
 def _latest(studies: Sequence[list[int]], headers: Sequence[Header], sources: Sequence[Source]) -> list[int]:
@@ -182,6 +201,30 @@ def _latest(studies: Sequence[list[int]], headers: Sequence[Header], sources: Se
 
 def _mixed_studies(message: str, source: Source) -> Exception:
     return MixedStudiesError("mixed_studies", message).at(source.index, source.place)
+
+
+def _contradictory(images: Sequence[tuple[Source, Header]]) -> QualityWarning | None:
+    """Return the warning that names attributes in which the images of one study differ, with the images."""
+    stated = [(label(tag), [header.study.get(label(tag)) for _, header in images]) for tag in (ACCESSION, STUDY_ID)]
+    days = [header.acquired for _, header in images]
+    if _days_between(days) > _DAYS_OF_A_STUDY:
+        stated.append((label(ACQUISITION_DATE), [str(day) if day else None for day in days]))
+    differing = []
+    for name, values in stated:
+        groups = [
+            ", ".join(str(source.index) for (source, _), each in zip(images, values, strict=True) if each == value)
+            for value in dict.fromkeys(values)
+            if value is not None
+        ]
+        if len(groups) > 1:
+            differing.append(f"{name} (image {' / '.join(groups)})")
+    if not differing:
+        return None
+    return QualityWarning(
+        code="study-contradiction",
+        message="the images state one study, but different values, and may be of two examinations: "
+        + "; ".join(differing),
+    )
 
 
 def _incomplete(sources: Sequence[Source], headers: Sequence[Header]) -> QualityWarning | None:
@@ -209,7 +252,7 @@ def _incomplete(sources: Sequence[Source], headers: Sequence[Header]) -> Quality
 
 def _read(source: Source, limits: Limits) -> Header:
     if not is_dicom(source.data):
-        return Header({}, {}, "", None)
+        return Header({}, {}, "", None, None)
     try:
         file = parse(source.data, where="<bytes>", limits=limits, tags=_TAGS)
         tags = file.tags
@@ -225,7 +268,7 @@ def _read(source: Source, limits: Limits) -> Header:
     patient[label(SEX)] = patient[label(SEX)].upper()
     study = {label(tag): texts[tag] for tag in (STUDY_INSTANCE, ACCESSION, STUDY_ID)}
     study[label(STUDY_DATE)] = _digits(texts[STUDY_DATE])
-    return Header(_stated(patient), _stated(study), instance, days[0] or days[1])
+    return Header(_stated(patient), _stated(study), instance, days[0] or days[1], days[1])
 
 
 def _stated(texts: Stated) -> Stated:

@@ -42,7 +42,8 @@ _KNOWN_SUFFIXES = {
     *PROGRAM_EXTENSIONS,
     *DOCUMENT_EXTENSIONS,
     *TEXT_EXTENSIONS,
-    *(".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".zip", ".gz"),
+    *(".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".zip", ".gz", ".7z", ".rar", ".tar", ".bz2", ".xz"),
+    *(".bin", ".dat", ".db", ".idx", ".img", ".raw", ".tmp", ".bak", ".lnk", ".chm", ".iso", ".sig", ".p7s"),
 }
 
 

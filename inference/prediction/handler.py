@@ -24,10 +24,10 @@ from mammopipe.inference.contract.schema import (
     Referral,
     RefusedView,
     Skipped,
+    SkipReason,
 )
 from mammopipe.inference.contract.task import Reply as Reply
 from mammopipe.inference.contract.task import Task as Task
-from mammopipe.inference.payload.contents import named_reasons
 from mammopipe.inference.payload.digest import Digest
 from mammopipe.inference.payload.exam_body import Parcel, Source, unpack
 from mammopipe.inference.payload.identity import check_exam
@@ -38,6 +38,10 @@ from mammopipe.inference.prediction.image_answer import Clock, JudgedImage, Read
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.inference.prediction.same_exposure import Exposures
 from mammopipe.processing.images.mammogram import ReadConfig
+
+_MOST_NAMED = 20
+"""Most skipped files that a warning names; `skipped` of the answer has all."""
+_OF_UNKNOWN_KIND = "the file is of no known kind and may be a damaged image"
 
 
 def answer(predictor: Predictor, task: Task, reading: ReadConfig, digest: Digest | None = None) -> Reply:
@@ -76,14 +80,14 @@ def _check(form: AnswerType, options: RequestOptions, parcel: Parcel) -> None:
         raise BadOptionError("bad_option", f"option 'overlay' needs Accept: {AnswerType.OVERLAY}")
     if not parcel.is_exam:
         if "priors" in options.model_fields_set:
-            raise BadOptionError("bad_option", "option 'priors' is of an exam; a single image has no others beside it")
+            raise BadOptionError("bad_option", "option 'priors' applies to exams only; this request has a single image")
         return
     if form is AnswerType.OVERLAY or options.result is DicomResult.OVERLAY:
-        raise NotAcceptableError("not_acceptable", "an overlay is of a single image; send the images one by one")
+        raise NotAcceptableError("not_acceptable", "an overlay shows a single image; send the images one by one")
     for name in ("laterality", "view"):
         if getattr(options, name) is not None:
             raise BadOptionError(
-                "bad_option", f"option {name!r} is of a single image; in an exam each image has its own"
+                "bad_option", f"option {name!r} applies to a single image; in an exam, state it for each image"
             )
 
 
@@ -142,7 +146,7 @@ class _Work:
         from mammopipe.inference.dicom.results import overlay_capture
 
         if image.seen is None:
-            raise ValueError("an overlay of an image that was not explained")
+            raise ValueError("an overlay needs an image with a heatmap")
         return overlay_capture(image.source.data, overlay(image.pixels, image.seen.heat), said)
 
     def _dicom(self, files: list[bytes], said: Answer | ExamAnswer, overlays: Callable[[], list[bytes]]) -> bytes:
@@ -164,9 +168,10 @@ class _Work:
         """Return the reply to the images of one patient's study."""
         options = self.reader.options
         exam = check_exam(parcel.sources, self.reader.reading.limits, priors=options.priors)
-        judged = self._judge(exam.sources, exact=self.reader.predictor.exams_are_exact)
+        unknown = [each.index for each in parcel.skipped if each.reason is SkipReason.UNKNOWN]
+        judged = self._judge(exam.sources, unknown, exact=self.reader.predictor.exams_are_exact)
         if self.reader.predictor.is_close(judged.combined):
-            judged = self._judge(exam.sources, exact=True)
+            judged = self._judge(exam.sources, unknown, exact=True)
         combined = judged.combined
         skipped = sorted((*parcel.skipped, *exam.skipped), key=lambda each: each.index)
         warnings = [*combined.warnings, *exam.warnings, *_of_skipped(parcel.skipped), *map(_of_refused, judged.refused)]
@@ -183,10 +188,11 @@ class _Work:
         attributes = self._attributes(said.exam.malignancy_score, said.exam.decision, said.exam.referral)
         return Reply(body, self.form, attributes, _exam_facts(said, self.reader))
 
-    def _judge(self, sources: tuple[Source, ...], *, exact: bool) -> "_Judged":
+    def _judge(self, sources: tuple[Source, ...], unknown: list[int], *, exact: bool) -> "_Judged":
         """Judge the images one after the other, so that the pixels of only one are in memory.
 
-        Images that are no whole-breast view, or that the exclusions refuse, are left out of every score.
+        Images that are no whole-breast view, or that the exclusions refuse, are left out of every score. The exam is
+        referred for the files at the indices in `unknown`, of which nothing shows that they are no images.
 
         Raises:
             DuplicateImageError: Two images are of one exposure: as PNG and as DICOM, with other grey levels, under
@@ -226,6 +232,9 @@ class _Work:
             if view.flag
             else of_unseen_breast(view.index, sides, view.message)
             for view in judged.refused
+        ]
+        missing += [
+            left_out(index, None, "the file is of no known kind and may be a damaged image") for index in unknown
         ]
         judged.combined = self.reader.predictor.combine(
             views, self.reader.options.operating_point, indices, [view for view in missing if view is not None]
@@ -283,7 +292,9 @@ def _of_refused(view: RefusedView) -> QualityWarning:
 def _of_skipped(skipped: tuple[Skipped, ...]) -> list[QualityWarning]:
     if not skipped:
         return []
-    message = f"files that are no images were not judged: {named_reasons(skipped)}"
+    named = [f"{each.place}: {each.reason}" for each in skipped[:_MOST_NAMED]]
+    more = [f"and {len(skipped) - _MOST_NAMED} more"] if len(skipped) > _MOST_NAMED else []
+    message = f"files that are no images were not judged: {'; '.join(named + more)}"
     return [QualityWarning(code="skipped-files", message=message)]
 
 

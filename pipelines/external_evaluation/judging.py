@@ -12,7 +12,6 @@ from tqdm import tqdm
 from mammopipe.inference.contract.request import OperatingPoint
 from mammopipe.inference.prediction.heatmap import regions
 from mammopipe.inference.prediction.predictor import Predictor
-from mammopipe.pipelines.external_evaluation.journal import Journal
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
 from mammopipe.processing.classes import class_index
 from mammopipe.processing.datasets.definition import Table
@@ -20,6 +19,7 @@ from mammopipe.processing.datasets.lesion_masks import read_masks
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.processing.errors import ImageError, LabelError
 from mammopipe.processing.images.mammogram import Mammogram, ReadConfig, read_mammogram
+from mammopipe.processing.jobs.journal import Journal
 from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.predictions import Floats, Integers, TestPredictions
 

@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
@@ -103,9 +103,7 @@ class Lesion:
     def as_dict(self) -> dict[str, Any]:
         """Return the circle as JSON values."""
         return {
-            "x": round(self.x, 3),
-            "y": round(self.y, 3),
-            "radius": round(self.radius, 3),
+            **{name: round(float(getattr(self, name)), 3) for name in ("x", "y", "radius")},
             "label": str(self.label),
             "finding": self.finding,
         }
@@ -146,7 +144,8 @@ class ImageRecord:
     """Whether the image is a phantom; results on phantoms say nothing about mammograms."""
     quality: Mapping[str, Any] = field(default_factory=dict)
     label_digest: str = ""
-    """`split_digest` at the time of the split; it no longer matches if the label was edited later."""
+    """`split_digest` at the time of the split; it no longer matches if label, split or lesions were edited later.
+    Older manifests have only its first part, of label and split."""
 
     @property
     def image_flags(self) -> tuple[str, ...]:
@@ -162,17 +161,32 @@ class ImageRecord:
         """Return the record with a split and fold; much faster than `dataclasses.replace`, for whole tables."""
         values = list(_VALUES(self))
         values[_SPLIT], values[_FOLD] = split, fold
-        values[_DIGEST] = _digest(self.dataset, self.original_id, self.label, split)
+        label = _digest(self.dataset, self.original_id, self.label, split)
+        values[_DIGEST] = f"{label}-{_digest(*map(Lesion.as_dict, self.lesions))}"
         return ImageRecord(*values)
+
+    def with_moved(self, lesions: Iterable[Lesion], **changes: Any) -> "ImageRecord":
+        """Return the record with the lesions as they lie after a change of the pixels, and with other changes.
+
+        The digest follows the lesions. If they were edited since the split, it does not, and never matches again.
+        """
+        moved = replace(self, lesions=tuple(lesions), **changes)
+        label, _, known = self.label_digest.partition("-")
+        if not known or known != split_digest(self).partition("-")[2]:
+            return moved
+        return replace(moved, label_digest=f"{label}-{split_digest(moved).partition('-')[2]}")
 
 
 def split_digest(record: ImageRecord) -> str:
-    """Return the digest of an image's label and split, 16 hexadecimal digits; copies have the same digest."""
-    return _digest(record.dataset, record.original_id, record.label, record.split)
+    """Return the digest of an image's label and split, and that of its lesions: twice 16 hexadecimal digits.
+
+    Copies have the first in common with their original.
+    """
+    return record.placed(record.split, record.fold).label_digest
 
 
-def _digest(dataset: str, original_id: str, label: Label, split: Split | None) -> str:
-    return hashlib.sha256(f"{dataset}/{original_id}/{label}/{split}".encode()).hexdigest()[:16]
+def _digest(*values: Any) -> str:
+    return hashlib.sha256("/".join(map(str, values)).encode()).hexdigest()[:16]
 
 
 UNKNOWN_SIDE = "unknown"

@@ -201,12 +201,11 @@ def prepare_image(task: PrepareTask) -> list[ImageRecord]:
     _check_lesions(record, mammogram.pixels.shape, scale)
     path = "images" / image_place(record)
     write_png(task.folder / path, mammogram.pixels)
-    prepared = replace(
-        record,
+    prepared = record.with_moved(
+        (_placed(lesion, mammogram.turn, scale) for lesion in record.lesions),
         path=path.as_posix(),
         laterality=mammogram.laterality,
         view=mammogram.view,
-        lesions=tuple(_placed(lesion, mammogram.turn, scale) for lesion in record.lesions),
         height=mammogram.pixels.shape[0],
         width=mammogram.pixels.shape[1],
         pixel_spacing_mm=mammogram.pixel_spacing_mm,

@@ -9,7 +9,7 @@ split is made here, of originals and copies alike.
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import Field
@@ -134,10 +134,9 @@ def segment_image(task: SegmentTask) -> list[ImageRecord]:
         picture = draw_contours(image, result.region, task.record.lesions, height=CELL)
         write_picture(task.folder / THUMBNAILS / path.name, picture)
     spacing = mammogram.pixel_spacing_mm / result.geometry.scale if mammogram.pixel_spacing_mm else None
-    segmented = replace(
-        task.record,
+    segmented = task.record.with_moved(
+        result.lesions,
         path=path.as_posix(),
-        lesions=result.lesions,
         height=task.config.height,
         width=task.config.width,
         pixel_spacing_mm=spacing,

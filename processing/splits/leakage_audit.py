@@ -86,8 +86,8 @@ def audit_leakage(
     """Return the leaks between the splits of a manifest.
 
     The audit reports patients, source images, equal files and images of the same original in two splits; copies outside
-    the training split or without a source; images without a split; missing or altered files; and labels that were
-    edited after the split (`label_digest`).
+    the training split or without a source; images without a split; missing or altered files; and labels and lesions
+    that were edited after the split (`label_digest`).
 
     Cross-validated networks train on the images of both splits of the development set, and each copy is in the fold of
     its source. Folds are then compared like splits, because thresholds and the gate depend on held-out images.
@@ -160,7 +160,7 @@ def _table_findings(records: Sequence[ImageRecord], copied: Collection[Split]) -
                 (record.image_id,),
                 f"image {record.image_id} is a copy of {record.source_image_id}, which the manifest lacks",
             )
-        elif source.label is not record.label and source.label_digest in ("", split_digest(source)):
+        elif source.label is not record.label and not _changed(source)[0]:
             yield Finding(
                 "label-changed",
                 (record.image_id,),
@@ -187,15 +187,29 @@ def _crossings(records: Iterable[ImageRecord], what: str, kind: str) -> Iterator
             yield Finding(kind, tuple(sorted(first.values())), f"{what} {name} is in {where}")
 
 
+def _changed(record: ImageRecord) -> tuple[bool, bool]:
+    """Return whether label or split, and whether the lesions, were edited since the images were split."""
+    kept, now = record.label_digest.partition("-"), split_digest(record).partition("-")
+    # Tables without a digest, or with that of the label alone, are of before the split or of an older version.
+    return bool(kept[0]) and kept[0] != now[0], bool(kept[2]) and kept[2] != now[2]
+
+
 def _changed_labels(records: Iterable[ImageRecord]) -> Iterator[Finding]:
-    """Yield the originals whose label or split has changed since the images were split."""
+    """Yield the originals whose label or split, and the images, copies too, whose lesions were edited since."""
     for record in records:
-        if record.label_digest and not record.source_image_id and record.label_digest != split_digest(record):
+        label, lesions = _changed(record)
+        if label and not record.source_image_id:
             yield Finding(
                 "label-changed",
                 (record.image_id,),
                 f"image {record.image_id} ({record.split}) has the label {record.label}, which is not the one, or not "
                 f"the split, that it had when the images were split",
+            )
+        if lesions:
+            yield Finding(
+                "lesions-changed",
+                (record.image_id,),
+                f"image {record.image_id} ({record.split}) has lesions that were edited after the images were split",
             )
 
 

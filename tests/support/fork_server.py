@@ -118,6 +118,7 @@ def main(path: str, ready: int) -> dict[str, Any]:
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(path)
     listening.listen(64)
+    gc.disable()  # what is imported here is no garbage
     from mammopipe.training.model.openvino_runtime import load_openvino
 
     load_openvino()  # without telemetry
@@ -129,6 +130,7 @@ def main(path: str, ready: int) -> dict[str, Any]:
     _prepare()
     use(python(path))
     gc.freeze()
+    gc.enable()
     # All commands have their pools' workers forked by one server. It has imported what the jobs import, but not the
     # jobs: a worker runs its job's module anew, and runpy warns of one that is imported already.
     imported = [name for name in sys.modules if name.startswith("mammopipe.processing.")]

@@ -1,7 +1,6 @@
 """Metrics of how well the probability of cancer is calibrated, and of its clinical value.
 
-    labels (n,) 0 or 1, scores (n,) probabilities      expected_over_observed, calibration_intercept, calibration_slope,
-                                                       average_precision
+    labels (n,) 0 or 1, scores (n,) probabilities      expected_over_observed, calibration_intercept, calibration_slope
     points for plots                                   reliability_of_malignant, brier_decomposition, net_benefit,
                                                        precision_recall_curve
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from mammopipe.training.metrics.classification import BOTH
 from mammopipe.training.metrics.metric import Metric, ratio
+from mammopipe.training.metrics.precision_recall import average_precision
 from mammopipe.training.metrics.scale import Scale
 from mammopipe.training.model.predictions import Floats, Integers
 
@@ -92,17 +92,6 @@ def _overlap(truth: Floats, logits: Floats, weights: Floats) -> npt.NDArray[np.b
     return found
 
 
-def _average_precision(labels: Integers, scores: Floats, weights: Floats) -> Floats:
-    order = np.argsort(-scores, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
-    drawn = weights[:, order]
-    called = np.cumsum(drawn, axis=1)[:, ends]
-    found = np.cumsum(drawn * labels[order], axis=1)[:, ends]
-    gained = np.diff(found, axis=1, prepend=0.0)
-    precision = np.where(called > 0, found / np.maximum(called, 1e-300), 0.0)
-    return ratio((gained * precision).sum(axis=1), found[:, -1])
-
-
 expected_over_observed = Metric(
     "expected_over_observed", _expected_over_observed, needs="a positive case", binary=True, scale=Scale.POSITIVE
 )
@@ -119,9 +108,6 @@ calibration_slope = Metric(
     scale=Scale.REAL,
 )
 """The slope of the truth on the logits. 1 is right; below 1, the probabilities are too extreme."""
-average_precision = Metric("average_precision", _average_precision, needs="a positive case", binary=True)
-"""The area under the precision-recall curve, summed by steps. Chance level is the proportion of positive cases."""
-
 OF_MALIGNANT = (expected_over_observed, calibration_intercept, calibration_slope, average_precision)
 """The metrics that the report shows for the probability of malignant."""
 

@@ -34,6 +34,7 @@ def _best_f1(labels: Integers, scores: Floats, weights: Floats) -> Floats:
 _NEEDS = "a malignant case"
 
 average_precision = Metric("average_precision", _average_precision, needs=_NEEDS, binary=True)
-"""Mean precision over the positives, each at its own score: the sum of precision times the gain in recall."""
+"""Mean precision over the positives, each at its own score: the sum of precision times the gain in recall. Chance level
+is the proportion of positive cases."""
 best_f1 = Metric("best_f1", _best_f1, needs=_NEEDS, binary=True)
 """The highest F1 over all thresholds. The threshold is chosen on the same cases, so the figure is somewhat too high."""

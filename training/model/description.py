@@ -28,7 +28,7 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import read_json, sha256, write_json
 from mammopipe.training.model.architecture import SMALLEST_SIDE, Pooling, find_architecture
 from mammopipe.training.model.exam_scores import BreastRule, Level
-from mammopipe.training.model.operating_points import read_compared_points, read_operating_points
+from mammopipe.training.model.operating_points import check_prevalence, read_compared_points, read_operating_points
 
 SCHEMA = 1
 WEIGHTS_FILE = "weights.safetensors"
@@ -146,7 +146,8 @@ def check_description(description: Any, where: Path) -> None:
             raise ConfigError(f"{where}: {key}={description[key]!r} is of the wrong type")
     _check_values(description, where)
     _check_calibration(description["calibration"], description["classes"], where)
-    read_operating_points(description, where)
+    points = read_operating_points(description, where)
+    check_prevalence(description["calibration"].get("prevalence", {}), points, where)
     read_compared_points(description, where)
     if "reference" in description:
         _check_reference(description["reference"], where)

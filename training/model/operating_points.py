@@ -30,6 +30,8 @@ TARGETS = {Goal.SENSITIVITY: 0.90, Goal.SPECIFICITY: 0.90}
 """The rate that an operating point must reach on validation, for malignant against all other classes."""
 
 RATES = ("sensitivity", "specificity", "recall_rate", "ppv")
+ROUNDING = 1e-9
+"""Largest difference between numbers that are equal but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Rate:
         bounds = [bound for bound in (self.low, self.high) if bound is not None]
         if len(bounds) == 1 or bounds != sorted(bounds):
             raise ValueError(f"the interval {self.low!r} to {self.high!r} must have two ends, the lower one first")
+        if bounds and (self.value is None or not bounds[0] - ROUNDING <= self.value <= bounds[1] + ROUNDING):
+            raise ValueError(f"{self.value!r} must lie in its interval, {self.low!r} to {self.high!r}")
 
     @classmethod
     def of(cls, figure: Mapping[str, Any]) -> Self:
@@ -116,7 +120,8 @@ def read_operating_points(description: Mapping[str, Any], where: Path | str) -> 
         could not determine any.
 
     Raises:
-        ConfigError: A point lacks a key, a threshold is not above 0 and below 1, or a rate is not in 0..1.
+        ConfigError: A point lacks a key, a threshold is not above 0 and below 1, a rate is not in 0..1 or not in its
+            interval, or a count or the prevalence contradicts another count.
     """
     images = {
         Goal(name): _point(Goal(name), values, f"operating_points.{name}", where)
@@ -148,6 +153,24 @@ def read_compared_points(description: Mapping[str, Any], where: Path | str) -> P
             f"are compared"
         ) from None
     return _levels(levels, key, where, {})
+
+
+def check_prevalence(shares: Mapping[str, Any], points: Points, where: Path | str) -> None:
+    """Raise `ConfigError` where the prevalence of a level is not that of the cases of the level's operating points.
+
+    Args:
+        shares: `calibration.prevalence` of `model.json`; a level may be missing.
+        points: The operating points.
+        where: File name for error messages.
+    """
+    for level, of_level in points.items():
+        for goal, point in of_level.items():
+            share = shares.get(str(level), point.prevalence)
+            if abs(share - point.prevalence) > ROUNDING:
+                raise ConfigError(
+                    f"{where}: calibration.prevalence.{level}={share!r} must be malignant / cases of the operating "
+                    f"point {goal}, {point.prevalence!r}"
+                )
 
 
 def _known(name: str, where: Path | str) -> bool:
@@ -202,7 +225,7 @@ def _point(goal: Goal, values: Any, key: str, where: Path | str) -> OperatingPoi
                 f"{where}: {key}: {counts} must be whole numbers, patients and malignant from 1 to the number of cases"
             )
         share = counts["malignant"] / counts["cases"]
-        if "prevalence" in values and values["prevalence"] != share:
+        if "prevalence" in values and not abs(values["prevalence"] - share) <= ROUNDING:
             raise ConfigError(f"{where}: {key}.prevalence={values['prevalence']!r} must be malignant / cases, {share}")
         sensitivity, specificity, recall_rate, ppv = (_rate(values, name) for name in RATES)
     except (KeyError, TypeError, ValueError) as error:

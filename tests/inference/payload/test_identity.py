@@ -1,54 +1,22 @@
 """One rule on whose images a request holds: the form of the body does not matter."""
 
 import base64
-import io
 import json
 import warnings
-import zipfile
 from typing import Any
 
-import numpy as np
-import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from mammopipe.inference.contract.errors import RequestError
 from mammopipe.inference.contract.request import Priors
 from mammopipe.inference.payload.exam_body import Source, unpack
 from mammopipe.inference.payload.identity import OneExam, check_exam
-from mammopipe.inference.payload.limits import HandlerLimits
 from mammopipe.processing.read_config import Limits
+from tests.inference.payload.examples import LIMITS, dicom, zipped
 
-MAMMOGRAPHY = UID("1.2.840.10008.5.1.4.1.1.1.2")
-WOMAN = {
-    "PatientID": "MRN-4711",
-    "IssuerOfPatientID": "ST MARY",
-    "PatientName": "Doe^Jane",
-    "PatientBirthDate": "19610203",
-    "PatientSex": "F",
-    "StudyInstanceUID": "1.2.3",
-    "StudyDate": "20260101",
-}
 NOT_TO_BE_NAMED = ("4711", "DOE", "Doe", "JANE", "19610203", "1.2.3", "20160101", "MARY", "4712", "ROE")
-
-
-def dicom(number: int, **attributes: Any) -> bytes:
-    """Return a header with two pixels; the instance's UID follows from `number`, so that each file is another one."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = MAMMOGRAPHY
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = UID(f"1.2.3.{number}")
-    for keyword, value in {**WOMAN, **attributes}.items():
-        if value is not None:
-            setattr(dataset, keyword, value)
-    dataset.Rows, dataset.Columns, dataset.BitsAllocated, dataset.SamplesPerPixel = 1, 2, 8, 1
-    dataset.PixelData = np.uint8([1, number % 250]).tobytes()
-    stream = io.BytesIO()
-    dataset.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
 
 
 def exam_of(*files: bytes, priors: Priors = Priors.REFUSE) -> OneExam:
@@ -115,6 +83,50 @@ def test_a_refusal_names_place_attribute_and_rule(second: dict[str, Any], messag
     with pytest.raises(RequestError) as caught:
         check_exam(sources, Limits())
     assert (caught.value.message, caught.value.detail) == (f"file 7: {message}", {"image": 7})
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"AccessionNumber": ("A1", "A2", "A1")}, "AccessionNumber (0008,0050) (image 0, 2 / 1)"),
+        ({"AccessionNumber": ("A1", None, "A2")}, "AccessionNumber (0008,0050) (image 0 / 2)"),
+        ({"StudyID": ("1", "1", "2")}, "StudyID (0020,0010) (image 0, 1 / 2)"),
+        (
+            {"AcquisitionDate": ("20260101", "20260101", "20260120")},
+            "AcquisitionDate (0008,0022) (image 0, 1 / 2)",
+        ),
+        (
+            {"AccessionNumber": ("A1", "A2", "A3"), "StudyID": ("1", "1", "2")},
+            "AccessionNumber (0008,0050) (image 0 / 1 / 2); StudyID (0020,0010) (image 0, 1 / 2)",
+        ),
+        ({"AccessionNumber": ("A1", " A1 ", "A1"), "StudyID": (None, None, "2")}, None),
+        ({"AcquisitionDate": ("20260101", "20260102", "20260101")}, None),
+    ],
+)
+def test_images_of_one_study_that_state_different_orders_are_warned_of(
+    values: dict[str, tuple[str | None, ...]], named: str | None
+) -> None:
+    files = [dicom(at, **{keyword: each[at] for keyword, each in values.items()}) for at in range(3)]
+    json_body = json.dumps({"images": [{"data": base64.b64encode(file).decode()} for file in files]}).encode()
+    part = b'--cut\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\n%b\r\n'
+    bodies = {
+        "application/json": json_body,
+        "multipart/form-data; boundary=cut": b"".join(part % file for file in files) + b"--cut--\r\n",
+        "application/zip": zipped({f"{at}.dcm": file for at, file in enumerate(files)}),
+    }
+    text = "the images state one study, but different values, and may be of two examinations: "
+    for kind, body in bodies.items():
+        found = check_exam(unpack(kind, body, LIMITS).sources, Limits())
+        assert len(found.sources) == 3
+        expected = [("study-contradiction", text + named)] if named else []
+        assert [(warning.code, warning.message) for warning in found.warnings] == expected, kind
+
+
+def test_acquisitions_of_one_study_that_are_months_apart_are_two_examinations() -> None:
+    near, far = {"AcquisitionDate": "20260401"}, {"AcquisitionDate": "20260402"}
+    assert len(pair({"AcquisitionDate": "20260101"}, near).sources) == 2
+    with pytest.raises(RequestError, match="another study"):
+        pair({"AcquisitionDate": "20260101"}, far)
 
 
 @pytest.mark.parametrize(
@@ -238,120 +250,3 @@ def test_the_universal_issuer_counts_too() -> None:
     with pytest.raises(RequestError) as caught:
         pair(issued("1.2"), issued("1.3"))
     assert caught.value.code == "mixed_patients"
-
-
-# --- priors
-
-
-PRIOR = {"StudyInstanceUID": "1.2.0", "StudyDate": "20160101"}
-
-
-def test_priors_are_left_out_where_the_request_says_so() -> None:
-    found = exam_of(dicom(1, **PRIOR), dicom(2), dicom(3, **PRIOR), dicom(4), priors=Priors.IGNORE)
-    assert [source.index for source in found.sources] == [1, 3]
-    places = [(each.index, each.reason, each.place) for each in found.skipped]
-    assert places == [(0, "prior", "image 0"), (2, "prior", "image 2")]
-    assert [(warning.code, warning.message) for warning in found.warnings] == [
-        ("priors-ignored", "2 images of earlier studies were left out")
-    ]
-
-
-@pytest.mark.parametrize(
-    ("prior", "code", "message"),
-    [
-        ({**PRIOR, "PatientID": "MRN-4712"}, "mixed_patients", OTHER_PATIENT.format("PatientID (0010,0020)")),
-        (
-            {**PRIOR, "StudyDate": None},
-            "mixed_studies",
-            "the image has no study date, so that no study is known to be the latest",
-        ),
-        (
-            {**PRIOR, "StudyDate": "20260101"},
-            "mixed_studies",
-            "several studies are of the latest day, so that none is known to be the current one",
-        ),
-    ],
-)
-def test_a_prior_must_be_the_patient_s_and_be_known_to_be_older(prior: dict[str, Any], code: str, message: str) -> None:
-    with pytest.raises(RequestError) as caught:
-        exam_of(dicom(1), dicom(2, **prior), priors=Priors.IGNORE)
-    assert (caught.value.code, caught.value.message, caught.value.detail) == (code, message, {"image": 1})
-
-
-def test_an_image_that_could_be_of_either_study_is_refused() -> None:
-    with pytest.raises(RequestError, match="to which of the exam's studies"):
-        exam_of(dicom(1), dicom(2, **PRIOR), b"P5 1 1 255\n\0", priors=Priors.IGNORE)
-
-
-# --- what is no image
-
-
-def report(sop_class: str) -> bytes:
-    dataset = pydicom.dcmread(io.BytesIO(dicom(9)))
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = UID(sop_class)
-    del dataset.PixelData
-    stream = io.BytesIO()
-    dataset.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
-
-
-STORAGE = "1.2.840.10008.5.1.4.1.1."
-LIMITS = HandlerLimits(max_views=3)
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return target.getvalue()
-
-
-def test_what_a_pacs_adds_to_a_study_is_skipped_and_named_by_its_place() -> None:
-    files = {
-        "A/DOE_JANE.1.dcm": dicom(1),
-        "A/DOE_JANE.2.dcm": dicom(2),
-        "B/CAD.dcm": report(f"{STORAGE}88.50"),
-        "B/GSPS.dcm": report(f"{STORAGE}11.1"),
-        "B/ORDER.dcm": report(f"{STORAGE}104.1"),
-        "DICOMDIR": report("1.2.840.10008.1.3.10"),
-        "README": b"Images of Jane Doe\n",
-        "README.TXT": b"Images of Jane Doe\n",
-        "VIEWER/RUN.EXE": b"MZ\x90\0\3",
-        "VIEWER/index.JANE": b"<html>",
-        "report.pdf": b"%PDF-1.7\n%\xe2\xe3",
-    }
-    parcel = unpack("application/zip", zipped(files), LIMITS)
-    assert [source.index for source in parcel.sources] == [0, 1]
-    assert [(each.index, each.place, each.reason) for each in parcel.skipped] == [
-        (2, "file 2 (.dcm)", "structured-report"),
-        (3, "file 3 (.dcm)", "presentation-state"),
-        (4, "file 4 (.dcm)", "document"),
-        (5, "file 5", "dicomdir"),
-        (6, "file 6", "text"),
-        (7, "file 7 (.txt)", "text"),
-        (8, "file 8 (.exe)", "program"),
-        (9, "file 9", "text"),
-        (10, "file 10 (.pdf)", "document"),
-    ]
-
-
-@pytest.mark.parametrize("name", ["a.dcm", "a.png", "a"])
-def test_a_file_that_could_be_an_image_is_never_skipped(name: str) -> None:
-    damaged = b"DICM is missing here" if name != "a" else bytes(200)
-    parcel = unpack("application/zip", zipped({name: damaged, "b.dcm": dicom(1)}), LIMITS)
-    assert len(parcel.sources) == 2 and parcel.skipped == ()
-
-
-def test_an_exam_without_an_image_is_refused() -> None:
-    with pytest.raises(RequestError) as caught:
-        unpack("application/zip", zipped({"README": b"text"}), LIMITS)
-    assert caught.value.code == "no_images"
-
-
-def test_objects_without_images_are_skipped_in_json_too_but_texts_are_not() -> None:
-    files = [dicom(1), report(f"{STORAGE}88.33"), b"text"]
-    images = [{"data": base64.b64encode(data).decode()} for data in files]
-    parcel = unpack("application/json", json.dumps({"images": images}).encode(), LIMITS)
-    assert [source.index for source in parcel.sources] == [0, 2]
-    assert [(each.index, each.place) for each in parcel.skipped] == [(1, "image 1")]

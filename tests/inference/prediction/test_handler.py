@@ -268,9 +268,33 @@ def test_a_study_from_an_archive_is_judged_and_what_was_skipped_is_named(
     assert [image.index for image in said.images] == [0, 2]
     assert sorted(index for breast in said.breasts for index in breast.images) == [0, 2]
     assert [(each.index, each.place, each.reason) for each in said.skipped] == [(1, "file 1 (.txt)", "text")]
-    assert "skipped-files" in {warning.code for warning in said.warnings}
+    named = [warning.message for warning in said.warnings if warning.code == "skipped-files"]
+    assert named == ["files that are no images were not judged: file 1 (.txt): text"]
     report = run(predictor, ZIP, archive.getvalue(), form=AnswerType.DICOM)
     assert pydicom.dcmread(io.BytesIO(report.body)).Modality == "SR"
+
+
+def test_a_file_of_no_known_kind_refers_the_exam_and_changes_no_score(
+    predictor: Predictor, dicoms: list[bytes]
+) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as target:
+        for name, data in (("DOE.dcm", dicoms[0]), ("IM1", np.random.default_rng(1).bytes(900)), ("a.dcm", dicoms[1])):
+            target.writestr(name, data)
+    said = ExamAnswer.model_validate_json(run(predictor, ZIP, archive.getvalue()).body)
+    without = ExamAnswer.model_validate_json(run(predictor, JSON, exam(dicoms[:2])).body)
+    assert said.exam.malignancy_score == without.exam.malignancy_score
+    assert [(each.index, each.place, each.reason) for each in said.skipped] == [(1, "file 1", "unknown")]
+    for case in (said.exam, *said.breasts):
+        reasons = {(reason.code, reason.message) for reason in case.referral.reasons}
+        assert (
+            case.referral.refer
+            and (
+                "excluded",
+                "image 1: not judged: the file is of no known kind and may be a damaged image",
+            )
+            in reasons
+        )
 
 
 def test_priors_are_left_out_on_request(predictor: Predictor, dicoms: list[bytes]) -> None:

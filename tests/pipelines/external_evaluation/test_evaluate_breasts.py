@@ -46,7 +46,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "initialisation": "scratch",
         "pretrained_weights": None,
         "calibration": Calibration(1.5).as_dict(["normal", "benign", "malignant"])
-        | {"prevalence": {"image": 0.3, "breast": 0.3, "patient": 0.5}},
+        | {"prevalence": dict.fromkeys(("image", "breast", "patient"), point["prevalence"])},
         "operating_points": {"sensitivity": point, "specificity": image_point(0.5)},
         "training": {},
         "metrics": {

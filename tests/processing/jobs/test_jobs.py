@@ -17,7 +17,14 @@ import pytest
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.classes import THREE
 from mammopipe.processing.container.paths import BASE_VARIABLE
-from mammopipe.processing.datasets.manifest import Label, Laterality, Split, read_manifest, write_manifest
+from mammopipe.processing.datasets.manifest import (
+    Label,
+    Laterality,
+    Split,
+    read_manifest,
+    split_digest,
+    write_manifest,
+)
 from mammopipe.processing.errors import ConfigError, LabelError, QuarantineError
 from mammopipe.processing.images.image_files import ImageFiles
 from mammopipe.processing.images.mammogram import read_mammogram
@@ -106,6 +113,7 @@ def test_three_jobs_make_a_balanced_training_set_and_leave_the_other_splits_alon
         pixels = read_mammogram(output / record.path).pixels
         assert pixels.shape == (160, 96) == (record.height, record.width)
         assert record.path == f"images/{record.split}/{record.image_id}.png"
+        assert record.label_digest == split_digest(record), "label, split and lesions are those of the split"
         for lesion in record.lesions:
             assert pixels[min(159, max(0, round(lesion.y))), min(95, max(0, round(lesion.x)))] > 0
     account = json.loads((output / "stage.json").read_text())

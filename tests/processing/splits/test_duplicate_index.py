@@ -1,3 +1,8 @@
+"""Candidate pairs: those of a plain count of shared keys, however the images are stored and cut."""
+
+from collections import Counter
+from itertools import combinations
+
 import numpy as np
 import pytest
 
@@ -96,3 +101,113 @@ def test_pairs_do_not_depend_on_how_the_search_is_cut(
     monkeypatch.setattr(duplicate_index, "_SLICE", 100)
     monkeypatch.setattr(duplicate_index, "_IMAGES_A_FILE", 3)
     assert candidate_pairs(twins, groups) == whole
+
+
+# --- against a plain count of shared keys
+
+
+def named(descriptors: dict[str, np.ndarray]) -> dict[str, Features]:
+    return {name: Features(np.zeros((len(each), 2), np.float32), each) for name, each in descriptors.items()}
+
+
+def plain_votes(
+    descriptors: dict[str, np.ndarray], groups: list[str], altered: list[bool], crowded: int = 64
+) -> dict[tuple[int, int], int]:
+    """Count, table by table, the features of the first image of a pair that share a key with one of the second."""
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(256), (8, 1)), axis=1)
+    votes: Counter[tuple[int, int]] = Counter()
+    for chosen in order[:, :24]:
+        keys = [
+            [tuple(row) for row in np.unpackbits(each, axis=1, bitorder="little")[:, chosen].tolist()]
+            for each in descriptors.values()
+        ]
+        uses = Counter(key for image in keys for key in image)
+        for first, second in combinations(range(len(keys)), 2):
+            if groups[first] != groups[second] and not (altered[first] and altered[second]):
+                votes[first, second] += sum(key in keys[second] and uses[key] <= crowded for key in keys[first])
+    return votes
+
+
+def near_copies(images: int, rows: int = 40, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return descriptors of which each image shares a few with each other, with one to five of 256 bits changed."""
+    random = np.random.default_rng(seed)
+    pool = random.integers(0, 256, (rows, 32)).astype(np.uint8)
+    found = {}
+    for number in range(images):
+        bits = np.unpackbits(pool[random.permutation(rows)[: rows // 3]], axis=1)
+        for row in bits:
+            row[random.integers(0, 256, random.integers(1, 30))] ^= 1
+        found[f"i{number}"] = np.packbits(bits, axis=1)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_candidates_are_the_three_likeliest_of_a_plain_count(seed: int) -> None:
+    descriptors = near_copies(24, seed=seed)
+    groups = ["train", "test", "validation"] * 8
+    altered = [number % 5 == 0 for number in range(24)]
+    votes = plain_votes(descriptors, groups, altered)
+    enough = {pair: count for pair, count in votes.items() if count >= 4}
+    assert any(count == 3 for count in votes.values()) and any(count == 4 for count in votes.values())
+    kept = set()
+    for image in range(24):
+        for side in (0, 1):
+            own = sorted((-count, pair) for pair, count in enough.items() if pair[side] == image)
+            kept |= {pair for _, pair in own[:3]}
+    names = list(descriptors)
+    assert len(kept) < len(enough), "some pairs must be dropped"
+    assert candidate_pairs(named(descriptors), groups, altered) == [(names[a], names[b]) for a, b in sorted(kept)]
+    of_no_variant = plain_votes(descriptors, groups, [False] * 24)
+    assert of_no_variant != votes
+    assert candidate_pairs(named(descriptors), groups) == candidate_pairs(named(descriptors), groups, [False] * 24)
+
+
+@pytest.mark.parametrize(("others", "found"), [(62, True), (63, False)])
+def test_a_key_of_more_than_64_features_is_ignored(others: int, found: bool) -> None:
+    """Such keys are of rims and noise."""
+    one = np.full((1, 32), 7, np.uint8)
+    images = named({"a": one, "b": one, "c": np.repeat(one, others, axis=0)})
+    pairs = candidate_pairs(images, ["train", "test", "train"])
+    assert (("a", "b") in pairs) is found and (("b", "c") in pairs) is found
+
+
+def test_a_feature_counts_once_however_often_the_other_image_has_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight tables give one feature eight votes, and three copies of it in the other image no more."""
+    one = np.full((1, 32), 7, np.uint8)
+    images = named({"a": one, "b": np.repeat(one, 3, axis=0)})
+    for votes, found in ((8, [("a", "b")]), (9, [])):
+        monkeypatch.setattr(duplicate_index, "VOTES", votes)
+        assert candidate_pairs(images, ["train", "test"]) == found
+    # Three features of the first image count three times.
+    monkeypatch.setattr(duplicate_index, "VOTES", 24)
+    assert candidate_pairs(dict(reversed(images.items())), ["train", "test"]) == [("b", "a")]
+
+
+def test_two_images_of_one_feature_each_are_enough() -> None:
+    one = np.full((1, 32), 7, np.uint8)
+    assert candidate_pairs(named({"a": one, "b": one}), [1, 2]) == [("a", "b")]
+    assert candidate_pairs(named({"a": one, "b": one}), [1, 1]) == []
+    assert candidate_pairs(named({"a": one, "b": one}), [1, 2], [True, False]) == [("a", "b")]
+    assert candidate_pairs(named({"a": one, "b": one}), [1, 2], [True, True]) == [], "two variants"
+
+
+def test_more_descriptors_need_longer_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each doubling of their number adds one bit, up to 32."""
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(256), (8, 1)), axis=1)
+    for few, bits in ((2, 24), (1.5, 25), (1, 25), (0.5, 26), (2**-20, 32)):
+        monkeypatch.setattr(duplicate_index, "_FEW", few)
+        for place in (bits - 1, bits):  # the last bit of the key, and the first one after it
+            changed = np.zeros(256, np.uint8)
+            changed[order[:5, place]] = 1
+            shared = sum(not changed[order[table, :bits]].any() for table in range(8))
+            images = named({"a": np.zeros((1, 32), np.uint8), "b": np.packbits(changed, bitorder="little")[None]})
+            for votes in (shared, shared + 1):
+                monkeypatch.setattr(duplicate_index, "VOTES", votes)
+                assert bool(candidate_pairs(images, [1, 2])) is (votes == shared > 0), (few, place)
+
+
+def test_a_store_closes_its_file() -> None:
+    with FeatureStore() as store:
+        store.add("a", Features(np.ones((2, 2), np.float32), np.ones((2, 32), np.uint8)))
+    with pytest.raises(ValueError, match="closed"):
+        store["a"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, split_digest
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion, Split, from_row, split_digest, to_row
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import write_png
 from mammopipe.processing.splits.leakage_audit import Finding, LeakageReport, audit_leakage, exact_leaks
@@ -88,6 +88,27 @@ def test_a_label_or_split_that_changed_after_the_split_is_named() -> None:
     copy = row("a-1", TRAIN, "p-a", source_image_id="a", label_digest="0" * 16)
     assert found(row("a", TRAIN), copy) == [], "a copy has the label of its source"
     assert placed.label_digest == split_digest(placed)
+
+
+def test_lesions_that_changed_after_the_split_are_named_and_moved_ones_are_not() -> None:
+    circle = Lesion(10, 20.00049, 5, Label.MALIGNANT, "CIRC")
+    placed = row("a", TRAIN, lesions=(circle,)).placed(TRAIN, 1)
+    moved = placed.with_moved([replace(circle, x=3.5)], path="a.png")
+    copied = moved.with_moved([], image_id="a-1", source_image_id="a")
+    assert (moved.path, moved.lesions[0].x, moved.label_digest[:16]) == ("a.png", 3.5, placed.label_digest[:16])
+    assert found(placed, row("b", TEST).placed(TEST, None)) == found(moved, copied) == []
+    assert found(from_row(to_row(moved), "")) == [], "a manifest rounds and writes whole numbers as it does others"
+    message = "image a (train) has lesions that were edited after the images were split"
+    for other in ([], [circle, circle], [replace(circle, x=11)], [replace(circle, label=Label.BENIGN)]):
+        edited = replace(placed, lesions=tuple(other))
+        later = edited.with_moved([replace(circle, x=1)])
+        assert found(edited) == found(later) == [("lesions-changed", ("a",), message)], "also where a job moved them"
+    assert [kind for kind, *_ in found(moved, replace(copied, lesions=(circle,)))] == ["lesions-changed"], "of a copy"
+    both = replace(placed, lesions=(), label=Label.MALIGNANT)
+    assert [kind for kind, *_ in found(both)] == ["label-changed", "lesions-changed"]
+    old = replace(placed, label_digest=placed.label_digest[:16], lesions=())
+    assert found(old) == found(old.with_moved([circle])) == [], "older tables have no digest of lesions"
+    assert row("d", TRAIN).with_moved([circle]).label_digest == "", "a table that was never split has no digest"
 
 
 def test_the_verdict_names_the_kinds_and_the_first_finding() -> None:

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from mammopipe.training.evaluation.calibration import best_f1, calibrate, fit_thresholds, operating_point
+from mammopipe.training.evaluation.calibration import (
+    best_f1,
+    calibrate,
+    fit_comparison,
+    fit_thresholds,
+    operating_point,
+)
 from mammopipe.training.evaluation.calibration_methods import (
     TEMPERATURES,
     choose_method,
@@ -18,9 +24,9 @@ from mammopipe.training.evaluation.calibration_methods import (
 from mammopipe.training.metrics import classification
 from mammopipe.training.metrics.thresholds import f1_at, sensitivity_at
 from mammopipe.training.model.calibration import Calibration
-from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of, malignancy
+from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of, compared, malignancy
 from mammopipe.training.model.operating_points import TARGETS, Goal
-from mammopipe.training.model.predictions import ValidationPredictions, softmax
+from mammopipe.training.model.predictions import LeakError, TestPredictions, ValidationPredictions, softmax
 
 
 def validation(logits: np.ndarray, labels: np.ndarray) -> ValidationPredictions:
@@ -59,7 +65,7 @@ def test_the_temperature_is_the_minimum_of_the_likelihood_and_calibrates():
 
 def test_the_temperature_stays_within_bounds():
     labels = np.array([0, 1, 2] * 4)
-    low, high = TEMPERATURES
+    low, high = np.array(TEMPERATURES) * np.std([6, -3, -3])
     assert fit_temperature(validation(np.eye(3)[labels] * 9, labels)) == pytest.approx(low, rel=0.01)
     assert fit_temperature(validation(-np.eye(3)[labels] * 9, labels)) == pytest.approx(high, rel=0.01)
 
@@ -166,3 +172,47 @@ def test_fitting_takes_validation_predictions_and_nothing_else(function):
     annotations = [parameter.annotation for parameter in inspect.signature(function).parameters.values()]
     assert annotations[0] is ValidationPredictions
     assert set(annotations[1:]) <= {Calibration, BreastRule}, "a calibration and a rule, no other predictions"
+
+
+def test_a_comparison_has_the_calibration_and_the_thresholds_of_the_compared_logits():
+    given_ = exams([2, 0, 0, 0, 0, 2, 2, 0, 1], ["aL", "aR", "bL", "bR", "cL", "cR", "dL", "eL", "eR"])
+    kept, _ = compared(given_, 0.5)
+    found = fit_comparison(given_, 0.5, BreastRule.MAX)
+    assert found is not None and (found.weight, found.method) == (0.5, choose_method(kept))
+    assert found.calibration == fit_calibration(kept, found.method)
+    every = fit_thresholds(kept, found.calibration, BreastRule.MAX)
+    assert found.thresholds == {level: every[level] for level in (Level.BREAST, Level.PATIENT)}
+    assert fit_comparison(given_, 0.0, BreastRule.MAX) is None
+    assert fit_comparison(exams([2, 0], ["aL", "bL"]), 0.5, BreastRule.MAX) is None, "no patient has both breasts"
+
+
+def test_thresholds_of_test_predictions_are_refused_by_name():
+    given_ = exams([2, 0, 0, 2], ["aL", "aR", "bL", "bR"])
+    test = TestPredictions(given_.image_ids, given_.patients, given_.breasts, given_.labels, given_.logits)
+    with pytest.raises(LeakError, match="thresholds"):
+        fit_thresholds(test, Calibration(), BreastRule.MEAN)
+
+
+def test_of_thresholds_with_equal_cost_the_one_with_the_higher_rate_is_taken():
+    positive, scores = np.array([1, 1, 0]), np.array([0.9, 0.8, 0.5])
+    assert operating_point(Goal.SENSITIVITY, 0.5, positive, scores).threshold == pytest.approx(0.65)
+    assert operating_point(Goal.SPECIFICITY, 0.5, np.array([0, 0, 1]), scores).threshold == pytest.approx(0.95)
+    # 1 - 9/10 is a little below 0.1 in floating point.
+    ten = np.array([0] * 10 + [1])
+    assert operating_point(Goal.SPECIFICITY, 0.1, ten, np.array([*np.linspace(0.1, 0.9, 10), 0.85])).sensitivity == 1
+    for target in (0.0, 1.0):
+        assert operating_point(Goal.SENSITIVITY, target, positive, scores).target == target
+    with pytest.raises(
+        classification.MetricError, match=r"^operating point specificity: target=-0.1 must lie in 0..1$"
+    ):
+        operating_point(Goal.SPECIFICITY, -0.1, positive, scores)
+
+
+def test_a_threshold_separates_neighbouring_numbers():
+    low = float(np.nextafter(0.5, 0))
+    for high in (0.5, float(np.nextafter(0.5, 1))):
+        assert low < best_f1(np.array([1, 0]), np.array([high, low])) <= high
+    assert best_f1(np.array([0, 1]), np.array([0.8, 0.4])) == pytest.approx(0.2), "below the lowest score"
+    assert operating_point(Goal.SPECIFICITY, 1.0, np.array([0, 1]), np.array([0.8, 0.4])).threshold == pytest.approx(
+        0.9
+    )

@@ -6,12 +6,12 @@ from sklearn.linear_model import LogisticRegression
 
 from mammopipe.training.metrics.bootstrap import MetricError, Resamples
 from mammopipe.training.metrics.calibration import (
-    average_precision,
     calibration_intercept,
     calibration_slope,
     expected_over_observed,
 )
 from mammopipe.training.metrics.classification import log_loss
+from mammopipe.training.metrics.precision_recall import average_precision
 from mammopipe.training.metrics.scorecard import figure
 
 LABELS = np.tile([0, 1], 20)

@@ -1,5 +1,7 @@
 """How each metric is defined: its name, its range, what it needs, and which images count for its interval."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -22,26 +24,28 @@ from mammopipe.training.metrics.scale import Scale
 LABELS = np.array([0, 1, 2, 1])
 PROBABILITIES = np.array([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6], [0.1, 0.3, 0.6], [0.1, 0.8, 0.1]])
 SCORES = np.array([0.2, 0.6, 0.6, 0.1])
+Made = Callable[[], Metric]
+"""Returns a metric when the test runs, not when it is collected."""
 
 
 @pytest.mark.parametrize(
-    ("metric", "name", "share", "kinds"),
+    ("made", "name", "share", "kinds"),
     [
-        (classification.accuracy, "accuracy", True, [0, 0, 0, 0]),
-        (classification.balanced_accuracy, "balanced_accuracy", False, [0, 1, 2, 1]),
-        (classification.macro_auc, "macro_auc", True, [0, 1, 2, 1]),
-        (classification.malignant_auc, "malignant_auc", True, [0, 0, 1, 0]),
-        (classification.log_loss, "log_loss", False, [0, 1, 2, 1]),
-        (classification.brier, "brier", False, [0, 1, 2, 1]),
-        (classification.expected_calibration_error, "expected_calibration_error", False, [0, 0, 0, 0]),
-        (classification.class_auc(1), "auc of class 1", True, [0, 1, 0, 1]),
-        (classification.precision(2), "precision of class 2", True, [-1, 0, 0, -1]),
-        (classification.recall(1), "recall of class 1", True, [-1, 0, -1, 0]),
-        (classification.f1(1), "f1 of class 1", False, [-1, 0, -1, 0]),
+        (lambda: classification.accuracy, "accuracy", True, [0, 0, 0, 0]),
+        (lambda: classification.balanced_accuracy, "balanced_accuracy", False, [0, 1, 2, 1]),
+        (lambda: classification.macro_auc, "macro_auc", True, [0, 1, 2, 1]),
+        (lambda: classification.malignant_auc, "malignant_auc", True, [0, 0, 1, 0]),
+        (lambda: classification.log_loss, "log_loss", False, [0, 1, 2, 1]),
+        (lambda: classification.brier, "brier", False, [0, 1, 2, 1]),
+        (lambda: classification.expected_calibration_error, "expected_calibration_error", False, [0, 0, 0, 0]),
+        (lambda: classification.class_auc(1), "auc of class 1", True, [0, 1, 0, 1]),
+        (lambda: classification.precision(2), "precision of class 2", True, [-1, 0, 0, -1]),
+        (lambda: classification.recall(1), "recall of class 1", True, [-1, 0, -1, 0]),
+        (lambda: classification.f1(1), "f1 of class 1", False, [-1, 0, -1, 0]),
     ],
-    ids=lambda value: value.name if isinstance(value, Metric) else "",
 )
-def test_a_metric_of_classes(metric: Metric, name: str, share: bool, kinds: list[int]) -> None:
+def test_a_metric_of_classes(made: Made, name: str, share: bool, kinds: list[int]) -> None:
+    metric = made()
     assert (metric.name, metric.share) == (name, share)
     assert metric.kinds(LABELS, PROBABILITIES).tolist() == kinds
     assert metric.raised == (name == "expected_calibration_error")
@@ -51,35 +55,36 @@ def test_a_metric_of_classes(metric: Metric, name: str, share: bool, kinds: list
 
 
 @pytest.mark.parametrize(
-    ("metric", "name", "share"),
+    ("made", "name", "share"),
     [
-        (classification.roc_auc, "roc_auc", True),
-        (classification.probabilistic_f1, "probabilistic_f1", False),
-        (classification.sensitivity_at_specificity(0.9), "sensitivity_at_specificity", False),
-        (classification.specificity_at_sensitivity(0.9), "specificity_at_sensitivity", False),
+        (lambda: classification.roc_auc, "roc_auc", True),
+        (lambda: classification.probabilistic_f1, "probabilistic_f1", False),
+        (lambda: classification.sensitivity_at_specificity(0.9), "sensitivity_at_specificity", False),
+        (lambda: classification.specificity_at_sensitivity(0.9), "specificity_at_sensitivity", False),
     ],
 )
-def test_a_metric_of_one_score(metric: Metric, name: str, share: bool) -> None:
+def test_a_metric_of_one_score(made: Made, name: str, share: bool) -> None:
+    metric = made()
     assert (metric.name, metric.share, metric.scale) == (name, share, Scale.SHARE)
     assert metric.kinds(np.array([0, 1, 1, 0]), SCORES).tolist() == [0, 1, 1, 0]
-    with pytest.raises(MetricError, match=f"^{name}: scores must be finite, one an image, not of shape"):
+    with pytest.raises(MetricError, match=f"^{name}: scores must be finite numbers, one per image, not of shape"):
         metric(LABELS, PROBABILITIES)
 
 
 @pytest.mark.parametrize(
-    ("metric", "needs"),
+    ("made", "needs"),
     [
-        (classification.balanced_accuracy, "at least one image of each class"),
-        (classification.macro_auc, "at least one image of each class"),
-        (classification.malignant_auc, "images with and without the finding"),
-        (classification.class_auc(2), "images with and without the finding"),
-        (classification.precision(1), "an image predicted as this class"),
-        (classification.recall(2), "an image of this class"),
-        (classification.f1(1), "an image of this class, or predicted as it"),
+        (lambda: classification.balanced_accuracy, "at least one image of each class"),
+        (lambda: classification.macro_auc, "at least one image of each class"),
+        (lambda: classification.malignant_auc, "images with and without the finding"),
+        (lambda: classification.class_auc(2), "images with and without the finding"),
+        (lambda: classification.precision(1), "an image predicted as this class"),
+        (lambda: classification.recall(2), "an image of this class"),
+        (lambda: classification.f1(1), "an image of this class, or predicted as it"),
     ],
-    ids=lambda value: value.name if isinstance(value, Metric) else "",
 )
-def test_an_undefined_metric_says_what_it_needs(metric: Metric, needs: str) -> None:
+def test_an_undefined_metric_says_what_it_needs(made: Made, needs: str) -> None:
+    metric = made()
     probabilities = np.array([[0.9, 0.05, 0.05], [0.9, 0.05, 0.05]])
     with pytest.raises(MetricError) as caught:
         metric([0, 0], probabilities)
@@ -87,16 +92,16 @@ def test_an_undefined_metric_says_what_it_needs(metric: Metric, needs: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("metric", "needs"),
+    ("made", "needs"),
     [
-        (classification.roc_auc, "images with and without the finding"),
-        (classification.probabilistic_f1, "at least one positive image"),
-        (classification.sensitivity_at_specificity(0.9), "images with and without the finding"),
-        (classification.specificity_at_sensitivity(0.9), "images with and without the finding"),
+        (lambda: classification.roc_auc, "images with and without the finding"),
+        (lambda: classification.probabilistic_f1, "at least one positive image"),
+        (lambda: classification.sensitivity_at_specificity(0.9), "images with and without the finding"),
+        (lambda: classification.specificity_at_sensitivity(0.9), "images with and without the finding"),
     ],
-    ids=lambda value: value.name if isinstance(value, Metric) else "",
 )
-def test_an_undefined_metric_of_scores_says_what_it_needs(metric: Metric, needs: str) -> None:
+def test_an_undefined_metric_of_scores_says_what_it_needs(made: Made, needs: str) -> None:
+    metric = made()
     with pytest.raises(MetricError) as caught:
         metric([0, 0], [0.2, 0.4])
     assert str(caught.value) == f"{metric.name} is undefined here: it needs {needs}"
@@ -133,6 +138,16 @@ def test_a_certain_error_has_a_finite_log_loss() -> None:
     assert classification.log_loss([0], [[0.5, 0.4995]]) == pytest.approx(-np.log(0.5 / 0.9995))
 
 
+def test_confidences_are_in_bins_of_a_tenth_from_0_to_1() -> None:
+    confidence = np.array([0.55, 0.65, 0.75, 0.85, 0.95, 1.0, 1.0005])
+    bins = classification.calibration_bins([0] * 7, np.stack([confidence, np.maximum(1 - confidence, 0)], axis=1))
+    assert [point["images"] for point in bins] == [1, 1, 1, 1, 3], "a sum may exceed 1 by rounding"
+    # With eleven classes, a confidence can be below a tenth.
+    low, higher = np.full(11, 1 / 11), np.array([0.15, *[0.085] * 10])
+    bins = classification.calibration_bins([0, 1], np.stack([low, higher]))
+    assert [(point["images"], point["accuracy"]) for point in bins] == [(1, 1), (1, 0)]
+
+
 def test_malignant_or_not_makes_two_classes_of_three() -> None:
     labels, probabilities = classification.malignant_or_not(LABELS, PROBABILITIES)
     assert labels.tolist() == [0, 0, 1, 0] and labels.dtype == np.int64
@@ -163,8 +178,8 @@ def test_a_metric_has_no_limits_unless_they_are_stated() -> None:
 @pytest.mark.parametrize(
     ("labels", "rule"),
     [
-        ([0], r"labels of shape \(1,\) for 2 images: one an image, at least one"),
-        ([[0, 1]], r"labels of shape \(1, 2\) for 2 images: one an image, at least one"),
+        ([0], r"labels of shape \(1,\) for 2 images: there must be one label per image, and at least one image"),
+        ([[0, 1]], r"labels of shape \(1, 2\) for 2 images: there must be one label per image, and at least one image"),
         ([0, 2], "labels must be whole numbers from 0 to 1"),
         ([0, -1], "labels must be whole numbers from 0 to 1"),
         ([0.0, 1.0], "labels must be whole numbers from 0 to 1"),

@@ -196,6 +196,50 @@ def test_bounds_beyond_every_number_are_none() -> None:
     assert near.low is not None and near.high is not None and 0 < near.low < 20 < near.high
 
 
+def test_two_patients_have_the_jackknife_s_error_and_one_degree_of_freedom() -> None:
+    metric, groups = mean_metric("n", lambda labels, scores: scores, needs="a case"), ["a", "b", "b"]
+    draws = Resamples.draw(groups, n=40, seed=0)
+    found = draws.interval(metric, [0, 1, 1], [0.2, 0.7, 0.75], level=0.5)
+    bounds = expected(metric, [0, 1, 1], [0.2, 0.7, 0.75], groups, draws, 0.5, 2)
+    assert (found.low, found.high) == pytest.approx(bounds)
+    # Many patients, but two of the rarer kind.
+    labels, scores, names = [1, 1, *[0] * 8], [0.9, 0.3, *np.linspace(0.1, 0.6, 8)], list("abcdefghij")
+    draws = Resamples.draw(names, n=40, seed=0)
+    found = draws.interval(classification.roc_auc, labels, scores, level=0.5)
+    bounds = expected(classification.roc_auc, labels, scores, names, draws, 0.5, 2)
+    assert (found.low, found.high) == pytest.approx(bounds)
+
+
+def test_without_variance_of_the_jackknife_the_patients_give_the_degrees_of_freedom() -> None:
+    figures = np.linspace(0.4, 0.6, 10)
+    found = interval(known(figures, 0.5), 10, patients=6)
+    reach = stats.t.ppf(0.975, 5) * figures.std(ddof=1) / 0.25
+    assert found.high == pytest.approx(1 / (1 + np.exp(-reach)))
+
+
+def test_undefined_draws_are_counted_whatever_the_interval() -> None:
+    def undefined(value: float, highest: float = 0.6, **options: Any) -> Interval:
+        figures = np.where(np.arange(10) < 7, np.linspace(0, highest, 10), np.nan)
+        return interval(known(figures, value, **options), 10, patients=5)
+
+    for found, value, has_interval in (
+        (undefined(0.5), 0.5, True),
+        (undefined(1.0, share=True), 1.0, True),
+        (undefined(1.0), 1.0, False),
+        (undefined(0.5, kinds=lambda *given: np.array([0, 1, 1, 1, 1])), 0.5, False),
+        (undefined(0.001, 40.0, scale=Scale.POSITIVE), 0.001, False),
+    ):
+        assert (found.value, found.undefined, found.low is not None) == (value, 3, has_interval)
+
+
+def test_kinds_may_depend_on_the_values() -> None:
+    for limit, has_interval in ((0.5, True), (0.9, False)):
+        metric = known(
+            np.linspace(0.4, 0.6, 10), 0.5, kinds=lambda labels, values, limit=limit: np.where(values > limit, 0, -1)
+        )
+        assert (interval(metric, 10).low is not None) is has_interval, "one patient above 0.9, two above 0.5"
+
+
 def test_wrong_input_is_named() -> None:
     draws = Resamples.draw(["a", "b"], n=2, seed=0)
     for level in (0, 1, -0.5, 1.5):
@@ -203,9 +247,9 @@ def test_wrong_input_is_named() -> None:
             draws.interval(MEAN, [0, 1], [0.1, 0.2], level=level)
     with pytest.raises(MetricError, match="^3 labels for 2 resampled images: numbers must agree$"):
         draws.interval(MEAN, [0, 1, 1], [0.1, 0.2, 0.3], level=0.5)
-    with pytest.raises(MetricError, match="^1 resamples of 2 images: two of an image at the least$"):
+    with pytest.raises(MetricError, match="^1 resamples of 2 images: at least two resamples of one image are needed$"):
         Resamples.draw(["a", "b"], n=1, seed=0)
-    with pytest.raises(MetricError, match="^5 resamples of 0 images: two of an image at the least$"):
+    with pytest.raises(MetricError, match="^5 resamples of 0 images: at least two resamples of one image are needed$"):
         Resamples.draw([], n=5, seed=0)
 
 
@@ -238,67 +282,6 @@ def test_figures_are_computed_for_a_bounded_number_of_cells_at_once() -> None:
     draws = Resamples.draw([str(place % 1200) for place in range(images)], n=70, seed=0)
     draws.interval(metric, [0] * images, np.linspace(0, 1, images), level=0.95)
     assert rows == [1, 33, 33, 4], "the metric itself, then at most a million resampled images at a time"
-
-
-# --- differences
-
-
-def pair(patients: int = 24) -> tuple[NDArray[np.int64], Floats, Floats, list[str]]:
-    random = np.random.default_rng(11)
-    labels = np.arange(patients) % 2
-    first = labels + random.normal(size=patients)
-    return labels, first, first + 0.5 * random.normal(size=patients) + 0.2 * labels, [str(n) for n in range(patients)]
-
-
-def test_a_difference_is_the_other_minus_the_first_with_the_spread_of_both() -> None:
-    labels, first, other, groups = pair()
-    draws = Resamples.draw(groups, n=200, seed=0)
-    found = draws.difference(MEAN, labels, first, other, level=0.9)
-    assert found.value == pytest.approx(other.mean() - first.mean()) and found.undefined == 0
-    one, two = (draws.interval(MEAN, labels, each, level=0.9) for each in (first, other))
-    figures = [MEAN.weighted(labels, each, draws.counts.astype(float)) for each in (first, other)]
-    common = np.corrcoef(*figures)[0, 1]
-    assert one.low is not None and two.low is not None and one.high is not None and two.high is not None
-    a, b = two.value - two.low, one.high - one.value
-    assert found.low == pytest.approx(found.value - np.sqrt(a**2 + b**2 - 2 * common * a * b), rel=1e-9)
-    a, b = two.high - two.value, one.value - one.low
-    assert found.high == pytest.approx(found.value + np.sqrt(a**2 + b**2 - 2 * common * a * b), rel=1e-9)
-    back = draws.difference(MEAN, labels, other, first, level=0.9)
-    assert back.low is not None and found.high is not None
-    assert (back.value, back.low) == pytest.approx((-found.value, -found.high))
-
-
-def test_draws_that_lack_a_class_are_counted_and_too_many_give_no_interval() -> None:
-    labels, first, other, groups = pair()
-    rare = np.zeros_like(labels)
-    rare[:2] = 1
-    draws = Resamples.draw(groups, n=300, seed=0)
-    without = int((draws.counts[:, :2].sum(axis=1) == 0).sum())
-    found = draws.difference(classification.roc_auc, rare, first, other, level=0.95)
-    assert 0 < without == found.undefined < 150 and found.low is not None
-    rare[1] = 0
-    single = draws.difference(classification.roc_auc, rare, first, other, level=0.95)
-    assert (single.low, single.high) == (None, None), "one patient of a kind has no spread"
-    assert single.undefined == int((draws.counts[:, 0] == 0).sum())
-
-
-def test_a_side_at_the_bound_of_its_range_gives_no_interval_unless_both_are_equal() -> None:
-    labels, first, _, groups = pair()
-    draws = Resamples.draw(groups, n=50, seed=0)
-    perfect = labels * 1.0
-    for sides in ((first, perfect), (perfect, first)):
-        found = draws.difference(classification.roc_auc, labels, *sides, level=0.95)
-        assert found.value != 0 and (found.low, found.high) == (None, None)
-    same = draws.difference(classification.roc_auc, labels, perfect, perfect.copy(), level=0.95)
-    assert (same.value, same.low, same.high) == (0, 0, 0)
-
-
-def test_models_that_differ_by_a_constant_have_no_interval() -> None:
-    labels, first, _, groups = pair()
-    draws = Resamples.draw(groups, n=50, seed=0)
-    # Every draw gives the same difference; a width of 0 would claim certainty.
-    found = draws.difference(MEAN, labels, first, first + 0.25, level=0.95)
-    assert found.value == pytest.approx(0.25) and (found.low, found.high) == (None, None)
 
 
 def test_the_json_values_of_an_interval() -> None:
