@@ -23,6 +23,7 @@ max_height = 256
 epochs = 1
 head_epochs = 0
 warmup_epochs = 0
+precision = "float32"
 sampling = "ratio"
 positive_share = 0.3
 positive_target = 0.9
