@@ -135,7 +135,7 @@ def test_the_leakage_audit_passed_and_the_best_was_chosen_on_validation(done: Do
 def test_the_report_shows_the_figures_of_the_evaluation(done: Done) -> None:
     report = (done.folder / "runs" / "latest" / "report.html").read_text()
     for candidate in done.document("evaluation.json")["candidates"].values():
-        assert f"{candidate['validation']['macro_auc']['value']:.2f}" in report
+        assert f"{candidate['validation']['macro_auc']['value']:.3f}" in report
 
 
 def test_the_endpoint_answered_about_a_test_image(done: Done) -> None:
