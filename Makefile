@@ -10,7 +10,7 @@ DOCKER ?= docker
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv typing-links run test test-docker lint bench mutants docs recordings images services services-down clean
+.PHONY: help venv typing-links run test test-docker lint bench mutants docs recordings pictures images services services-down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -33,6 +33,8 @@ typing-links:
 run: venv ## Run the whole pipeline offline: DATA=all-mias.tar.gz|folder, or phantoms without it; PROFILE=quick|full
 	$(BIN)/mammopipe run --backend process --dataset mias --profile $(PROFILE) $(if $(DATA),--source $(DATA)) $(ARGS)
 
+# Tests start many processes: all but the first read our modules compiled, also where the environment forbids writing them.
+test: export PYTHONDONTWRITEBYTECODE =
 test: venv .services/venv/.installed .services/viewers/.installed ## Run all tests but Docker's; on real films too where MAMMOPIPE_MIAS names them
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(ARGS)
 
@@ -59,6 +61,9 @@ docs: venv ## Write the generated pages of docs/reference again
 
 recordings: venv ## Draw what a terminal shows of run, status and doctor into docs/recordings, on phantoms
 	$(BIN)/python -m tests.recordings $(ARGS)
+
+pictures: venv ## Draw the demo page into docs/images, with a phantom's exam: MODEL=directory of an evaluated model
+	$(BIN)/python -m tests.page_pictures $(MODEL)
 
 images: venv ## Build the container images: BASE_IMAGE=..., TORCH_INDEX=..., CERTIFICATES=file, DOCKER=client
 	$(BIN)/mammopipe images build --client $(DOCKER) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) \

@@ -1,11 +1,12 @@
 """Fixtures that several folders of tests share: where the research data lies, when it is there."""
 
+import gc
 import importlib.util
 import json
 import os
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,10 +28,14 @@ SLOWEST_FIRST = (
     "tests/pipelines/notebook/",
     "tests/pipelines/runs/test_whole_pipeline.py",
     "tests/pipelines/runs/test_folds_and_breasts.py",
+    "tests/benchmarks/",
+    "tests/pipelines/runs/test_launch.py",
     "tests/infra/test_localstack.py",
     "tests/processing/jobs/",
     "tests/training/evaluation/",
-    "tests/training/test_train.py",
+    "tests/training/test_train",
+    "tests/training/test_two_hosts.py",
+    "tests/test_leak_control.py",
     "tests/inference/server/",
 )
 """What takes longest starts first, so that no worker waits at the end for another's last file."""
@@ -43,6 +48,21 @@ def pytest_configure(config: pytest.Config) -> None:
         server = ExitStack()
         os.environ[fork_server.VARIABLE] = json.dumps(server.enter_context(fork_server.running(ready=False)))
         config.add_cleanup(server.close)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Import and collect without garbage collection, and keep what was made out of every later one.
+
+    Modules and tests live until the end. Searching them for garbage takes a quarter of the time of collecting them,
+    and half a second each later time.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -101,7 +101,7 @@ def test_an_altered_file_is_refused(make_job):
     paths = make_job(**SETTINGS | {"epochs": "1", "warmup_epochs": "0"})
     model = run(paths)
     (paths.model / "out_of_fold.csv").write_text("image_id,fold\n")
-    with pytest.raises(ConfigError, match="its SHA-256 is not the mammopipe.training.fitting.cross_validation.sha256"):
+    with pytest.raises(ConfigError, match="its SHA-256 is not the training.cross_validation.sha256"):
         OutOfFold.read(paths.model, model.description)
 
 

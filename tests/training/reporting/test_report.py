@@ -90,6 +90,15 @@ def page(evaluated) -> Page:
     return Page(evaluated.page)
 
 
+def test_every_class_of_the_page_has_a_rule_and_lesions_are_circles_without_filling(page):
+    (style,) = ["".join(text) for tag, _, text in page.elements if tag == "style"]
+    rules = set(re.findall(r"\.([a-z][a-z-]*)", re.sub(r"{[^}]*}", " ", style)))
+    used = {name for _, attributes, _ in page.elements for name in attributes.get("class", "").split()}
+    assert {"image", "images", "pair", "missed"} <= used
+    assert used - rules <= {"benign", "missed", "number", "right"}, "words that look like the text around them"
+    assert re.search(r"\.image circle { fill: none;", style)
+
+
 @pytest.mark.parametrize("name", ["evaluated", "screened"])
 def test_every_figure_on_the_page_is_that_of_the_evaluation(name, request):
     tree = request.getfixturevalue(name)
