@@ -10,7 +10,7 @@ DOCKER ?= docker
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv typing-links run test test-docker lint bench mutants docs recordings images services services-down clean
+.PHONY: help venv typing-links run test test-docker lint bench mutants docs recordings pictures images services services-down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ docs: venv ## Write the generated pages of docs/reference again
 
 recordings: venv ## Draw what a terminal shows of run, status and doctor into docs/recordings, on phantoms
 	$(BIN)/python -m tests.recordings $(ARGS)
+
+pictures: venv ## Draw the demo page into docs/images, with a phantom's exam: MODEL=directory of an evaluated model
+	$(BIN)/python -m tests.page_pictures $(MODEL)
 
 images: venv ## Build the container images: BASE_IMAGE=..., TORCH_INDEX=..., CERTIFICATES=file, DOCKER=client
 	$(BIN)/mammopipe images build --client $(DOCKER) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) \

@@ -21,9 +21,9 @@ from mammopipe.processing.breast import segmentation, working_copy
 from mammopipe.processing.container.memory import keep_heap
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.images.mammogram import Mammogram, read_mammogram
-from mammopipe.processing.phantoms.clinical import Kind, make_clinical_phantom
 from mammopipe.processing.phantoms.mias_tree import make_film
 from mammopipe.processing.phantoms.muscle import MuscleTrait
+from tests.support.clinical_phantoms import Kind, make_clinical_phantom
 
 COMMAND = "python -m benchmarks.bench_segmentation"
 ROWS, COLUMNS = 2776, 2082

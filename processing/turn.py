@@ -39,22 +39,16 @@ class Turn:
         stored = stored[:, ::-1] if self.left_right else stored
         return np.ascontiguousarray(stored.T if self.transposed else stored)
 
-    def to_stored(self, x: float, y: float) -> tuple[float, float]:
-        """Return the position in the stored image of a point in the turned image.
+    def from_stored(self, x: float, y: float) -> tuple[float, float]:
+        """Return the position in the turned image of a point in the stored image.
 
         Args:
             x: Column, at the size that the file announces; the centre of the first pixel is at 0.
             y: Row, likewise.
 
         Returns:
-            Column and row in the stored image.
+            Column and row in the turned image.
         """
-        x = self.columns - 1 - x if self.left_right else x
-        y = self.rows - 1 - y if self.top_bottom else y
-        return (y, x) if self.transposed else (x, y)
-
-    def from_stored(self, x: float, y: float) -> tuple[float, float]:
-        """Return the position in the turned image of a point in the stored image; the inverse of `to_stored`."""
         x, y = (y, x) if self.transposed else (x, y)
         x = self.columns - 1 - x if self.left_right else x
         y = self.rows - 1 - y if self.top_bottom else y

@@ -1,4 +1,4 @@
-"""The examples of the documents run, and their links lead somewhere."""
+"""The examples of the documents run; their links, files and modules exist."""
 
 import re
 from dataclasses import replace
@@ -15,6 +15,10 @@ from mammopipe.processing.files import write_bytes
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+
+FOLDERS = ("processing", "training", "inference", "pipelines")
+OF_OTHERS = ("tests/integ/sagemaker/workflow/test_fail_steps.py", "training/networks/NAME.py")
+"""Files of another repository, and of the reader's own network."""
 
 
 def example(name: str) -> ModuleType:
@@ -59,6 +63,31 @@ def test_the_job_of_the_example_counts(tmp_path: Path, monkeypatch: pytest.Monke
 def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_file_and_module_that_the_repository_names_exists() -> None:
+    files = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "infra" / "stack.yaml"]
+    files += [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    wrong = []
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        for name in re.findall(rf"(?<![\w/.-])((?:{'|'.join(FOLDERS)}|tests|infra|docs)/[\w/.-]+\.\w+)", text):
+            if not (ROOT / name).exists() and name not in OF_OTHERS:
+                wrong.append(f"{file.relative_to(ROOT)}: {name}")
+        for name in re.findall(rf"mammopipe\.((?:{'|'.join(FOLDERS)})(?:\.\w+)+)", text):
+            if not named(name.split(".")):
+                wrong.append(f"{file.relative_to(ROOT)}: mammopipe.{name}")
+    assert not wrong
+
+
+def named(parts: list[str]) -> bool:
+    """Return whether these are the parts of the path of a module, or of a name that its text holds."""
+    for end in range(len(parts), 0, -1):
+        place = ROOT.joinpath(*parts[:end])
+        for source in (place.with_suffix(".py"), place / "__init__.py"):
+            if source.exists():
+                return end == len(parts) or parts[end] in source.read_text(encoding="utf-8")
+    return False
 
 
 def test_the_readme_is_short() -> None:

@@ -39,7 +39,7 @@ from mammopipe.training.evaluation.fit_audit import (
 )
 from mammopipe.training.evaluation.pointing_game import Outputs, outputs_of, pointing_game
 from mammopipe.training.evaluation.selection import Choice, choose
-from mammopipe.training.evaluation.test_reads import register_read
+from mammopipe.training.evaluation.test_reads import earlier_reads, register_read
 from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.choice import ChooseBy
@@ -79,10 +79,11 @@ def main(arguments: Sequence[str]) -> None:
             {name: OutOfFold.read(scratch / name, model.description) for name, model in models.items()}
         )
         data.require_alone(config.other_breast)
+        earlier = earlier_reads(paths)
         evaluation, images, outputs = evaluate(data, models, config)
         model = models[evaluation["selected"]["cnn"]]
         directory = scratch / evaluation["selected"]["cnn"]
-        evaluation = {**evaluation, "test_reads": register_read(evaluation, data, directory, paths)}
+        evaluation = {**evaluation, "test_reads": register_read(evaluation, data, directory, paths, earlier)}
         evaluation = complete(evaluation, data, model, directory, outputs)
         page = render(
             evaluation,

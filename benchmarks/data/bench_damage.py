@@ -16,8 +16,8 @@ from benchmarks.rows import Row, row
 from mammopipe.processing.datasets.manifest import View
 from mammopipe.processing.errors import ImageError
 from mammopipe.processing.images.mammogram import read_mammogram
-from mammopipe.processing.phantoms.clinical import Kind, make_clinical_phantom
 from tests.processing.conftest import ENCODERS, PREFIX, RLE, write_dicom
+from tests.support.clinical_phantoms import Kind, make_clinical_phantom
 
 COMMAND = "python -m benchmarks.data.bench_damage"
 BYTES = (1, 4, 16, 64, 256)

@@ -17,7 +17,8 @@ import pandas
 
 from benchmarks.rows import Row, row
 from mammopipe.processing.datasets.manifest import write_manifest
-from mammopipe.processing.datasets.rsna import COLUMNS, LABEL_TABLE, read_labels
+from mammopipe.processing.datasets.registry import read_labels
+from mammopipe.processing.datasets.rsna import COLUMNS, LABEL_TABLE
 from mammopipe.processing.files import write_csv
 from mammopipe.processing.splits.assignment import assign_splits
 
@@ -48,7 +49,7 @@ def make_table(path: Path) -> None:
 def measure(table: Path, target: Path, repeats: int) -> dict[str, float]:
     """Return the shortest time of each member in seconds; they alternate."""
     members: dict[str, Callable[[], object]] = {
-        "manifest": lambda: write_manifest(assign_splits(read_labels(table)), target),
+        "manifest": lambda: write_manifest(assign_splits(read_labels("rsna", table)), target),
         "pandas": lambda: pandas.read_csv(table),
     }
     seconds: dict[str, list[float]] = {name: [] for name in members}
@@ -82,7 +83,7 @@ def main() -> None:
         if options.rsna is None:
             make_table(table)
         seconds = measure(table, Path(name, "manifest.csv"), options.repeats)
-        rows = len(read_labels(table))
+        rows = len(read_labels("rsna", table))
     print(json.dumps(figures(seconds, rows), indent=2))
 
 

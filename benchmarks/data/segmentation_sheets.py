@@ -27,7 +27,7 @@ from mammopipe.processing.datasets.mias import read_labels
 from mammopipe.processing.errors import ConfigError, ImageError
 from mammopipe.processing.files import write_bytes, write_json
 from mammopipe.processing.images.mammogram import Mammogram, read_mammogram
-from mammopipe.processing.phantoms.clinical import Kind, make_clinical_phantom
+from tests.support.clinical_phantoms import Kind, make_clinical_phantom
 
 HEIGHT, CAPTION = 420, 22
 """Height of an image and of the line below it, in pixels."""

@@ -3,7 +3,7 @@
     <prefix>/<endpoint>/<variant>/yyyy/mm/dd/hh/<name>.jsonl      one request per line
 
 An image's figures come from the JSON answer, which includes them (`quality`). If the answer is an overlay or a DICOM
-result, they are measured again from the image. Machine and site come from `mammopipe.processing.dicom_origin`.
+result, they are measured again from the image. Machine and site come from `mammopipe.processing.dicom.header.origin`.
 Source: "Data capture" (SageMaker Developer Guide), the format of a captured line.
 """
 

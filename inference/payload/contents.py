@@ -112,14 +112,15 @@ def skip_reason(data: bytes, *, archived: bool = False, extension: str = "") -> 
         return SkipReason.PICTURE if _is_icon(data) else None
     if extension in zip.IMAGE_EXTENSIONS:
         return None
-    if (reason := next((reason for start, reason in _SIGNATURES.items() if data.startswith(start)), None)) is not None:
-        return reason
+    named = SkipReason.DOCUMENT if extension in zip.DOCUMENT_EXTENSIONS else None
+    named = SkipReason.PROGRAM if extension in zip.PROGRAM_EXTENSIONS else named
+    reason = next((reason for start, reason in _SIGNATURES.items() if data.startswith(start)), None)
+    if reason is not None:  # spreadsheets and Java programs are ZIP archives
+        return named if named is not None and reason is SkipReason.ARCHIVE else reason
     if not _is_text(data[:_TEXT_BYTES]) and may_be_image(data):
         return None
-    if extension in zip.DOCUMENT_EXTENSIONS:
-        return SkipReason.DOCUMENT
-    if extension in zip.PROGRAM_EXTENSIONS:
-        return SkipReason.PROGRAM
+    if named is not None:
+        return named
     if extension in zip.TEXT_EXTENSIONS or _is_text(data[:_TEXT_BYTES]):
         return SkipReason.TEXT
     return SkipReason.UNKNOWN

@@ -2,7 +2,7 @@
 
 The arithmetic is that of training (`mammopipe.training.model.exam_scores.combine`). The stored rule combines the
 scores of a breast's views; the exam's score is that of its most suspicious breast. A model that compares breasts
-(`mammopipe.training.comparison`) scores the two breasts of an exam against each other. If an exam does not
+(`mammopipe.training.model.exam_scores`) scores the two breasts of an exam against each other. If an exam does not
 show both, it is scored without comparison.
 """
 
@@ -83,7 +83,7 @@ def left_out(index: int, laterality: Laterality | None, message: str) -> LeftOut
 
 
 def unseen_breasts(judged: Iterable[Laterality | None]) -> set[Laterality]:
-    """Return the breasts of which no view is judged; an image left out may be all that the exam shows of them."""
+    """Return the breasts without a judged view; an image left out may be the only one of its breast."""
     return set(Laterality) - set(judged)
 
 

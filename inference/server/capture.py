@@ -67,9 +67,11 @@ class CaptureFolder:
             return dropped
 
     def _clear(self, today: date) -> int:
-        """Remove captures that are too old or too many, and return the bytes that remain."""
-        # Sorted by name, which is by time, because names begin with the time.
-        files = sorted(self.folder.rglob(f"*{SUFFIX}"))
+        """Remove captures that are too old or too many, and what an interrupted process left; return the bytes kept."""
+        for path in self.folder.rglob(f"*{UNFINISHED}"):
+            path.unlink()
+        # Sorted by name, which is by time, because names begin with the time. Links and folders are no captures.
+        files = sorted(path for path in self.folder.rglob(f"*{SUFFIX}") if path.is_file() and not path.is_symlink())
         sizes = {path: path.stat().st_size for path in files}
         total, wanted = sum(sizes.values()), self.most_bytes
         if total > self.most_bytes:

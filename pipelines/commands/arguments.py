@@ -5,19 +5,18 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.phantoms import FILMS
+from mammopipe.processing.phantoms import DEFAULT_PHANTOMS
 from mammopipe.processing.settings import close_to, suggestion
 
 Choice = TypeVar("Choice", bound=StrEnum)
+Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"  # argparse has no public name for this type
 
 if TYPE_CHECKING:
     from mammopipe.pipelines.config.pipeline import PipelineConfig
-
-    Subparsers = argparse._SubParsersAction["Parser"]  # argparse has no public name for this type
 
 
 class Parser(argparse.ArgumentParser):
@@ -95,7 +94,7 @@ def _is_parameter(text: str) -> bool:
     return text[:1].isupper() and "=" in text
 
 
-def command(subparsers: "Subparsers", name: str, text: str, example: str) -> argparse.ArgumentParser:
+def command(subparsers: Subparsers, name: str, text: str, example: str) -> argparse.ArgumentParser:
     """Add and return the parser of a command, with a one-line description and an example."""
     return subparsers.add_parser(
         name, help=text, description=text, epilog=f"example: mammopipe {example}", allow_abbrev=False
@@ -136,12 +135,18 @@ def one_of(choices: type[Choice], word: str, name: str) -> Choice:
     return choices(word)
 
 
+def phantoms_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the number of phantoms; `--films` is its former name."""
+    parser.add_argument("--phantoms", type=int, help=f"how many phantoms (default: {DEFAULT_PHANTOMS})")
+    parser.add_argument("--films", dest="phantoms", type=int, help=argparse.SUPPRESS)
+
+
 def phantoms_of(options: argparse.Namespace, *, made: bool) -> int:
     """Return the number of phantoms to generate; refuses a number if none are generated."""
-    if options.films is None:
-        return FILMS
+    if options.phantoms is None:
+        return DEFAULT_PHANTOMS
     if not made:
-        raise ConfigError("--films: how many phantoms to make; other images are read as they are")
-    if options.films < 2:
-        raise ConfigError(f"--films {options.films}: must be at least 2")
-    return int(options.films)
+        raise ConfigError("--phantoms: how many phantoms to make; other images are read as they are")
+    if options.phantoms < 2:
+        raise ConfigError(f"--phantoms {options.phantoms}: must be at least 2")
+    return int(options.phantoms)

@@ -4,16 +4,12 @@ import argparse
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import command, in_runs
+from mammopipe.pipelines.commands.arguments import Subparsers, command, in_runs
 from mammopipe.processing.errors import ConfigError
 
-if TYPE_CHECKING:
-    from mammopipe.pipelines.commands.arguments import Subparsers
 
-
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the parser of `clean`."""
     text = "remove cached steps that were unused for longest, and what killed runs left; no run and no result"
     parser = command(subparsers, "clean", text, "clean --keep-gigabytes 5 --dry-run")

@@ -1,16 +1,12 @@
 """`mammopipe config` and `recipes`: the available keys, the effective values, and the shipped recipes."""
 
 import argparse
-from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import as_json, command, configuration, configured
+from mammopipe.pipelines.commands.arguments import Subparsers, as_json, command, configuration, configured
 from mammopipe.processing.errors import ConfigError
 
-if TYPE_CHECKING:
-    from mammopipe.pipelines.commands.arguments import Subparsers
 
-
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the parsers of `config` and `recipes`."""
     text = "show the configuration in force, explain one of its keys, or print its JSON Schema"
     parser = command(subparsers, "config", text, "config explain training.learning_rate")

@@ -6,12 +6,11 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mammopipe.pipelines.commands.arguments import as_json, command, in_runs, refuse
+from mammopipe.pipelines.commands.arguments import Subparsers, as_json, command, in_runs, refuse
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mammopipe.pipelines.commands.arguments import Subparsers
     from mammopipe.pipelines.costs.estimate import Line
     from mammopipe.pipelines.costs.prices import Prices
 
@@ -22,7 +21,7 @@ LEAST_DOWNLOAD_HOURS = 0.1
 """Downloads that take less are not shown."""
 
 
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the parser of `cost`."""
     text = "estimate what a run will cost, step by step; with a run's ID, show what it cost"
     parser = command(subparsers, "cost", text, "cost --dataset rsna --images 10000000 --instances 50")

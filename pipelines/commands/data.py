@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import as_json, command
+from mammopipe.pipelines.commands.arguments import Subparsers, as_json, command
 from mammopipe.processing.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mammopipe.pipelines.commands.arguments import Subparsers
     from mammopipe.pipelines.data.check import Look
 
 NOTES = {
@@ -23,7 +22,7 @@ SHOWN = 10
 """Number of refused images to print; --json has all."""
 
 
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the parser of `data`."""
     text = (
         "check a table and its images: counts, what is missing, what will be refused; exit code 1 if a run would fail"

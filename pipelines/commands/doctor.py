@@ -4,15 +4,19 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import as_json, command, configuration, configured, in_runs, refuse
+from mammopipe.pipelines.commands.arguments import (
+    Subparsers,
+    as_json,
+    command,
+    configuration,
+    configured,
+    in_runs,
+    refuse,
+)
 
-if TYPE_CHECKING:
-    from mammopipe.pipelines.commands.arguments import Subparsers
 
-
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the parser of `doctor`."""
     parser = command(
         subparsers,

@@ -2,15 +2,11 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import command, refuse
-
-if TYPE_CHECKING:
-    from mammopipe.pipelines.commands.arguments import Subparsers
+from mammopipe.pipelines.commands.arguments import Subparsers, command, refuse
 
 
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the parser of `images`."""
     parser = command(
         subparsers, "images", "build the container images, or push them to ECR", "images build --base-image python:3.11"

@@ -2,15 +2,11 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import command
-
-if TYPE_CHECKING:
-    from mammopipe.pipelines.commands.arguments import Subparsers
+from mammopipe.pipelines.commands.arguments import Subparsers, command
 
 
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the parser of `join`."""
     parser = command(
         subparsers,

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mammopipe.pipelines.commands.arguments import as_json, command, identified, in_runs, refuse
+from mammopipe.pipelines.commands.arguments import Subparsers, as_json, command, identified, in_runs, refuse
 from mammopipe.pipelines.runs import comparison
 from mammopipe.processing.errors import ConfigError
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from mammopipe.pipelines.commands.arguments import Subparsers
     from mammopipe.pipelines.runs.folder import RunFolder
 
 WIDTH = 100
@@ -27,7 +26,7 @@ _FIGURE_COLUMNS = 22
 """Width of `0.123 (0.123-0.123)` with the space between columns."""
 
 
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the parser of `runs`."""
     parser = command(subparsers, "runs", "list the runs", "runs")
     parser.add_argument(
@@ -44,7 +43,7 @@ def add(subparsers: "Subparsers") -> None:
     parser.set_defaults(command=runs)
 
 
-def add_status(subparsers: "Subparsers") -> None:
+def add_status(subparsers: Subparsers) -> None:
     """Add the parser of `status`."""
     parser = command(subparsers, "status", "show a run's steps", "status latest")
     parser.add_argument("--watch", action="store_true", help="follow a run on AWS to its end")
@@ -53,7 +52,7 @@ def add_status(subparsers: "Subparsers") -> None:
     parser.set_defaults(command=status)
 
 
-def add_report(subparsers: "Subparsers") -> None:
+def add_report(subparsers: Subparsers) -> None:
     """Add the parser of `report`."""
     parser = command(subparsers, "report", "show a run's figures and where its report lies", "report latest --open")
     identified(parser)
@@ -62,7 +61,7 @@ def add_report(subparsers: "Subparsers") -> None:
     parser.set_defaults(command=report)
 
 
-def add_compare(subparsers: "Subparsers") -> None:
+def add_compare(subparsers: Subparsers) -> None:
     """Add the parser of `compare`."""
     parser = command(
         subparsers, "compare", "show the figures of two or more runs side by side", "compare 20260102 latest"
@@ -282,7 +281,7 @@ def _watch(folder: "RunFolder") -> int:
 
     execution = folder.execution()
     if execution.get("backend") != "aws":
-        raise ConfigError(f"run {folder.id} is of this machine, where mammopipe run shows it; --watch is for AWS")
+        raise ConfigError(f"run {folder.id} ran on this machine; --watch follows runs on AWS only")
     show = mlflow.showing(Progress)
     ended = watch(folder, aws_clients(execution["region"]), show, print, ask=terminal_question())
     if ended["status"] != Status.EXECUTING:

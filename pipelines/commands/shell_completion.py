@@ -2,15 +2,11 @@
 
 import argparse
 from functools import partial
-from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import command
-
-if TYPE_CHECKING:
-    from mammopipe.pipelines.commands.arguments import Subparsers
+from mammopipe.pipelines.commands.arguments import Subparsers, command
 
 
-def add(subparsers: "Subparsers", whole: argparse.ArgumentParser) -> None:
+def add(subparsers: Subparsers, whole: argparse.ArgumentParser) -> None:
     """Add the parser of `completion`; `whole` is the parser of all commands."""
     text = "print the script by which a shell completes commands and options"
     parser = command(subparsers, "completion", text, "completion bash >> ~/.bashrc")

@@ -2,16 +2,12 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import command
+from mammopipe.pipelines.commands.arguments import Subparsers, command
 from mammopipe.processing.datasets.registry import DATASETS
 
-if TYPE_CHECKING:
-    from mammopipe.pipelines.commands.arguments import Subparsers
 
-
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the parser of `stage`."""
     parser = command(
         subparsers,

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mammopipe.processing.classes import Question, classes_of, named
-from mammopipe.processing.datasets.definition import Table
+from mammopipe.processing.datasets.definition import MAX_REFUSED, Table
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol
-from mammopipe.processing.datasets.registry import MAX_REFUSED
 from mammopipe.processing.errors import ImageError, LabelError
 from mammopipe.processing.read_config import ForProcessing, Phi, ReadConfig
 from mammopipe.processing.splits.assignment import (

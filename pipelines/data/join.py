@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mammopipe.processing.datasets.arranged import IMAGE_FOLDER, LABEL_TABLE
-from mammopipe.processing.datasets.definition import Dataset, Table
-from mammopipe.processing.datasets.lesion_masks import with_lesions
+from mammopipe.processing.datasets.arranged import IMAGE_FOLDER, LABEL_TABLE, link_images
+from mammopipe.processing.datasets.definition import Table
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, write_manifest
-from mammopipe.processing.datasets.registry import EVALUATED, require_usable
-from mammopipe.processing.errors import ConfigError, LabelError
+from mammopipe.processing.datasets.registry import EVALUATED
+from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, states_splits
 
 LEAST_DATASETS = 2
@@ -57,37 +56,15 @@ def join(sources: Mapping[str, Path], folder: Path, split: SplitConfig | None = 
     """
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder}: is not empty; join writes a new folder")
-    tables = {name: _linked(EVALUATED[name], source, folder / IMAGE_FOLDER) for name, source in sources.items()}
+    tables = {}
+    for name, source in sources.items():
+        tables[name] = link_images(EVALUATED[name], source, folder / IMAGE_FOLDER, prefix=f"{name}-")
+        tables[name].require_usable(source)
     stated = any(states_splits(table.records) for table in tables.values())
     records = [record for table in tables.values() for record in _placed(table.records, split, stated=stated)]
     write_manifest(records, folder / LABEL_TABLE)
     refused = [row for table in tables.values() for row in table.refused]
     return Table(records, refused, [row for table in tables.values() for row in table.unlabelled])
-
-
-def _linked(dataset: Dataset, source: Path, images: Path) -> Table:
-    """Return one dataset's table with prefixed ids and the paths of links to its images."""
-    place = dataset.find(source)
-    table = dataset.check(place)
-    require_usable(table, source)
-    records, refused = [], list(table.refused)
-    images.mkdir(parents=True, exist_ok=True)
-    for record in table.records:
-        name = f"{dataset.name}-{record.image_id}"
-        file = place / dataset.image_folder / record.path
-        try:
-            if not file.is_file():
-                raise LabelError(f"{file}: no such file; the label table names it")
-            found = with_lesions(record, table.masks.get(record.image_id, ()), place / dataset.image_folder)
-        except LabelError as error:
-            refused.append((name, str(error)))
-            continue
-        link = images / f"{name}{file.suffix.lower()}"
-        link.symlink_to(file.resolve())
-        patient = f"{dataset.name}-{record.patient_id}"
-        records.append(replace(found, image_id=name, patient_id=patient, path=link.name))
-    require_usable(Table(records, refused), source)
-    return Table(records, refused, table.unlabelled)
 
 
 def _placed(records: Sequence[ImageRecord], split: SplitConfig | None, *, stated: bool) -> list[ImageRecord]:

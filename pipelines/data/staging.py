@@ -21,7 +21,7 @@ from mammopipe.processing.datasets.definition import Dataset, Table
 from mammopipe.processing.datasets.own import NAME as OWN
 from mammopipe.processing.datasets.own import arrange as arrange_own
 from mammopipe.processing.datasets.own_table import OwnTable
-from mammopipe.processing.datasets.registry import DATASETS, require_usable
+from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import extract, sha256
 from mammopipe.training.model.architecture import SUFFIXES
@@ -57,7 +57,7 @@ def stage_own(source: Path, uri: str, storage: Storage, mapping: OwnTable) -> St
     """
     with TemporaryDirectory() as scratch:
         table = arrange_own(source, Path(scratch), mapping)
-        require_usable(table, source)
+        table.require_usable(source)
         return stage(DATASETS[OWN], Path(scratch), uri, storage)
 
 
@@ -81,7 +81,7 @@ def stage(dataset: Dataset, source: Path, uri: str, storage: Storage) -> Staged:
     if dataset.released is not None:
         with TemporaryDirectory() as scratch:
             table = _arranged(dataset.released, source, Path(scratch))
-            require_usable(table, source)
+            table.require_usable(source)
             return stage(replace(dataset, released=None), Path(scratch), uri, storage)
     with opened(source, dataset) as folder:
         table = dataset.check(folder)

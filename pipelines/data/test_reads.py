@@ -12,18 +12,26 @@ from mammopipe.processing.splits import read_register
 
 
 def open_register(config: PipelineConfig, storage: Storage, kept: Path | None = None) -> None:
-    """Write the file that opens the dataset's register, and upload the entries that are kept on this machine.
+    """Write the file that opens the dataset's register, upload the entries kept on this machine, and check all entries.
+
+    A register that cannot be read so ends a run before it starts, and not at its evaluation.
 
     Args:
         config: The configuration.
         storage: The S3 service of the run.
         kept: The folder of the entries on this machine; `None` where S3 outlives the run.
+
+    Raises:
+        ConfigError: The folder cannot be read, or a file of the register is no entry.
     """
     uri = config.storage.uri(read_register.NAME, config.dataset)
     with TemporaryDirectory() as scratch:
         storage.put(read_register.write_head(Path(scratch)), f"{uri}/{read_register.HEAD}")
-    if kept is not None and kept.is_dir():
-        storage.upload(kept, uri)
+        if kept is not None and kept.is_dir():
+            read_register.entries(kept)
+            storage.upload(kept, uri)
+        storage.download(f"{uri}/", Path(scratch))
+        read_register.entries(Path(scratch))
 
 
 def keep_reads(config: PipelineConfig, storage: Storage, kept: Path) -> int:

@@ -1,5 +1,8 @@
 """Runs an external evaluation: loads the model, judges the images, and writes results and report."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +13,21 @@ from mammopipe import __version__
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.pipelines.external_evaluation import figures, judging
 from mammopipe.pipelines.external_evaluation.cases import judged_cases
-from mammopipe.pipelines.external_evaluation.journal import Journal, fingerprint
 from mammopipe.pipelines.external_evaluation.report import render
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.datasets.definition import Dataset, Table
 from mammopipe.processing.datasets.manifest import Split
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes, write_csv, write_json
+from mammopipe.processing.jobs.journal import Journal
 from mammopipe.training.model.archive import unpack
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.description import read_description
 from mammopipe.training.model.views.attention import ViewAttention
 
 LEAST_RESAMPLES = 100
+JOURNAL = ".judged.jsonl"
+"""Name of the journal of judged images in the output folder."""
 
 
 def evaluate_model(
@@ -66,7 +71,7 @@ def evaluate_model(
         description = read_description(directory)
         attention = ViewAttention.read(directory, description)
         preprocessing = PreprocessConfig.from_json(description["preprocess"])
-        journal = Journal(output, fingerprint(description, table, images, __version__))
+        journal = Journal(output / JOURNAL, _fingerprint(description, table, images, __version__))
         with closing(journal):
             judgement = judging.judge(Predictor(directory), preprocessing, table, images, journal)
     if not judgement.images:
@@ -83,8 +88,25 @@ def evaluate_model(
     write_csv(output / "refused.csv", ["image_id", "reason"], refused)
     write_json(output / "external.json", found)
     write_bytes(output / "report.html", render(found).encode())
-    journal.remove()
+    journal.path.unlink()
     return _summary(found, output)
+
+
+def _fingerprint(description: Mapping[str, Any], table: Table, folder: Path, version: str) -> str:
+    """Return a digest of the model, the version of the code, and the images with their sizes.
+
+    Args:
+        description: The model's verified `model.json`.
+        table: The label table of the images.
+        folder: Folder that the records' paths are relative to.
+        version: The version of the package.
+    """
+    digest = hashlib.sha256(json.dumps([version, description], sort_keys=True).encode())
+    for record in table.records:
+        path = folder / record.path
+        size = path.stat().st_size if path.is_file() else -1
+        digest.update(f"{record.image_id} {record.path} {size}\n".encode())
+    return digest.hexdigest()
 
 
 def _of_split(table: Table, split: Split | None, folder: Path) -> Table:

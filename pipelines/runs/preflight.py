@@ -19,9 +19,9 @@ from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol
 from mammopipe.processing.datasets.own import NAME as OWN
 from mammopipe.processing.datasets.own import images_of, read_own
 from mammopipe.processing.datasets.own_table import find_table
-from mammopipe.processing.datasets.registry import dataset_named, require_usable
+from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.phantoms import FILMS, PHANTOMS
+from mammopipe.processing.phantoms import DEFAULT_PHANTOMS, PHANTOMS
 from mammopipe.training.config import Learns
 from mammopipe.training.model.architecture import fits_weights, weights_of_no_network
 from mammopipe.training.model.archive import unpacked
@@ -51,7 +51,7 @@ def check(
     parameters: Mapping[str, Any],
     runs: Path,
     *,
-    films: int = FILMS,
+    phantoms: int = DEFAULT_PHANTOMS,
     on_aws: bool = False,
 ) -> None:
     """Check everything that would make the run fail later and can be known before it starts.
@@ -62,7 +62,7 @@ def check(
         weights: File or folder of pretrained weights, `s3://` folder, or empty.
         parameters: Values for the pipeline's parameters.
         runs: The folder of all runs.
-        films: Number of phantoms, if the source is `phantoms`.
+        phantoms: Number of phantoms, if the source is `phantoms`.
         on_aws: Whether the run is on AWS. Images and weights are then on S3 and are not read here.
 
     Raises:
@@ -83,7 +83,7 @@ def check(
                 "give a path"
             )
     if place == PHANTOMS and not on_aws:
-        resources.check_here(sized, resources.Amount(films, films * resources.PHANTOM_BYTES), runs, PHANTOMS)
+        resources.check_here(sized, resources.Amount(phantoms, phantoms * resources.PHANTOM_BYTES), runs, PHANTOMS)
     elif not place.startswith("s3://") and not on_aws:
         amount, folder = _check_source(config, Path(place))
         resources.check_here(sized, amount, runs, place, folder=folder)
@@ -209,14 +209,14 @@ def _check_source(config: PipelineConfig, source: Path) -> tuple[resources.Amoun
         raise ConfigError(f"{source}: no such file or folder")
     if config.dataset == OWN:
         table, where = read_own(source, config.own), find_table(source)
-        require_usable(table, where)
+        table.require_usable(where)
         check_division(config, table.records, str(where))
         images = images_of(where, config.own)
         return resources.amount_of((images / record.path for record in table.records), len(table.records)), images
     dataset = dataset_named(config.dataset)
     if dataset.released is not None:
         table = dataset.released.check(dataset.released.find(source))
-        require_usable(table, source)
+        table.require_usable(source)
     else:
         with _labels(source, dataset.label_table) as folder:
             table = dataset.read(dataset.find(folder, shown=source))

@@ -44,21 +44,43 @@ def arrange(released: Dataset, source: Path, folder: Path) -> Table:
     Raises:
         LabelError: The collection cannot be used.
     """
-    place = released.find(source)
-    table = released.check(place)
+    table = link_images(released, source, folder / IMAGE_FOLDER)
+    write_manifest(table.records, folder / LABEL_TABLE)
+    return table
+
+
+def link_images(dataset: Dataset, source: Path, images: Path, prefix: str = "") -> Table:
+    """Write links to the images of a dataset into the folder `images`, with their lesions found from the masks.
+
+    Args:
+        dataset: The dataset as released.
+        source: Its folder.
+        images: Folder to write.
+        prefix: What the ids of images and patients begin with in the returned table.
+
+    Returns:
+        The table with the paths of the links, and the rows that were refused.
+
+    Raises:
+        LabelError: The dataset cannot be used.
+    """
+    place = dataset.find(source)
+    table = dataset.check(place)
+    table.require_usable(source)
     records, refused = [], list(table.refused)
+    images.mkdir(parents=True, exist_ok=True)
     for record in table.records:
+        name, file = f"{prefix}{record.image_id}", place / dataset.image_folder / record.path
         try:
-            found = with_lesions(record, table.masks.get(record.image_id, ()), place)
+            if not file.is_file():
+                raise LabelError(f"{file}: no such file; the label table names it")
+            found = with_lesions(record, table.masks.get(record.image_id, ()), place / dataset.image_folder)
         except LabelError as error:
-            refused.append((record.image_id, str(error)))
+            refused.append((name, str(error)))
             continue
-        path = Path(record.path)
-        link = folder / IMAGE_FOLDER / f"{record.image_id}{path.suffix.lower()}"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to((place / path).resolve())
-        records.append(replace(found, path=link.name))
-    write_manifest(records, folder / LABEL_TABLE)
+        link = images / f"{name}{file.suffix.lower()}"
+        link.symlink_to(file.resolve())
+        records.append(replace(found, image_id=name, patient_id=f"{prefix}{record.patient_id}", path=link.name))
     return Table(records, refused, table.unlabelled)
 
 

@@ -14,7 +14,7 @@ woman with images in the released training and test sets is in the test set with
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from mammopipe.processing.datasets.collection import (
     by_folder,
     files_below,
     is_image,
+    meaning_of,
     placed_by,
     preferred,
     read_rows,
@@ -67,8 +68,8 @@ class _Row:
     abnormality: tuple[str, str]
     """Type and number of the abnormality, which is one of its image."""
     patient: str
-    side: str
-    view: str
+    side: Laterality
+    view: View
     label: Label
     split: Split
     density: str
@@ -81,7 +82,7 @@ class _Row:
 
     @property
     def image_id(self) -> str:
-        return f"{self.patient}_{self.side}_{self.view}"
+        return f"{self.patient}_{self.side.name}_{self.view.name}"
 
 
 class _Files:
@@ -166,9 +167,9 @@ def _rows(table: Path, refused: list[tuple[str, str]]) -> Iterable[_Row]:
                 where,
                 (row["abnormality type"], row["abnormality id"]),
                 row["patient_id"],
-                _one_of(row, "left or right breast", SIDES),
-                _one_of(row, "image view", VIEWS),
-                PATHOLOGIES[_one_of(row, "pathology", PATHOLOGIES)],
+                meaning_of(row, "left or right breast", SIDES),
+                meaning_of(row, "image view", VIEWS),
+                meaning_of(row, "pathology", PATHOLOGIES),
                 _split(row["image file path"], table),
                 next((row[density] for density in _DENSITIES if row.get(density)), ""),
                 row["assessment"],
@@ -187,13 +188,6 @@ def _split(image: str, table: Path) -> Split:
         if len(found) == 1:
             return Split.TEST if found == {"test"} else Split.TRAIN
     raise ValueError(f"neither the table's name nor the image file path {image!r} says training or test")
-
-
-def _one_of(row: Mapping[str, str], name: str, known: Iterable[str]) -> str:
-    value = row[name].upper()
-    if value not in known:
-        raise ValueError(f"{name} {row[name]!r} must be one of {', '.join(known)}")
-    return value
 
 
 def _parts(path: str) -> tuple[str, ...]:
@@ -229,8 +223,8 @@ def _record(image_id: str, rows: Sequence[_Row], path: Path, tested: set[str]) -
         image_id=image_id,
         patient_id=first.patient,
         dataset=NAME,
-        laterality=SIDES[first.side],
-        view=VIEWS[first.view],
+        laterality=first.side,
+        view=first.view,
         label=worst(row.label for row in rows),
         split=Split.TEST if first.patient in tested else Split.TRAIN,
         path=path.as_posix(),

@@ -8,10 +8,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TypeVar
 
 from mammopipe.processing.datasets.manifest import Label, Lesion
 from mammopipe.processing.errors import LabelError
 
+Value = TypeVar("Value")
 IMAGE_SUFFIXES = (".dcm", ".dicom", ".tif", ".tiff", ".png", ".pgm", ".jpg", ".jpeg")
 """Suffixes of images, the least altered format first: a copy in a later format is used only without an earlier one."""
 SPREADSHEETS = (".xls", ".xlsx")
@@ -78,6 +80,14 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
             padded = [*row, *[""] * (len(names) - len(row))]
             rows.append((line, {name: cell.strip() for name, cell in zip(names, padded, strict=False) if name}))
     return rows
+
+
+def meaning_of(row: Mapping[str, str], name: str, known: Mapping[str, Value]) -> Value:
+    """Return the meaning of a cell, in upper case or lower; raises `ValueError` if it has none."""
+    for word, value in known.items():
+        if row[name].casefold() == word.casefold():
+            return value
+    raise ValueError(f"{name} {row[name]!r} must be one of {', '.join(known)}")
 
 
 def _plain(name: str) -> str:

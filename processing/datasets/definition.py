@@ -13,6 +13,9 @@ from mammopipe.processing.datasets.lesion_masks import Mask
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import LabelError
 
+MAX_REFUSED = 0.01
+"""Greatest share of unusable rows; a label table with more of them is refused."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -26,6 +29,16 @@ class Table:
     """Image id and reason for each image that no row names. Releases hold such images, as CMMD the other breasts."""
     masks: Mapping[str, Sequence[Mask]] = field(default_factory=dict)
     """Masks of the lesions by image id; they are read image by image (`lesion_masks.with_lesions`)."""
+
+    def require_usable(self, path: Path) -> None:
+        """Raise `LabelError` if a larger share than `MAX_REFUSED` of the rows of the table at `path` was left out."""
+        rows = len(self.records) + len(self.refused)
+        if len(self.refused) > MAX_REFUSED * rows:
+            image_id, reason = self.refused[0]
+            raise LabelError(
+                f"{path}: {len(self.refused)} of {rows} rows cannot be used, more than {MAX_REFUSED:.0%}; "
+                f"the first is image {image_id}: {reason}"
+            )
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,7 @@ class Dataset:
     """What the label table's own words mean, by field of the manifest (`density`, `finding`) and word."""
 
     def meaning(self, name: str, word: str) -> str:
-        """Return what a word of the label table means in a field of the manifest; "" if that is not known."""
+        """Return the meaning of a label table's word in a field of the manifest; "" if unknown."""
         return self.meanings.get(name, {}).get(word, "")
 
     def legend(self) -> str:

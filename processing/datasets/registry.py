@@ -7,17 +7,15 @@ from mammopipe.processing.datasets.arranged import arranged
 from mammopipe.processing.datasets.cbis_ddsm import DATASET as CBIS_DDSM
 from mammopipe.processing.datasets.cmmd import DATASET as CMMD
 from mammopipe.processing.datasets.collection import files_below
-from mammopipe.processing.datasets.definition import Dataset, Table
+from mammopipe.processing.datasets.definition import Dataset
 from mammopipe.processing.datasets.inbreast import DATASET as INBREAST
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.datasets.mias import DATASET as MIAS
 from mammopipe.processing.datasets.own import DATASET as OWN
 from mammopipe.processing.datasets.rsna import DATASET as RSNA
 from mammopipe.processing.datasets.vindr_mammo import DATASET as VINDR_MAMMO
-from mammopipe.processing.errors import ConfigError, LabelError
+from mammopipe.processing.errors import ConfigError
 
-MAX_REFUSED = 0.01
-"""Greatest share of unusable rows; a label table with more of them is refused."""
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 DATASETS: Mapping[str, Dataset] = {
     dataset.name: dataset
@@ -93,16 +91,5 @@ def read_labels(dataset: Dataset | str, path: Path) -> list[ImageRecord]:
     """
     known = dataset if isinstance(dataset, Dataset) else dataset_named(dataset)
     table = known.read(path)
-    require_usable(table, path)
+    table.require_usable(path)
     return table.records
-
-
-def require_usable(table: Table, path: Path) -> None:
-    """Raise `LabelError` if a larger share than `MAX_REFUSED` of a table's rows was left out."""
-    rows = len(table.records) + len(table.refused)
-    if len(table.refused) > MAX_REFUSED * rows:
-        image_id, reason = table.refused[0]
-        raise LabelError(
-            f"{path}: {len(table.refused)} of {rows} rows cannot be used, more than {MAX_REFUSED:.0%}; "
-            f"the first is image {image_id}: {reason}"
-        )

@@ -20,8 +20,6 @@ COLUMNS = (
     "site_id", "patient_id", "image_id", "laterality", "view", "age", "cancer", "biopsy", "invasive", "BIRADS",
     "implant", "density", "machine_id", "difficult_negative_case",
 )  # fmt: skip
-MAX_REFUSED = 0.01
-"""Greatest share of rows that `read_labels` leaves out; with more, it refuses the whole table."""
 Meaning = TypeVar("Meaning")
 
 _IMAGE_ID = COLUMNS.index("image_id")
@@ -33,22 +31,6 @@ _LATERALITY = {side.value: side for side in Laterality}
 _VIEW = {view.value: view for view in View}
 _DENSITY = {letter: letter for letter in ("", "A", "B", "C", "D")}
 _BIRADS = {text: text[:1] for text in ("", "0", "1", "2", "0.0", "1.0", "2.0")}
-
-
-def read_labels(path: Path, *, max_refused: float = MAX_REFUSED) -> list[ImageRecord]:
-    """Return the records of a `train.csv`, sorted by image id; see `read_table`.
-
-    Raises `LabelError` with the number of unusable rows if their share is above `max_refused`.
-    """
-    table = read_table(path)
-    rows = len(table.records) + len(table.refused)
-    if len(table.refused) > max_refused * rows:
-        image_id, reason = table.refused[0]
-        raise LabelError(
-            f"{path}: {len(table.refused)} of {rows} rows cannot be used, more than {max_refused:.0%}; "
-            f"the first is image {image_id}: {reason}"
-        )
-    return table.records
 
 
 def read_table(path: Path) -> Table:
@@ -132,12 +114,13 @@ def _age(text: str) -> float | None:
 
 def check_release(folder: Path) -> Table:
     """Return the label table of a folder with `train.csv` and images; raises `LabelError` if they are missing."""
-    read_labels(folder / LABEL_TABLE)
+    table = read_table(folder / LABEL_TABLE)
+    table.require_usable(folder / LABEL_TABLE)
     if not any((folder / IMAGE_FOLDER).glob("*/*.dcm")):
         raise LabelError(
             f"{folder}: no {IMAGE_FOLDER}/PATIENT/IMAGE.dcm here; an RSNA folder holds them beside {LABEL_TABLE}"
         )
-    return read_table(folder / LABEL_TABLE)
+    return table
 
 
 DATASET = Dataset(

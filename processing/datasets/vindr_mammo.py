@@ -14,13 +14,13 @@ import ast
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 from mammopipe.processing.datasets.collection import (
     circle_around,
     class_of_birads,
     files_below,
     is_image,
+    meaning_of,
     preferred,
     read_rows,
     tables_in,
@@ -40,7 +40,6 @@ _EMPTY = ("", "nan", "none")
 """Cells without a value, as programs write them."""
 _VIEWS = {view.value: view for view in View}
 _SIDES = {side.value: side for side in Laterality}
-_Value = TypeVar("_Value")
 
 
 def read_release(folder: Path) -> Table:
@@ -84,7 +83,7 @@ def _record(row: Mapping[str, str], paths: Iterable[Path], folder: Path, lesions
     paths = list(paths)
     if not paths:
         raise ValueError(f"no image images/{row['study_id']}/{row['image_id']}.dicom")
-    side, view = _one_of(row, "laterality", _SIDES), _one_of(row, "view_position", _VIEWS)
+    side, view = meaning_of(row, "laterality", _SIDES), meaning_of(row, "view_position", _VIEWS)
     birads = row["breast_birads"].upper().removeprefix("BI-RADS").strip()
     return ImageRecord(
         image_id=row["image_id"],
@@ -93,21 +92,13 @@ def _record(row: Mapping[str, str], paths: Iterable[Path], folder: Path, lesions
         laterality=side,
         view=view,
         label=class_of_birads(row["breast_birads"], where="breast_birads"),
-        split=_one_of(row, "split", SPLITS),
+        split=meaning_of(row, "split", SPLITS),
         path=preferred(paths).relative_to(folder).as_posix(),
         density=row["breast_density"].upper().removeprefix("DENSITY").strip(),
         birads=birads,
         finding=", ".join(sorted({lesion.finding for lesion in lesions})),
         lesions=tuple(lesions),
     )
-
-
-def _one_of(row: Mapping[str, str], name: str, known: Mapping[str, _Value]) -> _Value:
-    """Return the meaning of a cell, in upper case or lower."""
-    for word, value in known.items():
-        if row[name].casefold() == word.casefold():
-            return value
-    raise ValueError(f"{name} {row[name]!r} must be one of {', '.join(known)}")
 
 
 def _findings(folder: Path) -> dict[str, list[tuple[str, Mapping[str, str]]]]:

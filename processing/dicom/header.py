@@ -240,7 +240,8 @@ def read_flags(file: DicomFile, tags: Tags) -> Flags:
         ImageFlag.SECONDARY_CAPTURE: secondary or bool(conversion),
         ImageFlag.BURNED_IN: tags.code(Tag.BURNED_IN_ANNOTATION) == "YES",
         ImageFlag.PARTIAL_VIEW: tags.code(Tag.PARTIAL_VIEW) == "YES"
-        or bool(tags.items(Tag.PARTIAL_VIEW_CODE_SEQUENCE)),
+        or bool(tags.items(Tag.PARTIAL_VIEW_CODE_SEQUENCE))
+        or bool(tags.text(Tag.PARTIAL_VIEW_DESCRIPTION) and tags.code(Tag.PARTIAL_VIEW) != "NO"),
         ImageFlag.IMPLANT: tags.code(Tag.BREAST_IMPLANT_PRESENT) == "YES",
         ImageFlag.LOW_ENERGY: is_low_energy(tags),
         ImageFlag.LOSSY: lossy,
@@ -266,7 +267,7 @@ def _is_under_age(tags: Tags) -> bool:
     An age without leading zeros or without a unit, and a date with points, break the rules of AS and DA, but their
     meaning is clear.
     """
-    age = re.fullmatch(r"(\d{1,3}) ?([DWMY]?)", tags.code(Tag.PATIENT_AGE))
+    age = re.fullmatch(r"0*(\d{1,3}) ?([DWMY]?)", tags.code(Tag.PATIENT_AGE))
     if age:
         return int(age[1]) / {"D": 365, "W": 52, "M": 12, "Y": 1, "": 1}[age[2]] < _ADULT_YEARS
     birth = _date(tags, Tag.PATIENT_BIRTH_DATE)

@@ -19,7 +19,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Split, write_man
 from mammopipe.processing.errors import ImageError, MammopipeError, QuarantineError
 from mammopipe.processing.files import write_csv, write_json
 from mammopipe.processing.jobs.journal import NAME as JOURNAL
-from mammopipe.processing.jobs.journal import Journal
+from mammopipe.processing.jobs.journal import RecordJournal
 from mammopipe.processing.jobs.missed import COLUMN
 from mammopipe.processing.jobs.missed import STEM as UNSEEN
 from mammopipe.processing.jobs.parallel import Refused, map_images
@@ -76,7 +76,7 @@ class Stage:
         `MammopipeError` other than `ImageError`, such as an error in the settings, ends the job. Images that an
         interrupted run of this job finished completely are taken over.
         """
-        journal = Journal(self.folder, self._fingerprint())
+        journal = RecordJournal(self.folder / JOURNAL, self._fingerprint())
         try:
             waiting = [task for task in tasks if not self._take(journal.finished(task.record.image_id))]
             if len(waiting) < len(tasks):
@@ -88,7 +88,7 @@ class Stage:
                     self.quarantine(task.record.image_id, result.reason)
                 else:
                     self._take(result)
-                    journal.add(task.record.image_id, result)
+                    journal.add_records(task.record.image_id, result)
         finally:
             journal.close()
 

@@ -9,9 +9,10 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Split
 from mammopipe.processing.errors import ConfigError
@@ -21,6 +22,8 @@ NAME = "test-reads"
 """Name of the register's folder below the storage prefix, and of the input and output of Evaluate."""
 HEAD = "register.json"
 """The file that every register has, even before the first entry; a processing input must have at least one object."""
+DATE = "%Y-%m-%dT%H:%M:%SZ"
+"""Form of an entry's date, UTC, as `datetime.strptime` takes it."""
 ABOUT = (
     "Each other file is one evaluation that read a frozen test split of this dataset. Nothing here is ever changed or "
     "removed."
@@ -32,7 +35,7 @@ class Read:
     """One evaluation of a frozen test split."""
 
     date: str
-    """UTC, ISO 8601, such as 2026-11-29T17:05:01Z."""
+    """In the form of `DATE`, such as 2026-11-29T17:05:01Z."""
     test_digest: str
     """Identifies the split (`frozen_test_digest`)."""
     images: int
@@ -79,18 +82,28 @@ def entries(folder: Path) -> list[Read]:
     """Return the entries of a register, the oldest first.
 
     Raises:
-        ConfigError: A file is no entry.
+        ConfigError: The folder cannot be read, or a file is no entry. To pass over either would hide reads.
     """
-    found = [_entry(path) for path in sorted(folder.glob("*.json")) if path.name != HEAD]
-    return sorted(found, key=lambda read: read.date)
+    try:
+        # `Path.glob` would take a folder without permission for an empty one.
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".json" and path.name != HEAD)
+    except OSError as error:
+        raise ConfigError(f"{folder}: the register of test reads cannot be read: {error}") from None
+    return sorted(map(_entry, paths), key=lambda read: read.date)
 
 
 def _entry(path: Path) -> Read:
-    names = {field.name for field in fields(Read)}
+    hints = get_type_hints(Read)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict) or set(value) != names:
-            raise ValueError(f"its keys must be {', '.join(sorted(names))}")
+        if not isinstance(value, dict) or set(value) != set(hints):
+            raise ValueError(f"its keys must be {', '.join(sorted(hints))}")
+        for name, hint in hints.items():
+            # JSON has one kind of number; Python takes a boolean for one.
+            kind = hint if hint in (str, bool) else hint | int
+            if not isinstance(value[name], kind) or isinstance(value[name], bool) is not (hint is bool):
+                raise ValueError(f"{name}={value[name]!r} must be of type {getattr(hint, '__name__', hint)}")
+        datetime.strptime(value["date"], DATE)
         return Read(**value)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: no entry of the register of test reads: {error}") from None

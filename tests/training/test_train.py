@@ -1,4 +1,4 @@
-"""The training job as SageMaker runs it: folders in, a model out; killed, stopped, spread out, or misused."""
+"""The training job as SageMaker runs it: its files, resuming after a stop, several processes."""
 
 import json
 import os
@@ -12,21 +12,16 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from mammopipe.processing.classes import THREE, TWO
 from mammopipe.processing.datasets.manifest import Label, Split, read_manifest, write_manifest
-from mammopipe.processing.errors import ConfigError, ManifestError
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.checkpoint import StopRequest
 from mammopipe.training.fitting.distributed import ALONE, launch_command
-from mammopipe.training.fitting.head_only import HeadAlone, ImageMaps
-from mammopipe.training.fitting.out_of_fold import OutOfFold
-from mammopipe.training.fitting.step import predict
 from mammopipe.training.metrics.classification import macro_auc
-from mammopipe.training.model.architecture import Pooling, Precision
+from mammopipe.training.model.architecture import Pooling
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.registry import build_model
 from mammopipe.training.train import read_inputs, read_stage, train
@@ -257,179 +252,6 @@ def test_pretrained_weights_are_used_and_named(make_job):
     assert written["pretrained_weights"]["file"] == "modified_cnn-own.pth"
 
 
-HEAD = {
-    "cnn": "efficientnet_lite0",
-    "stride": "16",
-    "learns": "head",
-    "pooling": "top",
-    "top_places": "2",
-    "location_weight": "1",
-    "head_learning_rate": "0.01",
-}
-
-
-def stage_lite0(paths):
-    weights = paths.channel("weights") / "efficientnet-lite0.pth"
-    weights.parent.mkdir(parents=True)
-    state = build_model("efficientnet_lite0", classes=7, seed=9).body.state_dict()
-    torch.save(state, weights)
-    return state
-
-
-@pytest.mark.parametrize("folds", ["0", "3"])
-def test_a_classifier_that_learns_alone_leaves_the_body_and_predicts_as_it_was_measured(make_job, folds):
-    paths = make_job(**SETTINGS | HEAD | {"folds": folds})
-    staged = stage_lite0(paths)
-    train(paths, read_inputs(paths), ALONE, StopRequest())
-    model = model_directory.load(paths.model)
-    written, learnt = model.description, model.network.body.state_dict()
-    body = [name for name in learnt if not name.startswith("_fc.")]
-    assert body and all(torch.equal(learnt[name], staged[name]) for name in body)
-    assert (written["stride"], written["top_places"], written["pooling"]) == (16, 2, "top")
-    losses = [epoch["train_loss"] for epoch in written["training"]["history"]]
-    assert losses[-1] < losses[0]
-    if folds == "0":
-        images = read_inputs(paths).validation
-        logits = model.predict_logits(torch.stack([images[index][0] for index in range(len(images))]))
-        # Of a body that learnt nothing: films hardly differ, and an AUC would hang on the last digit.
-        measured = predict(
-            HeadAlone(model.network), ImageMaps(model.network, images), batch_size=8, precision=Precision.FLOAT32
-        )
-        torch.testing.assert_close(logits, torch.from_numpy(measured), rtol=1e-4, atol=1e-5)
-        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(images.labels)).item()
-        assert loss == pytest.approx(written["metrics"]["validation_loss"], abs=1e-4)
-
-
-MEAN = {"folds": "3", "final": "mean", "patience": "1"}
-
-
-@pytest.mark.parametrize(("settings", "stops"), [({}, (8,)), (MEAN, (8, 20))])
-def test_a_classifier_that_learns_alone_is_resumed_as_one(make_job, capsys, settings, stops):
-    whole, parts = (make_job(**SETTINGS | HEAD | settings) for _ in range(2))
-    for paths in (whole, parts):
-        stage_lite0(paths)
-    train(whole, read_inputs(whole), ALONE, StopRequest())
-    for checks in stops:
-        stop = StopRequest()
-        stop.check = iter([None] * checks).__next__
-        with pytest.raises(StopIteration):
-            train(parts, read_inputs(parts), ALONE, stop)
-    train(parts, read_inputs(parts), ALONE, StopRequest())
-    assert "resumed from epoch 1" in capsys.readouterr().out
-    ours, theirs = (model_directory.read_description(paths.model) for paths in (whole, parts))
-    assert ours["weights_sha256"] == theirs["weights_sha256"]
-    if settings:
-        assert (whole.model / "out_of_fold.csv").read_bytes() == (parts.model / "out_of_fold.csv").read_bytes()
-
-
-@pytest.mark.parametrize("deals", [1, 2])
-def test_the_mean_of_the_folds_is_the_classifier_between_theirs(make_job, deals):
-    paths = make_job(**SETTINGS | HEAD | MEAN | {"deals": str(deals)})
-    stage_lite0(paths)
-    train(paths, read_inputs(paths), ALONE, StopRequest())
-    written = model_directory.read_description(paths.model)["training"]
-    assert (written["epochs_run"], written["best_epoch"]) == (3, 3), "no patience, no choice"
-    stated = written["cross_validation"]
-    assert (stated["folds"], stated["deals"], stated["refit_losses"]) == (3, deals, [])
-    assert stated["final"] == ("mean of the folds' weights", "mean of the weights of the folds of 2 deals")[deals - 1]
-    assert stated["fold_best_epochs"] == [3, 3, 3] * deals
-    kept = [
-        torch.load(paths.checkpoints / f"{prefix}fold-{fold}" / "checkpoint.pt", weights_only=True)["best"]
-        for prefix in ("", "deal-1-")[:deals]
-        for fold in range(3)
-    ]
-    head = model_directory.load(paths.model).network.head.state_dict()
-    for name, value in head.items():
-        folds = torch.stack([fold[f"head.{name}"] for fold in kept])
-        assert folds.std(dim=0).max() > 0
-        torch.testing.assert_close(value, folds.mean(dim=0))
-    held = OutOfFold.read(paths.model, model_directory.read_description(paths.model))
-    assert len(held.each_deal) == deals
-    if deals == 2:
-        first, second = held.each_deal
-        assert np.allclose(held.logits, (first.logits + second.logits) / 2) and not np.allclose(
-            held.logits, first.logits
-        )
-        assert not np.array_equal(first.folds, second.folds), "each deal has folds of its own"
-
-
-def test_several_deals_need_the_mean_of_all_folds_in_one_job(make_job):
-    for wrong in ({"final": "refit"}, {"fold": "0"}):
-        with pytest.raises(ConfigError, match="hyperparameter deals=2 needs final=mean and all folds in one job"):
-            read_inputs(make_job(**SETTINGS | HEAD | MEAN | {"deals": "2"} | wrong))
-
-
-def test_a_classifier_cannot_learn_alone_before_a_body_that_learnt_nothing(make_job):
-    with pytest.raises(ConfigError, match="learns=head needs pretrained weights"):
-        read_inputs(make_job(**SETTINGS | HEAD))
-
-
-def spoil_image(paths):
-    (paths.channel("train") / "train-benign-0.png").write_bytes(b"text")
-
-
-def keep_only(split, label):
-    def spoil(paths):
-        manifest = paths.channel("manifest") / "manifest.csv"
-        write_manifest(
-            [record for record in read_manifest(manifest) if record.split is not split or record.label.value == label],
-            manifest,
-        )
-
-    return spoil
-
-
-def spread_patient(paths):
-    manifest = paths.channel("manifest") / "manifest.csv"
-    manifest.write_text(manifest.read_text().replace(",validation-benign-1,", ",train-benign-1,"))
-
-
-@pytest.mark.parametrize(
-    ("changes", "spoil", "message"),
-    [
-        ({"epoch": "3"}, None, "hyperparameter epoch='3' is unknown"),
-        ({"epochs": "many"}, None, "hyperparameter epochs = 'many': must be a whole number"),
-        ({}, lambda paths: paths.hyperparameters.write_text("{"), "hyperparameters.json: cannot be read as JSON"),
-        ({}, lambda paths: paths.hyperparameters.unlink(), "hyperparameters.json: cannot be read"),
-        (
-            {},
-            lambda paths: (paths.channel("train") / "train-benign-0.png").unlink(),
-            "image_id=train-benign-0 of split",
-        ),
-        ({}, spoil_image, "train-benign-0.png"),
-        ({}, keep_only(Split.TRAIN, "normal"), "split=train has no benign and no malignant image"),
-        ({}, keep_only(Split.TRAIN, "none"), "split=train has no normal"),
-        ({}, keep_only(Split.VALIDATION, "none"), "split=validation has no normal"),
-        ({}, lambda paths: (paths.channel("manifest") / "manifest.csv").unlink(), "no manifest.csv"),
-        ({}, lambda paths: (paths.channel("stage") / "stage.json").unlink(), "no stage.json"),
-        (
-            {},
-            lambda paths: (paths.channel("stage") / "stage.json").write_text('{"config": {}}'),
-            "no config.preprocess",
-        ),
-        ({}, spread_patient, "patient_id=train-benign-1 is in the splits"),
-    ],
-)
-def test_misuse_is_one_line_and_a_failure_file(make_job, monkeypatch, capsys, changes, spoil, message):
-    from mammopipe.processing.container.job import run as run_job
-    from mammopipe.training.train import main
-
-    paths = make_job(**SETTINGS | changes)
-    if spoil is not None:
-        spoil(paths)
-    monkeypatch.setenv("MAMMOPIPE_BASE", str(paths.base))
-    monkeypatch.setattr(sys, "argv", ["train"])
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert run_job(main, "failure") == 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and message in errors[0]
-    assert message in (paths.output / "failure").read_text()
-    assert not (paths.model / "model.json").exists()
-
-
 def test_the_job_takes_numbers_below_the_smallest_ordinary_one_as_nothing(tmp_path):
     script = (
         "import sys, torch; from mammopipe.training.train import console; sys.argv = ['train', 'unwanted']\n"
@@ -450,25 +272,6 @@ def test_the_heap_is_kept_where_glibc_is():
     assert kept == f"{platform.libc_ver()[0] == 'glibc'}\n"
 
 
-def test_arguments_are_refused(make_job):
-    code, _, err = finish(start(make_job(**SETTINGS), (*fork_server.shared(), *JOB[1:], "--epochs", "3")))
-    assert code == 1 and "train takes no arguments, not '--epochs 3'" in err
-
-
-def test_parts_of_a_stage_must_agree(make_job):
-    paths = make_job(**SETTINGS)
-    whole = paths.channel("stage") / "stage.json"
-    written = json.loads(whole.read_text())
-    for host in ("algo-1", "algo-2"):
-        (paths.channel("stage") / f"stage-{host}.json").write_text(json.dumps(written))
-    whole.unlink()
-    assert read_stage(paths).height == 64
-    written["config"]["preprocess"]["height"] = 96
-    (paths.channel("stage") / "stage-algo-2.json").write_text(json.dumps(written))
-    with pytest.raises(Exception, match="stage-algo-1.json, stage-algo-2.json state different config.preprocess"):
-        read_stage(paths)
-
-
 @pytest.mark.parametrize(
     ("hosts", "gpus", "environment", "expected"),
     [
@@ -486,29 +289,6 @@ def test_hosts_and_gpus_decide_how_many_processes_start(hosts, gpus, environment
         assert command is None
     else:
         assert set(expected) <= set(command) and command[-2:] == ["-m", "mammopipe.training.train"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"patient_id": "train-benign-0"}, "patient_id=train-benign-0 is in the splits train .* and validation"),
-        ({"sha256": "a" * 64}, "are one file"),
-        ({"split": None}, "belongs to no split"),
-    ],
-)
-def test_a_leak_that_ids_and_hashes_show_stops_the_job_before_it_reads_an_image(make_job, change, message):
-    paths = make_job(**SETTINGS)
-    manifest = paths.channel("manifest") / "manifest.csv"
-    records = [
-        replace(record, sha256="a" * 64) if record.image_id == "train-benign-0" else record
-        for record in read_manifest(manifest)
-    ]
-    leaky = [replace(item, **change) if item.image_id == "validation-normal-1" else item for item in records]
-    write_manifest(leaky, manifest)
-    for image in paths.channel("train").iterdir():
-        image.unlink()
-    with pytest.raises(ManifestError, match=message):
-        read_inputs(paths)
 
 
 def test_help_names_every_hyperparameter_and_writes_nothing(tmp_path):

@@ -29,9 +29,15 @@ from mammopipe.training.model.predictions import (
 FOLDS = 5
 """Number of folds of validation, by patient."""
 TEMPERATURES = (0.05, 20.0)
-"""Bounds of the temperature. On separable data the optimum would be 0; on uninformative logits, infinity."""
+"""Bounds of the temperature of logits whose spread is 1; those of others are in proportion (`_scale`). On separable
+data the optimum would be 0; on uninformative logits, infinity."""
+LARGEST_SCALE = 50.0
+"""Spread beyond which the bounds do not grow, so that `model.json` may hold every temperature: 0.001 to 1000."""
+_CONSTANT = 1e-9
+"""Spread up to which logits are constant but for rounding."""
 LARGEST_INTERCEPT = 10.0
-"""Bound of each class's intercept; e^10 is about 22,000 in odds. A class without images would drive it to infinity."""
+"""Bound of each class's intercept beside logits whose mean is 0 for each class; e^10 is about 22,000 in odds. A class
+without images would drive it to infinity."""
 
 
 class Method(StrEnum):
@@ -81,7 +87,8 @@ def fit_calibration(validation: ValidationPredictions, method: Method) -> Calibr
     if method is Method.INTERCEPTS:
         return _fit_intercepts(labels, logits)
     offsets = np.zeros(logits.shape[1]) if method is Method.TEMPERATURE else log_prior(labels, logits.shape[1])
-    return Calibration(_fit_temperature(labels, logits, offsets), tuple(offsets.tolist()))
+    scale = _scale(logits)
+    return Calibration(scale * _fit_temperature(labels, logits / scale, offsets), tuple(offsets.tolist()))
 
 
 def fit_temperature(validation: ValidationPredictions) -> float:
@@ -94,6 +101,13 @@ def log_prior(labels: Integers, classes: int) -> Floats:
     logarithms = np.log(np.maximum(np.bincount(labels, minlength=classes), 0.5))
     centred: Floats = logarithms - logarithms.mean()
     return centred
+
+
+def _scale(logits: Floats) -> float:
+    """Return what to divide logits by before a fit: their spread. Larger logits then get the same probabilities."""
+    spread = float((logits - logits.mean(axis=1, keepdims=True)).std())
+    # Constant logits say nothing: the largest scale keeps the intercepts that undo them small.
+    return float(np.clip(spread, 1 / LARGEST_SCALE, LARGEST_SCALE)) if spread > _CONSTANT else LARGEST_SCALE
 
 
 def _fit_temperature(labels: Integers, logits: Floats, offsets: Floats) -> float:
@@ -116,11 +130,16 @@ def _fit_temperature(labels: Integers, logits: Floats, offsets: Floats) -> float
 
 
 def _fit_intercepts(labels: Integers, logits: Floats) -> Calibration:
-    """Return the best temperature and intercepts (of mean 0); the loss is convex in 1 / temperature and intercepts."""
+    """Return the best temperature and intercepts of mean 0.
+
+    The loss is convex in 1 / temperature and intercepts. An intercept can undo a constant of its class, however large.
+    """
     from scipy.optimize import minimize
     from scipy.special import logsumexp
 
-    classes = logits.shape[1]
+    classes, means = logits.shape[1], (logits - logits.mean(axis=1, keepdims=True)).mean(axis=0)
+    scale = _scale(logits - means)
+    logits = (logits - means) / scale
     true, truth = logits[np.arange(len(labels)), labels], np.eye(classes)[labels].mean(axis=0)
 
     def loss(values: Floats) -> tuple[float, Floats]:
@@ -136,7 +155,8 @@ def _fit_intercepts(labels: Integers, logits: Floats) -> Calibration:
     bounds = [(1 / TEMPERATURES[1], 1 / TEMPERATURES[0]), *[(-LARGEST_INTERCEPT, LARGEST_INTERCEPT)] * classes]
     options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 1000}
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
-    return Calibration(1 / float(found[0]), tuple((found[1:] - found[1:].mean()).tolist()))
+    intercepts = found[1:] - means * found[0] / scale
+    return Calibration(scale / float(found[0]), tuple((intercepts - intercepts.mean()).tolist()))
 
 
 def _fit_isotonic(validation: ValidationPredictions) -> Probabilities:

@@ -1,6 +1,6 @@
 """Registers that an evaluation has read the frozen test split."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,21 @@ from mammopipe.training.fitting.checkpoint import code_digest
 from mammopipe.training.model.description import WEIGHTS_FILE
 
 
+def earlier_reads(paths: ContainerPaths) -> list[read_register.Read] | None:
+    """Return the entries of the register that the job was given; `None` without one.
+
+    The job calls this before it reads a test image: a register that cannot be read ends it before there is a figure.
+    """
+    folder = paths.processing_input(read_register.NAME)
+    return read_register.entries(folder) if folder.is_dir() else None
+
+
 def register_read(
-    evaluation: Mapping[str, Any], data: SegmentedData, model: Path, paths: ContainerPaths
+    evaluation: Mapping[str, Any],
+    data: SegmentedData,
+    model: Path,
+    paths: ContainerPaths,
+    earlier: Sequence[read_register.Read] | None,
 ) -> dict[str, Any]:
     """Append this evaluation to the register of test reads.
 
@@ -24,14 +37,15 @@ def register_read(
         evaluation: `evaluation.json` so far.
         data: The segmented images.
         model: The selected model's directory.
-        paths: The container's folders. Without the input, earlier reads are unknown, and the account says so.
+        paths: The container's folders.
+        earlier: The entries before this one (`earlier_reads`). Without a register, the account says so.
 
     Returns:
         `test_reads` of `evaluation.json`.
     """
     test = evaluation["selected"]["test"]
     read = read_register.Read(
-        date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        date=datetime.now(UTC).strftime(read_register.DATE),
         test_digest=read_register.frozen_test_digest(data.records),
         images=test["images"],
         synthetic=evaluation["synthetic"],
@@ -42,7 +56,5 @@ def register_read(
         macro_auc=test["macro_auc"]["value"],
         malignant_auc=test["malignant_auc"]["value"],
     )
-    folder = paths.processing_input(read_register.NAME)
-    earlier = read_register.entries(folder) if folder.is_dir() else None
     read_register.append(paths.processing_output(read_register.NAME), read)
     return read_register.account(earlier, read)

@@ -66,7 +66,7 @@ class OutOfFold:
         if stated is None:
             return None
         path = directory / FILE
-        verify(path, stated["sha256"], f"mammopipe.training.fitting.cross_validation.sha256 of {DESCRIPTION_FILE}")
+        verify(path, stated["sha256"], f"training.cross_validation.sha256 of {DESCRIPTION_FILE}")
         try:
             with path.open(encoding="utf-8", newline="") as stream:
                 rows = list(csv.DictReader(stream))

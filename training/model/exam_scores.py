@@ -95,7 +95,7 @@ def both_breasts(patients: Sequence[str], breasts: Sequence[str]) -> npt.NDArray
 
     Args:
         patients: (images,), the patient of each image.
-        breasts: (images,), the breast of each image (`mammopipe.processing.datasets.rsna.breast_id`).
+        breasts: (images,), the breast of each image (`mammopipe.processing.datasets.manifest.breast_id`).
     """
     sides: dict[str, set[str]] = {}
     for patient, breast in zip(patients, breasts, strict=True):

@@ -42,7 +42,7 @@ class Predictions:
     image_ids: tuple[str, ...]
     patients: tuple[str, ...]
     breasts: tuple[str, ...]
-    """The breast that each image shows (`mammopipe.processing.datasets.rsna.breast_id`)."""
+    """The breast that each image shows (`mammopipe.processing.datasets.manifest.breast_id`)."""
     labels: Integers
     """(images,) class indices."""
     logits: Floats
@@ -133,7 +133,7 @@ Kind = TypeVar("Kind", bound=Predictions)
 
 
 def require_validation(predictions: Predictions, what: str) -> None:
-    """Raise `LeakError` unless the predictions are of validation.
+    """Raise `LeakError` unless the predictions are those of the validation split.
 
     Args:
         predictions: The predictions.

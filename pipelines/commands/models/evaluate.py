@@ -8,17 +8,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import command, in_runs
+from mammopipe.pipelines.commands.arguments import Subparsers, command, in_runs
 from mammopipe.pipelines.commands.models.predict import model_directory
 from mammopipe.processing.datasets.manifest import Split
 from mammopipe.processing.datasets.registry import EVALUATED, dataset_in
 
 if TYPE_CHECKING:
-    from mammopipe.pipelines.commands.arguments import Subparsers
     from mammopipe.processing.datasets.definition import Dataset
 
 
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the command's parser."""
     parser = command(
         subparsers,

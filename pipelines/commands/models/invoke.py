@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import command, in_runs
+from mammopipe.pipelines.commands.arguments import Subparsers, command, in_runs
 from mammopipe.processing.datasets.manifest import Laterality, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes
@@ -24,7 +24,6 @@ from mammopipe.processing.files import write_bytes
 if TYPE_CHECKING:
     from mammopipe.inference.client.answers import Answer
     from mammopipe.inference.client.client import ExamAnswer, ExamImage, MammographyClient
-    from mammopipe.pipelines.commands.arguments import Subparsers
 
 CHOICES: Mapping[str, type[StrEnum]] = {"laterality": Laterality, "view": View}
 """The properties of a file that the caller may give."""
@@ -48,7 +47,7 @@ class SentImage:
         return ExamImage(self.path, self.laterality, self.view)
 
 
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the parser of `invoke`."""
     parser = command(
         subparsers,

@@ -11,14 +11,13 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import TYPE_CHECKING, Any
 
-from mammopipe.pipelines.commands.arguments import command, in_runs
+from mammopipe.pipelines.commands.arguments import Subparsers, command, in_runs
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes
 
 if TYPE_CHECKING:
     from mammopipe.inference.monitoring.windows import Windows
     from mammopipe.pipelines.backends.processes import SupervisedProcess
-    from mammopipe.pipelines.commands.arguments import Subparsers
     from mammopipe.pipelines.data.s3 import Storage
     from mammopipe.pipelines.runs.folder import RunFolder
     from mammopipe.processing.container.paths import ContainerPaths
@@ -30,7 +29,7 @@ QUIET_SECONDS = 2
 """Seconds after which progress is shown."""
 
 
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the parser of `monitor`."""
     text = "compare captured requests with what the model learnt; exit code 1 when they have drifted"
     parser = command(subparsers, "monitor", text, "monitor latest --captures s3://BUCKET/mammopipe/capture/mammopipe")

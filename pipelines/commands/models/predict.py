@@ -13,20 +13,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mammopipe.pipelines.commands.arguments import command, in_runs, refuse
+from mammopipe.pipelines.commands.arguments import Subparsers, command, in_runs, refuse
 from mammopipe.processing.datasets.own import IMAGE_SUFFIXES
 from mammopipe.processing.datasets.own_table import TABLE_SUFFIXES
 from mammopipe.processing.errors import ConfigError
 
 if TYPE_CHECKING:
     from mammopipe.inference.prediction.batch import Image
-    from mammopipe.pipelines.commands.arguments import Subparsers
 
 MODEL = "model.tar.gz"
 PACKAGE = re.compile(r"arn:aws[a-z-]*:sagemaker:(?P<region>[a-z0-9-]+):\d{12}:model-package/.+")
 
 
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the parser of `predict`."""
     text = "write a model's predictions of images, on this machine as CSV, or by a batch transform on AWS as JSON lines"
     parser = command(subparsers, "predict", text, "predict latest images/ -o predictions.csv")

@@ -2,19 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import command, one_of, phantoms_of
+from mammopipe.pipelines.commands.arguments import Subparsers, command, one_of, phantoms_argument, phantoms_of
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.phantoms import FILMS, PHANTOMS
-
-if TYPE_CHECKING:
-    from mammopipe.pipelines.commands.arguments import Subparsers
+from mammopipe.processing.phantoms import PHANTOMS
 
 LEAVE_ONE_OUT = "leave-one-out"
 
 
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the parser of `experiment`."""
     parser = command(
         subparsers,
@@ -33,7 +29,7 @@ def add(subparsers: "Subparsers") -> None:
     parser.add_argument(
         "--source", default=PHANTOMS, metavar="PATH|phantoms", help="default: phantoms, synthetic images"
     )
-    parser.add_argument("--films", type=int, help=f"how many phantoms (default: {FILMS})")
+    phantoms_argument(parser)
     parser.add_argument("--weights", default="", metavar="PATH", help="pretrained weights to start from")
     parser.add_argument("--recipe", metavar="NAME", help="a shipped configuration, such as mias-located")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; data.seed is the seed of every cell")

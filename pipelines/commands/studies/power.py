@@ -3,13 +3,9 @@
 import argparse
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import as_json, command
+from mammopipe.pipelines.commands.arguments import Subparsers, as_json, command
 from mammopipe.processing.errors import ConfigError
-
-if TYPE_CHECKING:
-    from mammopipe.pipelines.commands.arguments import Subparsers
 
 TIMES = (1, 2, 4, 8)
 """Sizes of the test set in the table, as multiples of the requested size."""
@@ -19,7 +15,7 @@ OTHERS = 5
 """Default number of other images per malignant one: about that of mini-MIAS (270 to 52)."""
 
 
-def add(subparsers: "Subparsers") -> None:
+def add(subparsers: Subparsers) -> None:
     """Add the parser of `power`."""
     text = "simulate what a test set can show: the interval's width, and how often it excludes another AUC"
     parser = command(subparsers, "power", text, "power --auc 0.75 --malignant 52")

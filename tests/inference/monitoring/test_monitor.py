@@ -21,7 +21,7 @@ from mammopipe.inference.monitoring.drift import DriftConfig, Verdict
 from mammopipe.inference.server import capture
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
-from mammopipe.processing.datasets.rsna import read_labels
+from mammopipe.processing.datasets.registry import read_labels
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.jobs.half_decode import Source
@@ -269,7 +269,7 @@ def test_machines_and_sites_are_judged_apart(job: Job, tmp_path: Path) -> None:
 def test_a_machine_has_one_name_in_training_and_in_requests(job: Job, tmp_path: Path) -> None:
     write_rsna_tree(tmp_path / "rsna", patients=1, height=256)
     source = next((tmp_path / "rsna").rglob("*.dcm"))
-    of_table = next(row for row in read_labels(tmp_path / "rsna" / "train.csv") if row.image_id == source.stem)
+    of_table = next(row for row in read_labels("rsna", tmp_path / "rsna" / "train.csv") if row.image_id == source.stem)
     task = PrepareTask(Source(of_table, source, 256), tmp_path / "out", Phi.DROP)
     (silent,) = prepare_image(task)
     assert (silent.machine_id, silent.site_id) == (of_table.machine_id, of_table.site_id), "its header says nothing"

@@ -1,3 +1,5 @@
+"""The files of a request body: single images, JSON, forms and archives; what is refused or skipped."""
+
 import base64
 import io
 import json
@@ -9,8 +11,6 @@ from typing import Any
 
 import pydicom
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from mammopipe.inference.contract.errors import (
     BadBodyError,
@@ -20,11 +20,9 @@ from mammopipe.inference.contract.errors import (
     UnusableImageError,
 )
 from mammopipe.inference.contract.request import RequestOptions
-from mammopipe.inference.contract.task import Task
 from mammopipe.inference.payload.exam_body import Parcel, unpack
 from mammopipe.inference.payload.limits import HandlerLimits
 from mammopipe.processing.datasets.manifest import Laterality, View
-from mammopipe.processing.errors import ConfigError
 
 PGM, JSON, ZIP = "image/x-portable-graymap", "application/json", "application/zip"
 FORM = 'multipart/form-data; boundary="cut here"'
@@ -223,7 +221,6 @@ def test_what_a_study_on_a_disc_has_beside_its_images_is_skipped(name: str, data
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("damaged", b"\1\2\3\0"),
         ("empty.dcm", b""),
         ("a.dcm", dicom(f"{STORAGE}.1.2")),
         ("a.dcm", dicom("1.3.12.2.1107.5.9.2", Rows=4)),
@@ -335,83 +332,3 @@ def test_the_type_of_an_image_and_of_a_part_is_checked() -> None:
     error = refused(FORM, form([FILES[1], FILES[0]], head=head))
     assert (error.code, error.detail) == ("content_type_mismatch", {"image": 1})
     assert refused("text/plain", b"").code == "unsupported_type"
-
-
-# --- whatever comes
-
-
-TYPES = st.sampled_from([JSON, FORM, ZIP, "multipart/form-data", PGM])
-VALID = {JSON: listed(encoded(FILES)), FORM: form(FILES), ZIP: zipped(list(zip("abc", FILES, strict=True)))}
-
-
-def survives(content_type: str, body: bytes) -> None:
-    try:
-        parcel = unpack(content_type, body, LIMITS)
-    except RequestError as error:
-        assert 400 <= error.status < 500
-        return
-    assert 1 <= len(parcel.sources) <= LIMITS.max_views
-    assert all(len(source.data) <= LIMITS.max_bytes for source in parcel.sources)
-
-
-@settings(max_examples=150, deadline=None)
-@given(TYPES, st.binary(max_size=300))
-@example(ZIP, b"PK\5\6" + bytes(18))
-def test_random_bytes_are_answered_or_refused(content_type: str, body: bytes) -> None:
-    survives(content_type, body)
-
-
-@settings(max_examples=250, deadline=None)
-@given(
-    st.sampled_from(sorted(VALID)),
-    st.lists(st.tuples(st.integers(0, 10_000), st.binary(max_size=4)), max_size=4),
-    st.integers(0, 60),
-)
-def test_changed_bodies_are_answered_or_refused(kind: str, changes: list[tuple[int, bytes]], cut: int) -> None:
-    body = bytearray(VALID[kind])
-    for place, new in changes:
-        at = place % len(body)
-        body[at : at + len(new)] = new
-    survives(kind, bytes(body[: len(body) - cut] if cut < 30 else body))
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.floats() | st.text(max_size=9) | st.integers(),
-        lambda inner: (
-            st.lists(inner, max_size=3)
-            | st.dictionaries(
-                st.sampled_from(["images", "data", "s3_uri", "laterality", "view", "options", "x"]), inner
-            )
-        ),
-        max_leaves=20,
-    )
-)
-def test_any_json_is_answered_or_refused(value: Any) -> None:
-    survives(JSON, json.dumps(value).encode())
-    survives(JSON, listed([value]))
-
-
-# --- limits
-
-
-def test_limits_are_those_of_the_task() -> None:
-    task = Task("r", b"", RequestOptions(), "application/json", max_views=4, max_bytes=10, s3_prefix="s3://a/b")
-    assert HandlerLimits.of(task) == HandlerLimits(max_views=4, max_bytes=10, s3_prefix="s3://a/b")
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"max_views": 0},
-        {"max_bytes": 0},
-        {"expansion": 0},
-        {"s3_prefix": "a/b"},
-        {"s3_prefix": "s3://"},
-        {"s3_prefix": "s3:///b"},
-    ],
-)
-def test_limits_without_sense_are_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(values))):
-        HandlerLimits(**values)

@@ -10,7 +10,8 @@ from mammopipe.inference.payload.exam_body import Source
 from mammopipe.inference.payload.identity import check_exam
 from mammopipe.processing.read_config import Limits
 from tests.inference.payload.examples import dicom
-from tests.inference.payload.test_identity import PRIOR, exam_of, pair
+from tests.inference.payload.test_identity import exam_of, pair
+from tests.inference.payload.test_priors import PRIOR
 
 
 def test_a_header_that_cannot_be_read_names_its_image() -> None:

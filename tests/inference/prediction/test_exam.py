@@ -1,5 +1,6 @@
+"""Views are combined into breasts and breasts into an exam, and decided by the thresholds of their level."""
+
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from mammopipe.inference.contract.schema import (
     Referral,
     ReferralCode,
 )
-from mammopipe.inference.prediction import exam, referral
+from mammopipe.inference.prediction import exam
 from mammopipe.inference.prediction.exam import ViewScore, combine_views
 from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.processing.datasets.manifest import Laterality
@@ -305,73 +306,3 @@ def test_only_scores_near_a_threshold_are_close() -> None:
     noisy = thresholds("noisy-or", breast=figures(0.3, 0.6), patient=figures(0.4, 0.7))
     combined = combine_views([view(L, 0.158, FINE)] * 2, noisy, OperatingPoint.SENSITIVITY)
     assert exam.is_close(combined, 0.006) and not exam.is_close(combined, 0.004)
-
-
-# --- referral of an image
-
-
-REFERENCE: Any = SimpleNamespace(
-    entropy_limit=0.9, strangeness_limit=2.0, strangeness=lambda features: float(np.linalg.norm(features))
-)
-
-
-def judged(
-    flags: tuple[str, ...] = (),
-    coverage: float = 0.4,
-    *,
-    side_known: bool = True,
-    nats: float = 0.5,
-    strange: float = 1.0,
-    reference: Any = REFERENCE,
-) -> list[str]:
-    found = referral.judge(
-        {"flags": list(flags), "coverage": coverage},
-        side_known=side_known,
-        entropy_nats=nats,
-        features=np.array([strange]),
-        reference=reference,
-    )
-    assert found.refer == bool(found.reasons)
-    return [str(reason.code) for reason in found.reasons]
-
-
-def test_an_ordinary_image_is_not_referred() -> None:
-    assert judged() == []
-    assert judged(nats=0.9, strange=2.0) == []
-
-
-@pytest.mark.parametrize(
-    ("flags", "side_known", "expected"),
-    [
-        (("coverage-high",), True, []),
-        (("coverage-low",), True, []),
-        (("skin-cut-off",), True, []),
-        (("pectoral-not-found",), True, []),
-        (("chest-side-unclear",), True, []),
-        (("chest-side-unclear",), False, ["segmentation"]),
-        (("chest-side-against-laterality",), True, ["segmentation"]),
-        (("coverage-high", "skin-cut-off"), True, ["segmentation"]),
-    ],
-)
-def test_which_flags_refer(flags: tuple[str, ...], side_known: bool, expected: list[str]) -> None:
-    assert judged(flags, side_known=side_known) == expected
-
-
-def test_a_scrap_of_a_breast_refers() -> None:
-    assert judged(("coverage-low",), 0.05) == ["segmentation"]
-
-
-def test_what_the_model_cannot_judge_refers_by_its_stored_limits() -> None:
-    assert judged(nats=0.91) == ["uncertain"]
-    assert judged(strange=2.1) == ["out-of-distribution"]
-    assert judged(nats=1.0, strange=9.0, flags=("chest-side-against-laterality",)) == [
-        "segmentation",
-        "uncertain",
-        "out-of-distribution",
-    ]
-    assert judged(nats=1.0, strange=9.0, reference=None) == []
-
-
-def test_entropy_is_in_nats() -> None:
-    assert referral.entropy([1.0, 0.0, 0.0]) == 0
-    assert referral.entropy([1 / 3] * 3) == pytest.approx(np.log(3))

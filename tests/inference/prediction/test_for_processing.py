@@ -18,7 +18,6 @@ from mammopipe.inference.prediction.handler import answer
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.inference.settings import from_environment
 from mammopipe.pipelines.cli import main
-from mammopipe.pipelines.external_evaluation.journal import Journal
 from mammopipe.pipelines.external_evaluation.judging import Judgement, judge
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.datasets.definition import Table
@@ -27,10 +26,11 @@ from mammopipe.processing.errors import ConfigError, ImageError
 from mammopipe.processing.files import write_bytes, write_json
 from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.images.mammogram import ReadConfig, read_mammogram
-from mammopipe.processing.phantoms.clinical import Kind, make_clinical_phantom
+from mammopipe.processing.jobs.journal import Journal
 from mammopipe.processing.read_config import ForProcessing
 from mammopipe.training.networks import model_directory
 from tests.processing.conftest import write_dicom
+from tests.support.clinical_phantoms import Kind, make_clinical_phantom
 
 DICOM = ImageType.DICOM
 REFUSE, CONVERT = ForProcessing.REFUSE, ForProcessing.CONVERT
@@ -127,7 +127,7 @@ def test_evaluate_does_as_training_did(
 ) -> None:
     record = ImageRecord("1", "1", "own", Laterality.LEFT, View.CC, Label.NORMAL, path=raw.name)
     config = PreprocessConfig(height=96, width=64, for_processing=trained)
-    journal = Journal(tmp_path, "model and data")
+    journal = Journal(tmp_path / "judged.jsonl", "model and data")
     try:
         found: Judgement = judge(predictors[trained], config, Table([record]), raw.parent, journal)
     finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from mammopipe.inference.server.capture import CaptureFolder, captured, capturing
+from mammopipe.inference.server.capture import UNFINISHED, CaptureFolder, captured, capturing
 from mammopipe.inference.settings import ServerSettings
 
 
@@ -116,3 +117,40 @@ def test_captures_go_when_they_are_too_old(tmp_path: Path) -> None:
     folder = CaptureFolder(tmp_path, 10**9, 2)
     keep(folder, range(0, 24 * 4, 12))
     assert kept(tmp_path) == [f'"{number:04}"' for number in range(24, 24 * 4, 12)], "today and two days"
+
+
+def test_a_folder_that_cannot_be_written_costs_the_capture_and_is_used_again_later(tmp_path: Path) -> None:
+    place = tmp_path / "kept"
+    folder = CaptureFolder(place, 10**9, 90)
+    keep(folder, range(1))
+    shutil.rmtree(place)
+    keep(folder, range(1, 2))
+    assert kept(place) == ['"0001"'] and not folder.degraded, "a deleted folder is made again"
+    shutil.rmtree(place)
+    for blocked in ("a file", "a link to nowhere"):
+        if blocked == "a file":
+            place.write_bytes(b"x")
+        else:
+            place.symlink_to(tmp_path / "nowhere" / "else")
+        keep(folder, range(2, 4))
+        assert folder.degraded and folder.take_dropped() == 2 and folder.take_dropped() == 0
+        assert list(tmp_path.iterdir()) == [place], "nothing was written elsewhere"
+        place.unlink()
+    keep(folder, range(4, 5))
+    assert kept(place) == ['"0004"'] and not folder.degraded
+
+
+def test_what_is_no_capture_stops_no_clean_up(tmp_path: Path) -> None:
+    keep(CaptureFolder(tmp_path / "one", 10**9, 90), range(1))
+    size = sum(path.stat().st_size for path in (tmp_path / "one").rglob("*.jsonl"))
+    place = tmp_path / "many"
+    hour = place / "2026" / "01" / "05" / "00"
+    (hour / "0000-folder.jsonl").mkdir(parents=True)
+    (hour / "0000-link.jsonl").symlink_to(tmp_path / "nowhere")
+    left = hour / f"0000-interrupted{UNFINISHED}"
+    left.write_bytes(b"half a request")
+    folder = CaptureFolder(place, 3 * size, 90)
+    keep(folder, range(6))
+    assert not folder.degraded and folder.take_dropped() == 0
+    found = [path for path in place.rglob("*.jsonl") if path.is_file()]
+    assert 1 <= len(found) <= 3 and not left.exists()

@@ -15,8 +15,9 @@ import sklearn.metrics as reference
 from mammopipe.inference.prediction.image_prediction import Prediction
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.pipelines.cli import main
-from mammopipe.pipelines.external_evaluation import figures, journal
+from mammopipe.pipelines.external_evaluation import figures
 from mammopipe.pipelines.external_evaluation.judging import Detection, Judged
+from mammopipe.pipelines.external_evaluation.run import JOURNAL
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion
 from mammopipe.processing.errors import ConfigError
@@ -158,9 +159,11 @@ def test_every_collection_gives_the_figures_that_its_labels_allow(
     assert ("No lesion of these images is outlined" in page) == (name == "cmmd")
     assert sum(found["referral_reasons"].values()) >= found["referred"]["value"] * 20
     assert all(f"{code} <" in page for code in found["referral_reasons"])
+    assert ("excluded as secondary-capture" in found["referral_reasons"]) == (name == "cbis-ddsm")
+    assert ("none is normal here, so false regions in healthy breasts" in page) == (name == "cbis-ddsm")
     assert found["synthetic"] and f"The images are synthetic, in the layout of {name}" in page
     assert ("readers' opinions, not pathology" in html.unescape(page)) == (name == "vindr-mammo")
-    assert found["terms"] in html.unescape(page) and not (tmp_path / journal.NAME).exists()
+    assert found["terms"] in html.unescape(page) and not (tmp_path / JOURNAL).exists()
 
 
 def test_an_interrupted_evaluation_resumes_and_ends_as_an_uninterrupted_one(

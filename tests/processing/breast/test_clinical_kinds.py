@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mammopipe.processing.breast.segmentation import BreastRegion, Side, segment_breast
 from mammopipe.processing.datasets.manifest import Laterality, View
-from mammopipe.processing.phantoms.clinical import ClinicalPhantom, Kind, make_clinical_phantom
+from tests.support.clinical_phantoms import ClinicalPhantom, Kind, make_clinical_phantom
 
 IMAGES = 8
 """Of each kind: both sides and both views in turn."""

@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 
 from mammopipe.processing.breast.segmentation import segment_breast
 from mammopipe.processing.datasets.manifest import Laterality, View
-from mammopipe.processing.phantoms.clinical import ClinicalPhantom, Kind, make_clinical_phantom
 from mammopipe.processing.phantoms.muscle import MuscleTrait
+from tests.support.clinical_phantoms import ClinicalPhantom, Kind, make_clinical_phantom
 
 KINDS = (Kind.FILM, Kind.BORDER, Kind.DARK_FAT, Kind.SKIN_LINE, Kind.NOISY_AIR, Kind.WINDOWED, Kind.SHUTTERED)
 

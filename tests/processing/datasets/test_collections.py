@@ -15,7 +15,7 @@ from mammopipe.processing.datasets import arranged, cbis_ddsm, cmmd, vindr_mammo
 from mammopipe.processing.datasets.definition import Table
 from mammopipe.processing.datasets.lesion_masks import with_lesions
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View
-from mammopipe.processing.datasets.registry import DATASETS, EVALUATED, dataset_in, require_usable
+from mammopipe.processing.datasets.registry import DATASETS, EVALUATED, dataset_in
 from mammopipe.processing.errors import ConfigError, LabelError
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.read_config import ReadConfig
@@ -214,7 +214,7 @@ def test_a_breast_without_a_row_is_left_out_and_a_spreadsheet_is_read(tree: Call
     assert len(table.records) == 4 * WOMEN - 2
     assert {name for name, _ in table.unlabelled} == {"D1-0001_1-1", "D1-0001_1-2"} and table.refused == []
     assert "LeftRight L" in table.unlabelled[0][1]
-    require_usable(table, folder)
+    table.require_usable(folder)
 
 
 @pytest.mark.parametrize("name", COLLECTIONS)

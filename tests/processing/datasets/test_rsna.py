@@ -8,7 +8,8 @@ import pytest
 
 from mammopipe.processing.container.paths import BASE_VARIABLE
 from mammopipe.processing.datasets.manifest import Label, Laterality, View, read_manifest
-from mammopipe.processing.datasets.rsna import COLUMNS, LABEL_TABLE, read_labels, read_table
+from mammopipe.processing.datasets.registry import read_labels
+from mammopipe.processing.datasets.rsna import COLUMNS, LABEL_TABLE, read_table
 from mammopipe.processing.errors import LabelError
 from mammopipe.processing.jobs import prepare
 from mammopipe.processing.phantoms.mias_tree import write_rsna_tree
@@ -30,13 +31,13 @@ def table(folder: Path, *changes: dict[str, str]) -> Path:
     [("1", "1", Label.MALIGNANT), ("1", "0", Label.MALIGNANT), ("0", "1", Label.BENIGN), ("0", "0", Label.NORMAL)],
 )
 def test_cancer_goes_before_biopsy(tmp_path: Path, cancer: str, biopsy: str, label: Label) -> None:
-    (record,) = read_labels(table(tmp_path, {"cancer": cancer, "biopsy": biopsy}))
+    (record,) = read_labels("rsna", table(tmp_path, {"cancer": cancer, "biopsy": biopsy}))
     assert record.label is label
 
 
 def test_what_is_stated_is_kept_and_what_is_missing_stays_missing(tmp_path: Path) -> None:
     stated = {"age": "61.0", "density": "B", "BIRADS": "2.0", "implant": "1", "view": "MLO", "laterality": "R"}
-    first, second = read_labels(table(tmp_path, {"age": ""}, stated))
+    first, second = read_labels("rsna", table(tmp_path, {"age": ""}, stated))
     assert (first.age, first.density, first.birads, first.implant) == (None, "", "", False)
     assert (second.age, second.density, second.birads, second.implant) == (61.0, "B", "2", True)
     assert (second.view, second.laterality) == (View.MLO, Laterality.RIGHT)
@@ -62,18 +63,18 @@ def test_a_row_that_cannot_be_used_is_named_and_too_many_refuse_the_table(
     ((_, reason),) = read_table(path).refused
     assert named in reason and "line 3" in reason
     with pytest.raises(LabelError, match="1 of 2 rows cannot be used, more than 1%"):
-        read_labels(path)
-    assert len(read_labels(path, max_refused=0.5)) == 1
+        read_labels("rsna", path)
+    assert len(read_table(path).records) == 1
 
 
 def test_other_columns_are_refused(tmp_path: Path) -> None:
     (tmp_path / LABEL_TABLE).write_text("patient_id,image_id\n1,2\n")
     with pytest.raises(LabelError, match="columns must be site_id"):
-        read_labels(tmp_path / LABEL_TABLE)
+        read_labels("rsna", tmp_path / LABEL_TABLE)
 
 
 def test_the_real_table_has_its_golden_facts(rsna_folder: Path) -> None:
-    records = read_labels(rsna_folder / LABEL_TABLE)
+    records = read_labels("rsna", rsna_folder / LABEL_TABLE)
     assert len(records) == 54706
     assert len({record.patient_id for record in records}) == 11913
     assert Counter(record.label for record in records)[Label.MALIGNANT] == 1158

@@ -276,6 +276,7 @@ def test_a_mask_of_two_values_is_refused(make_dicom: MakeDicom) -> None:
         ("under-18", {"PatientAge": "200M"}),
         ("under-18", {"PatientAge": ("LO", "17Y")}),
         ("under-18", {"PatientAge": ("LO", "017")}),
+        ("under-18", {"PatientAge": ("LO", "0017Y")}),
         ("under-18", {"PatientBirthDate": ("LO", "2010.01.01"), "AcquisitionDate": "20260101"}),
         ("male", {"PatientSex": ("LO", "Male")}),
         ("lossy", {"LossyImageCompressionMethod": "ISO_10918_1"}),

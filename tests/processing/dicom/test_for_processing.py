@@ -17,8 +17,8 @@ from mammopipe.processing.images.mammogram import (
     UnsupportedImageError,
     read_mammogram,
 )
-from mammopipe.processing.phantoms.clinical import Kind, make_clinical_phantom
 from mammopipe.processing.read_config import ForProcessing
+from tests.support.clinical_phantoms import Kind, make_clinical_phantom
 
 MakeDicom = Callable[..., bytes]
 CONVERT = ReadConfig(for_processing=ForProcessing.CONVERT)

@@ -197,6 +197,9 @@ def test_only_views_of_the_breast_make_a_radiograph_a_mammogram(make_dicom: Make
     assert read_mammogram(make_dicom(CELLS, bits=12, Modality="DX", ViewCodeSequence=[oblique])).view is View.MLO
     partial = [make_item(CodeValue="1", CodeMeaning="Superior")]
     assert "partial-view" in read_mammogram(make_dicom(CELLS, bits=12, PartialViewCodeSequence=partial)).flags
+    described = {"PartialViewDescription": "medial part"}
+    assert "partial-view" in read_mammogram(make_dicom(CELLS, bits=12, **described)).flags
+    assert "partial-view" not in read_mammogram(make_dicom(CELLS, bits=12, PartialView="NO", **described)).flags
 
 
 def test_frame_type_counts_as_image_type(make_dicom: MakeDicom, make_item: MakeItem) -> None:

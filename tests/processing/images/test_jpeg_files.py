@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mammopipe.processing.images.mammogram import CorruptImageError, ReadConfig, read_mammogram
-from mammopipe.processing.phantoms.clinical import Kind, make_clinical_phantom
+from tests.support.clinical_phantoms import Kind, make_clinical_phantom
 
 CONFIG = ReadConfig(jpeg_files=True)
 

@@ -55,17 +55,40 @@ def test_features_lie_in_the_tissue_away_from_its_rim() -> None:
     assert radius.max() < 1
 
 
-def test_the_strongest_features_come_first() -> None:
-    inside = cv2.erode((texture(1) > 0).astype(np.uint8), np.ones((9, 9), np.uint8))
-    even = cv2.createCLAHE(4.0, (6, 4)).apply((texture(1) >> 8).astype(np.uint8))
-    known = cv2.ORB.create(nfeatures=FEATURES, fastThreshold=4).detect(even, inside)
-    by_place: dict[tuple[float, ...], set[float]] = {}
-    for point in known:
-        by_place.setdefault(tuple(map(float, np.float32([*point.pt]))), set()).add(point.response)
-    places = [tuple(map(float, point)) for point in features(texture(1)).points]
-    # One place may have features at two scales.
-    single = [max(by_place[place]) for place in places if len(by_place[place]) == 1]
-    assert len(single) > 100 and single == sorted(single, reverse=True)
+def orb(pixels: NDArray[np.uint16]) -> list[tuple[float, float, float]]:
+    """Return place and response of the features of OpenCV's detector, on tissue with equal contrast."""
+    inside = cv2.erode((pixels > 0).astype(np.uint8), np.ones((9, 9), np.uint8))
+    even = cv2.createCLAHE(4.0, (6, 4)).apply((pixels >> 8).astype(np.uint8))
+    found = cv2.ORB.create(nfeatures=FEATURES, fastThreshold=4).detect(even, inside)
+    return [(point.pt[0], point.pt[1], point.response) for point in found]
+
+
+@pytest.mark.parametrize("blur", [0.1, 12.0])
+def test_the_strongest_features_come_first(blur: float) -> None:
+    """Weak detail has fewer features than are kept, and each counts."""
+    pixels = np.asarray(cv2.GaussianBlur(texture(1), (0, 0), blur), np.uint16)
+    known = orb(pixels)
+    assert (len(known) < 250) is (blur == 12.0)
+    ordered = sorted(known, key=lambda point: -point[2])
+    assert features(pixels).points.tolist() == pytest.approx(np.array(ordered, np.float32)[:, :2])
+
+
+def test_the_rim_of_a_ragged_outline_is_left_out() -> None:
+    noise = cv2.GaussianBlur(np.random.default_rng(3).normal(size=(HEIGHT, 192)), (0, 0), 6)
+    pixels = np.where(noise > 0, texture(1), 0).astype(np.uint16)
+    pixels[:, :40] = pixels[:, -40:] = 0
+    places = np.rint(features(pixels).points).astype(int)
+    depth = cv2.distanceTransform((pixels > 0).astype(np.uint8), cv2.DIST_C, 3)[places[:, 1], places[:, 0]]
+    assert len(places) > 30 and depth.min() >= 3, "four pixels, but for the scales of the detector"
+
+
+@pytest.mark.parametrize("height", [HEIGHT * 2, HEIGHT // 2])
+def test_a_large_image_is_averaged_and_a_small_one_interpolated(height: int) -> None:
+    pixels = texture(1, height, height * 3 // 5)
+    way = cv2.INTER_AREA if height > HEIGHT else cv2.INTER_LINEAR
+    scaled = np.asarray(cv2.resize(pixels, (192, HEIGHT), interpolation=way), np.uint16)
+    found, expected = features(pixels), features(scaled)
+    assert np.array_equal(found.points, expected.points) and np.array_equal(found.descriptors, expected.descriptors)
 
 
 @pytest.mark.parametrize("factor", [2, 0.5])
@@ -129,6 +152,17 @@ def test_each_feature_has_one_partner() -> None:
     assert match(first, second).agreeing == 4
     second.descriptors[3] = second.descriptors[2]
     assert match(first, second) is NO_MATCH and match(second, first) is NO_MATCH
+
+
+def test_descriptors_are_compared_bit_by_bit() -> None:
+    """One changed bit is nearer than two, whatever the bits are worth as numbers."""
+    first = Features(PLACES[:4], np.repeat(np.arange(1, 5, dtype=np.uint8)[:, None] * 16, 32, axis=1))
+    copies, others = first.descriptors.copy(), first.descriptors.copy()
+    copies[:, 0] ^= 128
+    others[:, :2] ^= 1
+    places = np.concatenate([np.array([[1, 1], [300, 7], [5, 200], [90, 91]], np.float32), moved(PLACES[:4])])
+    found = match(first, Features(places, np.concatenate([others, copies])))
+    assert found.agreeing == 4 and found.transform == pytest.approx(TURNED, abs=1e-3)
 
 
 def test_features_at_one_place_agree_on_no_transform() -> None:

@@ -1,8 +1,9 @@
 """The register of test reads: what an entry says, what counts as the same test, and that no entry is ever lost."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -67,8 +68,37 @@ def test_the_account_counts_the_reads_of_this_split_and_names_those_of_others() 
     assert "not known" in sentence(account(None, now))
 
 
-@pytest.mark.parametrize("text", ["no JSON", "[]", '{"date": "2026"}'])
+WHOLE = json.dumps(asdict(FIRST))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no JSON",
+        "[]",
+        '{"date": "2026"}',
+        WHOLE[: len(WHOLE) // 2],
+        json.dumps({**asdict(FIRST), "date": 20260102}),
+        json.dumps({**asdict(FIRST), "date": "yesterday"}),
+        json.dumps({**asdict(FIRST), "images": None}),
+        json.dumps({**asdict(FIRST), "macro_auc": True}),
+        json.dumps({**asdict(FIRST), "synthetic": 0}),
+    ],
+)
 def test_a_file_that_is_no_entry_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ConfigError, match="x.json: no entry of the register"):
+        entries(tmp_path)
+
+
+def test_a_register_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.json").write_text(json.dumps({**asdict(FIRST), "macro_auc": 1}))
+    assert entries(tmp_path)[0].macro_auc == 1
+
+    def denied(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", denied)
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(ConfigError, match="the register of test reads cannot be read: .*Permission denied"):
         entries(tmp_path)

@@ -1,5 +1,6 @@
-"""Calibration compared: what is cross-fitted sees no film of the patient it answers about, and figures are right."""
+"""Calibration methods: cross-fitting leaves out the patient of each image, and the figures are right."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -190,3 +191,26 @@ def test_one_patient_cannot_be_cross_fitted():
     assert len(set(alone.patients)) == 1
     with pytest.raises(MetricError, match="2 images of one patient; cross-fitting by patient needs at least two"):
         cross_fitted(fit_served, alone)
+
+
+@pytest.mark.parametrize("method", [Method.TEMPERATURE, Method.LOG_PRIOR, Method.INTERCEPTS])
+@pytest.mark.parametrize("factor", [0.05, 20.0, 200.0])
+def test_larger_and_smaller_logits_get_the_same_probabilities(method, factor):
+    plain = balanced(ValidationPredictions, 0, patients=60)
+    other = replace(plain, logits=factor * plain.logits)
+    expected = fit_calibration(plain, method).probabilities(plain.logits)
+    found = fit_calibration(other, method)
+    np.testing.assert_allclose(found.probabilities(other.logits), expected, atol=1e-6)
+    assert 1e-3 <= found.temperature <= 1e3, "the bounds of model.json"
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_intercepts_undo_any_constant_of_a_class(spread):
+    plain = balanced(ValidationPredictions, 0, patients=60)
+    other = replace(plain, logits=spread * plain.logits + np.array([1000.0, 2.0, -500.0]))
+    found = fit_calibration(other, Method.INTERCEPTS)
+    shares = found.probabilities(other.logits)
+    np.testing.assert_allclose(shares.mean(axis=0), np.bincount(plain.labels) / len(plain.labels), atol=1e-5)
+    expected = fit_calibration(replace(plain, logits=spread * plain.logits), Method.INTERCEPTS)
+    np.testing.assert_allclose(shares, expected.probabilities(spread * plain.logits), atol=1e-5)
+    assert max(map(abs, found.intercepts)) <= 1e3, "the bound of model.json"

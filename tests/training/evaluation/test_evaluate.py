@@ -1,8 +1,7 @@
-"""The evaluation job through its entry point: what it measures, what it chooses by, what it refuses."""
+"""The evaluation job through its entry point: its figures and its choice of a candidate."""
 
 import copy
 import csv
-import json
 import random
 import sys
 from dataclasses import replace
@@ -17,26 +16,23 @@ from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.classes import THREE
 from mammopipe.processing.container import job
 from mammopipe.processing.container.paths import ContainerPaths
-from mammopipe.processing.datasets.manifest import Label, Split, split_digest
+from mammopipe.processing.datasets.manifest import Split, split_digest
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.shards import pack
 from mammopipe.processing.splits import read_register
 from mammopipe.training.evaluate import main
 from mammopipe.training.evaluation.batch_prediction import predict_split
-from mammopipe.training.evaluation.calibration import calibrate
 from mammopipe.training.evaluation.config import EvaluationConfig as PipelineEvaluation
 from mammopipe.training.evaluation.config import EvaluationJobConfig
 from mammopipe.training.evaluation.data import SegmentedData, read_candidates
-from mammopipe.training.evaluation.selection import choose
-from mammopipe.training.evaluation.test_reads import register_read
+from mammopipe.training.evaluation.test_reads import earlier_reads, register_read
 from mammopipe.training.fitting.checkpoint import code_digest
 from mammopipe.training.fitting.reproducibility import differences
-from mammopipe.training.metrics.choice import ChoiceFigure, ChooseBy
-from mammopipe.training.metrics.classification import MetricError, Resamples
+from mammopipe.training.metrics.classification import Resamples
 from mammopipe.training.metrics.scorecard import scorecard
 from mammopipe.training.model.archive import unpack
 from mammopipe.training.model.calibration import Calibration
-from mammopipe.training.model.predictions import TestPredictions, ValidationPredictions
+from mammopipe.training.model.predictions import TestPredictions
 from mammopipe.training.model.reference import Reference
 from mammopipe.training.networks import model_directory
 from mammopipe.training.reporting.model_card import render_card
@@ -79,15 +75,6 @@ def prediction_rows(tree) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def failure(tree, monkeypatch, capsys, *arguments: str) -> str:
-    """Run the job, which must fail as a user's error, and return its one line; nothing may be left behind."""
-    assert run(tree, monkeypatch, *arguments) == 1
-    assert not tree.output.exists()
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line == f"error: {(tree.base / 'output' / 'message').read_text()}"
-    return line
-
-
 def logits_of(tree, name: str, split: Split, folder) -> tuple[np.ndarray, np.ndarray]:
     """Return labels and logits of a split, computed film by film without the job's own code."""
     unpack(tree.models / name / "model.tar.gz", folder)
@@ -115,7 +102,8 @@ def test_each_evaluation_is_registered_and_says_how_often_the_test_was_read(eval
     read_register.write_head(register)
     read_register.merge(output, register)
     read_register.append(register, replace(first, test_digest="another"))
-    said = register_read(evaluated.evaluation, SegmentedData.read(evaluated.data), tmp_path / "model", paths)
+    data = SegmentedData.read(evaluated.data)
+    said = register_read(evaluated.evaluation, data, tmp_path / "model", paths, earlier_reads(paths))
     (second,) = read_register.entries(paths.processing_output("test-reads"))
     assert second == replace(first, date=second.date)
     assert (said["register"], said["reads"], said["other_splits"]) == (True, 2, 1)
@@ -297,19 +285,6 @@ def test_the_same_inputs_give_the_same_bytes(evaluated, evaluation_base, monkeyp
         assert (evaluated.output / name).read_bytes() == (evaluation_base.output / name).read_bytes(), name
 
 
-def test_a_leak_is_told_and_does_not_stop_the_job(evaluation_base, monkeypatch):
-    rows = {record.image_id: record for record in evaluation_base.records()}
-    source, target = rows["train000"], rows["test003"]
-    pixels = (evaluation_base.data / source.path).read_bytes()
-    (evaluation_base.data / target.path).write_bytes(pixels)
-    evaluation_base.change(lambda record: replace(record, sha256=source.sha256) if record == target else record)
-    assert run(evaluation_base, monkeypatch) == 0
-    assert evaluation_base.evaluation["leakage"]["passed"] is False
-    assert evaluation_base.evaluation["leakage"]["findings"]
-    assert (evaluation_base.output / "model" / "model.tar.gz").is_file()
-    assert "Information crossed between splits" in evaluation_base.page
-
-
 def test_of_equal_candidates_the_first_by_name_is_selected(evaluation_base):
     best = evaluation_base.models / "second" / "model.tar.gz"
     for name in ("zebra", "apple"):
@@ -332,122 +307,6 @@ def test_the_baseline_answers_the_majority_class_of_the_training_originals(evalu
     assert precision["benign"]["value"] == pytest.approx(1 / 3)
     assert precision["malignant"]["value"] is None
     assert "predicted as this class" in precision["malignant"]["reason"]
-
-
-def test_a_test_split_without_a_class_leaves_figures_undefined(evaluation_base, monkeypatch):
-    evaluation_base.change(
-        lambda record: None if record.split is Split.TEST and record.label is Label.MALIGNANT else record
-    )
-    assert run(evaluation_base, monkeypatch) == 0
-    test = evaluation_base.evaluation["selected"]["test"]
-    assert test["macro_auc"]["value"] is None and "each class" in test["macro_auc"]["reason"]
-    assert test["accuracy"]["value"] is not None
-    assert evaluation_base.evaluation["selected"]["validation"]["macro_auc"]["value"] is not None
-
-
-def test_a_validation_split_without_a_class_is_refused(evaluation_base, monkeypatch, capsys):
-    evaluation_base.change(
-        lambda record: None if record.split is Split.VALIDATION and record.label is Label.MALIGNANT else record
-    )
-    assert "split=validation has no malignant image" in failure(evaluation_base, monkeypatch, capsys)
-
-
-def test_an_empty_test_split_is_refused(evaluation_base, monkeypatch, capsys):
-    evaluation_base.change(lambda record: None if record.split is Split.TEST else record)
-    assert "split=test has no" in failure(evaluation_base, monkeypatch, capsys)
-
-
-def test_a_patient_in_two_splits_is_refused(evaluation_base, monkeypatch, capsys):
-    evaluation_base.change(
-        lambda record: replace(record, patient_id="train-0") if record.image_id == "test000" else record
-    )
-    assert "patient_id=train-0 is in the splits" in failure(evaluation_base, monkeypatch, capsys)
-
-
-def test_a_missing_image_is_refused_by_name(evaluation_base, monkeypatch, capsys):
-    (evaluation_base.data / "images" / "validation" / "validation004.png").unlink()
-    assert "validation004" in failure(evaluation_base, monkeypatch, capsys)
-
-
-def test_no_candidate_is_refused(evaluation_base, monkeypatch, capsys):
-    for path in evaluation_base.models.glob("*/model.tar.gz"):
-        path.unlink()
-    assert "no <cnn>/model.tar.gz here" in failure(evaluation_base, monkeypatch, capsys)
-
-
-def test_a_truncated_candidate_is_refused(evaluation_base, monkeypatch, capsys):
-    path = evaluation_base.models / "first" / "model.tar.gz"
-    path.write_bytes(path.read_bytes()[:5000])
-    assert "models/first/model.tar.gz" in failure(evaluation_base, monkeypatch, capsys)
-
-
-def test_a_candidate_trained_on_other_images_is_refused(evaluation_base, monkeypatch, capsys):
-    evaluation_base.add_model("third", seed=3, preprocess=PreprocessConfig(height=96, width=64, remove_pectoral=False))
-    line = failure(evaluation_base, monkeypatch, capsys)
-    assert "third/model.tar.gz" in line and "preprocess digest" in line
-
-
-def test_parts_of_the_stage_must_agree(evaluation_base, monkeypatch, capsys):
-    path = evaluation_base.data / "stage.json"
-    stage = json.loads(path.read_text())
-    path.rename(evaluation_base.data / "stage-algo-1.json")
-    (evaluation_base.data / "stage-algo-2.json").write_text(json.dumps(stage))
-    assert run(evaluation_base, monkeypatch) == 0
-    assert set(evaluation_base.evaluation["stage"]["parts"]) == {"stage-algo-1", "stage-algo-2"}
-    stage["config"]["preprocess"]["width"] = 72
-    (evaluation_base.data / "stage-algo-2.json").write_text(json.dumps(stage))
-    assert run(evaluation_base, monkeypatch) == 1
-    assert "stage-algo-2.json: config differs" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "rule"),
-    [
-        (["--bootstrap", "5"], "bootstrap = 5: between 100 and 100000"),
-        (["--min-macro-auc", "1.5"], "min_macro_auc = 1.5: between 0 and 1"),
-        (["--seed", "-1"], "seed = -1: at least 0"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(evaluation_base, monkeypatch, capsys, arguments, rule):
-    assert rule in failure(evaluation_base, monkeypatch, capsys, *arguments)
-
-
-def test_an_unknown_argument_is_refused(evaluation_base, monkeypatch):
-    with pytest.raises(SystemExit):
-        run(evaluation_base, monkeypatch, "--min-auc", "0.5")
-
-
-def predictions(seed: int, labels: np.ndarray) -> ValidationPredictions:
-    names = tuple(str(index) for index in range(len(labels)))
-    logits = np.random.default_rng(seed).normal(0, 1, (len(labels), 3))
-    return ValidationPredictions(names, names, names, labels, logits)
-
-
-def test_choose_measures_each_candidate_with_its_own_calibration():
-    labels = np.arange(30) % 3
-    given = {name: predictions(seed, labels) for name, seed in (("b", 1), ("a", 2))}
-    draws = Resamples.draw([str(index) for index in range(30)], n=100, seed=0)
-    choice = choose(given, classes=CLASSES, resamples=draws, choice=ChoiceFigure())
-    for name, candidate in choice.candidates.items():
-        assert candidate.fit == calibrate(given[name])
-        at = given[name].probabilities(candidate.fit.calibration)
-        assert candidate.validation == scorecard(labels, at, classes=CLASSES, resamples=draws)
-    with pytest.raises(MetricError):
-        choose({"a": predictions(1, np.arange(30) % 2)}, classes=CLASSES, resamples=draws, choice=ChoiceFigure())
-
-
-def test_the_stated_figure_chooses_the_network():
-    labels = np.arange(60) % 3
-    draws = Resamples.draw([str(index) for index in range(60)], n=100, seed=0)
-    alike, malignant = predictions(1, labels), predictions(2, labels)
-    alike = replace(alike, logits=alike.logits + 1.5 * np.eye(3)[np.where(labels == 2, 0, labels)])
-    malignant = replace(malignant, logits=malignant.logits + 1.5 * (labels == 2)[:, np.newaxis] * np.eye(3)[2])
-    given = {"other classes": alike, "malignant": malignant}
-    for by in ChooseBy:
-        choice = choose(given, classes=CLASSES, resamples=draws, choice=ChoiceFigure(by))
-        found = {name: candidate.choice["value"] for name, candidate in choice.candidates.items()}
-        assert choice.selected == max(found, key=found.__getitem__)
-    assert choose(given, classes=CLASSES, resamples=draws, choice=ChoiceFigure(ChooseBy.PF1)).selected == "malignant"
 
 
 @pytest.mark.parametrize(("limit", "value"), [("BATCH", 3), ("_PIXELS_AT_ONCE", 2 * 96 * 64)])

@@ -1,4 +1,4 @@
-"""The training job with folds: every development film is judged by a network that never saw it, and resumed as one."""
+"""The training job with folds: a network judges only images that it has not seen; resuming."""
 
 import json
 import re
@@ -101,7 +101,7 @@ def test_an_altered_file_is_refused(make_job):
     paths = make_job(**SETTINGS | {"epochs": "1", "warmup_epochs": "0"})
     model = run(paths)
     (paths.model / "out_of_fold.csv").write_text("image_id,fold\n")
-    with pytest.raises(ConfigError, match="its SHA-256 is not the mammopipe.training.fitting.cross_validation.sha256"):
+    with pytest.raises(ConfigError, match="its SHA-256 is not the training.cross_validation.sha256"):
         OutOfFold.read(paths.model, model.description)
 
 

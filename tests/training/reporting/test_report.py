@@ -1,4 +1,4 @@
-"""The page as a reader gets it: its numbers are those of `evaluation.json`, and it asks nobody for anything."""
+"""The report shows the numbers of `evaluation.json` and loads nothing from elsewhere."""
 
 import base64
 import copy
@@ -88,6 +88,15 @@ def equal_plots_drawn_once():
 @pytest.fixture(scope="module")
 def page(evaluated) -> Page:
     return Page(evaluated.page)
+
+
+def test_every_class_of_the_page_has_a_rule_and_lesions_are_circles_without_filling(page):
+    (style,) = ["".join(text) for tag, _, text in page.elements if tag == "style"]
+    rules = set(re.findall(r"\.([a-z][a-z-]*)", re.sub(r"{[^}]*}", " ", style)))
+    used = {name for _, attributes, _ in page.elements for name in attributes.get("class", "").split()}
+    assert {"image", "images", "pair", "missed"} <= used
+    assert used - rules <= {"benign", "missed", "number", "right"}, "words that look like the text around them"
+    assert re.search(r"\.image circle { fill: none;", style)
 
 
 @pytest.mark.parametrize("name", ["evaluated", "screened"])

@@ -18,7 +18,7 @@ from pydicom.encaps import encapsulate, get_frame
 from mammopipe.processing.dicom.codestreams.jpeg2000 import with_checked_ends
 from mammopipe.processing.dicom.codestreams.jpeg2000_damage import VERBOSE, differences
 from mammopipe.processing.images.mammogram import CorruptImageError, ReadConfig, read_mammogram
-from mammopipe.processing.phantoms.clinical import Kind, make_clinical_phantom
+from tests.support.clinical_phantoms import Kind, make_clinical_phantom
 
 MakeDicom = Callable[..., bytes]
 J2K = "1.2.840.10008.1.2.4.91"
