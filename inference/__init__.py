@@ -9,4 +9,4 @@ the server's dependencies.
 """
 
 if __name__ != "mammopipe.inference":
-    raise ImportError("import mammopipe.inference: this folder of the checkout has that one name")
+    raise ImportError("this folder must be imported as mammopipe.inference")

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if __name__ != "mammopipe.pipelines":
-    raise ImportError("import mammopipe.pipelines: this folder of the checkout has that one name")
+    raise ImportError("this folder must be imported as mammopipe.pipelines")
 
 if TYPE_CHECKING:
     from mammopipe.pipelines.config.pipeline import PipelineConfig

@@ -1,4 +1,4 @@
-"""Console script `mammopipe`: the parser of all commands, which `mammopipe.pipelines.commands` holds, one a file.
+"""Console script `mammopipe`: the parser of all commands. Each command is one file of `mammopipe.pipelines.commands`.
 
 Exit codes: 0 success; 1 a run failed, its gate refused the model, or `doctor` or `monitor` found something; 2 the
 arguments, the configuration, the data or S3 cannot be used (one line on stderr); 3 an error in this program (with its

@@ -6,4 +6,4 @@ network's input, `splits` divides images and looks for leaks, `jobs` holds the j
 """
 
 if __name__ != "mammopipe.processing":
-    raise ImportError("import mammopipe.processing: this folder of the checkout has that one name")
+    raise ImportError("this folder must be imported as mammopipe.processing")

@@ -139,8 +139,9 @@ class Augmenter:
         """
         kind = (pixels.shape[0], record.view is View.CC)
         geometry = self._geometries.setdefault(kind, _geometry(self.config, *kind))
+        digest = hashlib.sha256(f"{self.seed}/{record.image_id}/{index}".encode()).digest()
         for policy in (geometry, self._exposure):
-            policy.set_random_seed(_seed(self.seed, record.image_id, index))
+            policy.set_random_seed(int.from_bytes(digest[:4], "big"))
         points = np.array([(item.x, item.y, 1.0) for item in record.lesions], np.float32).reshape(-1, 3)
         result = geometry(image=to_unit(pixels), keypoints=points, order=np.arange(len(points)))
         exposed = self._exposure(image=result["image"])["image"]
@@ -191,10 +192,6 @@ def _geometry(config: AugmentationConfig, height: int, craniocaudal: bool) -> A.
         keypoint_params=A.KeypointParams("xys", label_fields=["order"], remove_invisible=False),
         save_applied_params=True,
     )
-
-
-def _seed(seed: int, image_id: str, index: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{image_id}/{index}".encode()).digest()[:4], "big")
 
 
 def _moved(lesions: Sequence[Lesion], result: dict[str, Any]) -> tuple[Lesion, ...]:

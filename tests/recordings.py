@@ -23,7 +23,7 @@ from rich.text import Text
 from mammopipe.processing.files import write_bytes
 
 COLUMNS, ROWS = 100, 50
-RUN = ("run", "--cnns", "modified_cnn,alexnet", "--films", "30")
+RUN = ("run", "--cnns", "modified_cnn,alexnet", "--phantoms", "30")
 FOLDER = Path("docs", "recordings")
 KEPT = ("HOME", "LANG", "LC_ALL", "PATH", "PYTHONPATH", "TMPDIR")
 """Variables that the commands see: none of a person, an account or a data set."""

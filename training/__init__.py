@@ -9,4 +9,4 @@ imports only `processing`.
 """
 
 if __name__ != "mammopipe.training":
-    raise ImportError("import mammopipe.training: this folder of the checkout has that one name")
+    raise ImportError("this folder must be imported as mammopipe.training")

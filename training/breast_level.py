@@ -63,7 +63,7 @@ def check_breast_level(settings: Mapping[str, Any], auxiliary: Mapping[Any, floa
     for name, off in _OFF.items():
         if settings[name] != off:
             raise ConfigError(
-                f"hyperparameter {name}={settings[name]} must be {off} with level={level}: it is of single images"
+                f"hyperparameter {name}={settings[name]} must be {off} with level={level}: it applies to single images"
             )
     if auxiliary:
         raise ConfigError(f"hyperparameter auxiliary_{next(iter(auxiliary))} must be 0 with level={level}")

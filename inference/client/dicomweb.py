@@ -102,7 +102,7 @@ class DicomWeb:
         with _reaching("QIDO-RS"):
             found = self._client.search_for_instances(study, fields=[SOP_CLASS, SOP_INSTANCE, SERIES, NUMBER])
             if not all(isinstance(one, dict) for one in found):
-                raise ValueError("an instance that is no object")
+                raise ValueError("an instance that is not a JSON object")
         images = [one for one in found if _value(one, SOP_CLASS) in PRESENTATION_CLASSES]
         if not images:
             classes = ", ".join(sorted({_value(one, SOP_CLASS) for one in found})) or "none"
@@ -151,12 +151,12 @@ class DicomWeb:
     def _retrieve(self, study: str, series: str, instance: str) -> bytes:
         with _reaching("WADO-RS"):
             if not (_UID.fullmatch(series) and _UID.fullmatch(instance)):
-                raise ValueError("a UID that is none")
+                raise ValueError("an invalid UID")
             # Any transfer syntax: the endpoint reads the image as it is stored.
             dataset = self._client.retrieve_instance(study, series, instance, media_types=(("application/dicom", "*"),))
             stream = io.BytesIO()
             if str(dataset.get("SOPInstanceUID", "")) != instance:
-                raise ValueError("another instance than the one asked for")
+                raise ValueError("an instance other than the requested one")
             dataset.save_as(stream, enforce_file_format=True)
         return stream.getvalue()
 

@@ -41,7 +41,7 @@ def checked_name(name: str, argument: str = "endpoint_name") -> str:
 
 
 def checked_url(url: str | None, argument: str = "endpoint_url") -> str | None:
-    """Return the URL of a server; raises `ConfigError` if it is none."""
+    """Return the URL of a server; raises `ConfigError` if it is invalid."""
     if url is None:
         return None
     try:
@@ -55,7 +55,7 @@ def checked_url(url: str | None, argument: str = "endpoint_url") -> str | None:
 
 
 def checked_region(region: str | None) -> str | None:
-    """Return the name of an AWS region; raises `ConfigError` if it is none."""
+    """Return the name of an AWS region; raises `ConfigError` if it is invalid."""
     if region is not None and _REGION.fullmatch(region) is None:
         raise ConfigError(f"region={region!r}: must be the name of an AWS region, such as eu-central-1")
     return region

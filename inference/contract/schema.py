@@ -146,7 +146,7 @@ class Referral(StrictModel):
     @model_validator(mode="after")
     def _has_reasons(self) -> Self:
         if self.refer != bool(self.reasons):
-            raise ValueError("refer is true where there are reasons, and only there")
+            raise ValueError("refer must be true exactly if there are reasons")
         return self
 
 

@@ -39,7 +39,7 @@ def sniffed_type(head: bytes) -> BodyType | None:
 
 @dataclass(frozen=True)
 class Task:
-    """A request whose headers are accepted and whose body is read."""
+    """A request after its headers were accepted and its body was read."""
 
     request_id: str
     body: bytes = field(repr=False)

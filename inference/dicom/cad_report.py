@@ -7,7 +7,7 @@ the operating point; otherwise it is "Presentation Optional" at CAD operating po
 The templates have no place for the score of an exam, a breast or an image, except in a composite feature. The
 impressions therefore state every score in words.
 
-Source: PS3.3 A.35.5 (the IOD) and PS3.16 TID 4000 to 4023 (its templates, which are not extensible), edition 2026a.
+Source: PS3.3 A.35.5 (the IOD) and PS3.16 TID 4000 to 4023 (its templates; they are not extensible), edition 2026a.
 """
 
 from collections.abc import Iterator, Sequence

@@ -203,7 +203,7 @@ def _matched(sources: Sequence[Source], parts: Sequence[Facts]) -> list[tuple[So
     for index, (source, part) in enumerate(zip(sources, parts, strict=True)):
         image = part["image"]
         if (image["sha256"], image["rows"], image["columns"]) != (source.sha256, source.rows, source.columns):
-            raise ValueError(f"image {index} of the answer is not that of its source")
+            raise ValueError(f"image {index} of the answer does not belong to its source")
     return list(zip(sources, parts, strict=True))
 
 

@@ -224,7 +224,7 @@ def _uid(tags: Tags, tag: int, in_meta: str = "") -> str:
     if not uid:
         raise _missing(tags, tag, "is missing")
     if not re.fullmatch(r"[0-9.]{1,64}", uid):
-        raise _missing(tags, tag, "is no UID")
+        raise _missing(tags, tag, "is not a UID")
     return uid
 
 

@@ -83,7 +83,7 @@ def left_out(index: int, laterality: Laterality | None, message: str) -> LeftOut
 
 
 def unseen_breasts(judged: Iterable[Laterality | None]) -> set[Laterality]:
-    """Return the breasts of which no view is judged; an image left out may be all that the exam shows of them."""
+    """Return the breasts without a judged view; an image left out may be the only one of its breast."""
     return set(Laterality) - set(judged)
 
 

@@ -80,14 +80,14 @@ def _check(form: AnswerType, options: RequestOptions, parcel: Parcel) -> None:
         raise BadOptionError("bad_option", f"option 'overlay' needs Accept: {AnswerType.OVERLAY}")
     if not parcel.is_exam:
         if "priors" in options.model_fields_set:
-            raise BadOptionError("bad_option", "option 'priors' is of an exam; a single image has no others beside it")
+            raise BadOptionError("bad_option", "option 'priors' applies to exams only; this request has a single image")
         return
     if form is AnswerType.OVERLAY or options.result is DicomResult.OVERLAY:
-        raise NotAcceptableError("not_acceptable", "an overlay is of a single image; send the images one by one")
+        raise NotAcceptableError("not_acceptable", "an overlay shows a single image; send the images one by one")
     for name in ("laterality", "view"):
         if getattr(options, name) is not None:
             raise BadOptionError(
-                "bad_option", f"option {name!r} is of a single image; in an exam each image has its own"
+                "bad_option", f"option {name!r} applies to a single image; in an exam, state it for each image"
             )
 
 
@@ -146,7 +146,7 @@ class _Work:
         from mammopipe.inference.dicom.results import overlay_capture
 
         if image.seen is None:
-            raise ValueError("an overlay of an image that was not explained")
+            raise ValueError("an overlay needs an image with a heatmap")
         return overlay_capture(image.source.data, overlay(image.pixels, image.seen.heat), said)
 
     def _dicom(self, files: list[bytes], said: Answer | ExamAnswer, overlays: Callable[[], list[bytes]]) -> bytes:

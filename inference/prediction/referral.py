@@ -67,7 +67,7 @@ def judge(
         for each in exclusions
         if each.action is Action.REFER
     ]
-    reasons += [_segmentation(text) for text in _untrustworthy(quality, side_known)]
+    reasons += [Reason(code=ReferralCode.SEGMENTATION, message=text) for text in _untrustworthy(quality, side_known)]
     if reference is not None:
         reasons += _unlike_validation(entropy_nats, features, reference)
     return Referral(refer=bool(reasons), reasons=reasons)
@@ -82,10 +82,6 @@ def _untrustworthy(quality: Mapping[str, Any], side_known: bool) -> list[str]:
         f"what was found covers {coverage:.1%} of the image; a whole breast covers more": coverage < LEAST_COVERAGE,
     }
     return [text for text, holds in conditions.items() if holds]
-
-
-def _segmentation(text: str) -> Reason:
-    return Reason(code=ReferralCode.SEGMENTATION, message=text)
 
 
 def _unlike_validation(nats: float, features: NDArray[np.float64], reference: Reference) -> list[Reason]:

@@ -64,7 +64,7 @@ class Exposure:
         return cls(_cells(pixels, inside), pixels, inside)
 
     def is_of(self, other: "Exposure") -> bool:
-        """Return whether two images are of one exposure."""
+        """Return whether two images show the same exposure."""
         difference = float(np.abs(self.cells - other.cells).mean())
         if not _same_frame(self, other):
             return difference <= MOST_DIFFERENCE_ALONE
@@ -78,7 +78,7 @@ class Exposures:
         self._seen: list[Exposure] = []
 
     def has(self, mammogram: Mammogram, prepared: Preprocessed) -> bool:
-        """Return whether an earlier image is of the same exposure, and keep this one."""
+        """Return whether an earlier image shows the same exposure; remember this image."""
         exposure = Exposure.of(mammogram, prepared)
         found = any(map(exposure.is_of, self._seen))
         self._seen.append(exposure)

@@ -185,7 +185,9 @@ class Application:
         place = self._places.take()
         try:
             async with asyncio.timeout(self._settings.max_seconds):
-                return _response(await self._work(request, place, request_id, facts))
+                reply = await self._work(request, place, request_id, facts)
+            headers = {CUSTOM_ATTRIBUTES_HEADER: reply.attributes}
+            return Response(reply.body, HTTPStatus.OK, headers, media_type=str(reply.form))
         except TimeoutError:
             limit = f"no answer within {self._settings.max_seconds:g} seconds, the limit"
             raise TimeLimitError("time_limit", limit) from None
@@ -316,7 +318,3 @@ async def _receive(request: Request, body: Body, limit: int, place: Place) -> No
             await pass_body(take)
         async for chunk in request.stream():
             take(chunk)
-
-
-def _response(reply: Reply) -> Response:
-    return Response(reply.body, HTTPStatus.OK, {CUSTOM_ATTRIBUTES_HEADER: reply.attributes}, media_type=str(reply.form))

@@ -105,7 +105,7 @@ class Server(uvicorn.Server):
 
 
 async def serve(settings: ServerSettings, listener: socket.socket, log: Log) -> None:
-    """Answer on `listener` until the process is told to stop; raises `CannotServeError` if no worker can start."""
+    """Answer on `listener` until a stop signal comes; raises `CannotServeError` if no worker can start."""
     log_libraries(log)
     pool = Pool(settings, log)
     captures = None

@@ -62,7 +62,7 @@ class BodyFiles:
         return cast(FileIO, tempfile.TemporaryFile(buffering=0)), 0
 
     def keep(self, file: FileIO, size: int) -> None:
-        """Keep a file that nobody reads any more, or close it if the kept ones would become too large."""
+        """Keep a file that has no reader any more, or close it if the kept files would become too large."""
         if sum(kept for _, kept in self._kept) + size <= KEPT_BYTES:
             self._kept.append((file, size))
         else:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from mammopipe.pipelines.backends import supervise
 from mammopipe.processing.errors import MammopipeError
@@ -30,9 +29,10 @@ class SupervisedProcess:
         cls, command: Sequence[str], *, environment: Mapping[str, str], folder: Path, log: Path
     ) -> "SupervisedProcess":
         """Start `command` in `folder` with exactly `environment`; stdout and stderr are appended to the file `log`."""
+        log.parent.mkdir(parents=True, exist_ok=True)
         reading, writing = os.pipe()
         try:
-            with _appending(log) as output:
+            with log.open("ab") as output:
                 # A session of its own: Ctrl-C reaches only this process, which then stops the command in order.
                 process = subprocess.Popen(
                     [sys.executable, "-I", "-S", supervise.__file__, str(reading), *command],
@@ -168,8 +168,3 @@ def job_environment(base: Path, threads: int, extra: Mapping[str, str]) -> dict[
         | {"MAMMOPIPE_BASE": str(base), "PYTHONUNBUFFERED": "1"}
         | dict(extra)
     )
-
-
-def _appending(log: Path) -> IO[bytes]:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    return log.open("ab")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.phantoms import FILMS
+from mammopipe.processing.phantoms import DEFAULT_PHANTOMS
 from mammopipe.processing.settings import close_to, suggestion
 
 Choice = TypeVar("Choice", bound=StrEnum)
@@ -135,12 +135,18 @@ def one_of(choices: type[Choice], word: str, name: str) -> Choice:
     return choices(word)
 
 
+def phantoms_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the number of phantoms; `--films` is its former name."""
+    parser.add_argument("--phantoms", type=int, help=f"how many phantoms (default: {DEFAULT_PHANTOMS})")
+    parser.add_argument("--films", dest="phantoms", type=int, help=argparse.SUPPRESS)
+
+
 def phantoms_of(options: argparse.Namespace, *, made: bool) -> int:
     """Return the number of phantoms to generate; refuses a number if none are generated."""
-    if options.films is None:
-        return FILMS
+    if options.phantoms is None:
+        return DEFAULT_PHANTOMS
     if not made:
-        raise ConfigError("--films: how many phantoms to make; other images are read as they are")
-    if options.films < 2:
-        raise ConfigError(f"--films {options.films}: must be at least 2")
-    return int(options.films)
+        raise ConfigError("--phantoms: how many phantoms to make; other images are read as they are")
+    if options.phantoms < 2:
+        raise ConfigError(f"--phantoms {options.phantoms}: must be at least 2")
+    return int(options.phantoms)

@@ -12,13 +12,14 @@ from mammopipe.pipelines.commands.arguments import (
     configured,
     in_runs,
     parameters_of,
+    phantoms_argument,
     phantoms_of,
     refuse,
 )
 from mammopipe.pipelines.runs.folder import AGAIN
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import DISK
-from mammopipe.processing.phantoms import FILMS, PHANTOMS
+from mammopipe.processing.phantoms import PHANTOMS
 
 _RESULTS: Mapping[str, str] = {
     "report.html": "figures, plots and example images",
@@ -50,7 +51,7 @@ def add(subparsers: Subparsers) -> None:
         metavar="PATH|s3://...|phantoms",
         help="default: phantoms, synthetic images; on AWS the folder where the configuration's dataset is staged",
     )
-    parser.add_argument("--films", type=int, help=f"how many phantoms (default: {FILMS})")
+    phantoms_argument(parser)
     parser.add_argument("--weights", default="", metavar="PATH|s3://...", help="pretrained weights to start from")
     parser.add_argument(
         "--keep-endpoint", action="store_true", help="leave the endpoint running; mammopipe delete ID ends it"
@@ -89,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
         config,
         backend=options.backend,
         source=options.source,
-        films=phantoms_of(options, made=made),
+        phantoms=phantoms_of(options, made=made),
         weights=options.weights,
         parameters=parameters_of(options),
         runs=options.runs,

@@ -281,7 +281,7 @@ def _watch(folder: "RunFolder") -> int:
 
     execution = folder.execution()
     if execution.get("backend") != "aws":
-        raise ConfigError(f"run {folder.id} is of this machine, where mammopipe run shows it; --watch is for AWS")
+        raise ConfigError(f"run {folder.id} ran on this machine; --watch follows runs on AWS only")
     show = mlflow.showing(Progress)
     ended = watch(folder, aws_clients(execution["region"]), show, print, ask=terminal_question())
     if ended["status"] != Status.EXECUTING:

@@ -29,7 +29,7 @@ from mammopipe.pipelines.config.toml import assigned, overlay, read_toml
 from mammopipe.pipelines.config.transform import TransformConfig
 from mammopipe.pipelines.config.tuning import TuningConfig
 from mammopipe.processing.datasets.own_table import OwnTable
-from mammopipe.processing.datasets.registry import DATASETS
+from mammopipe.processing.datasets.registry import DATASETS, dataset_named
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings, explained, suggestion
 from mammopipe.processing.stored_copies import StoredCopies
@@ -164,9 +164,7 @@ class PipelineConfig(Settings):
     @field_validator("dataset")
     @classmethod
     def _known_dataset(cls, name: str) -> str:
-        if name not in DATASETS:
-            raise ConfigError(f"dataset = {name!r}: must be one of {', '.join(DATASETS)}")
-        return name
+        return dataset_named(name).name
 
     @model_validator(mode="after")
     def _check(self) -> "PipelineConfig":
@@ -256,7 +254,7 @@ class PipelineConfig(Settings):
         return self.pretrained or bool(self.init)
 
     def on_aws(self) -> "PipelineConfig":
-        """Return the configuration of a run on AWS; a quick run deploys nothing unless told to."""
+        """Return the configuration of a run on AWS; a quick run deploys only if `deploy` is set."""
         if self.profile is Profile.QUICK and self.deploy and not self.deploy_quick:
             return self.replace(deploy=False)
         return self

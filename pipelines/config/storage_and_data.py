@@ -105,7 +105,7 @@ class DataConfig(Settings):
 
     @property
     def salt_name(self) -> str:
-        """The name of the salt's file: unique to the salt, and slow to compute so that nobody can guess the salt."""
+        """The name of the salt's file: unique to the salt, and slow to compute, which prevents guessing the salt."""
         slow = hashlib.scrypt(self.patient_salt.encode(), salt=b"mammopipe", n=2**14, r=8, p=1, dklen=8)
         return slow.hex()
 

@@ -217,7 +217,7 @@ class Storage:
         return len(chosen)
 
     def mount(self, uri: str, folder: Path, objects: Sequence[S3Object]) -> None:
-        """Show objects under a prefix as files that are read as they are used (input mode FastFile).
+        """Show objects under a prefix as files that are read on use (input mode FastFile).
 
         SageMaker mounts the prefix. Without the right to mount anything, this downloads the objects.
         """

@@ -24,7 +24,7 @@ from mammopipe.processing.datasets import mias
 from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_json
-from mammopipe.processing.phantoms import FILMS, PHANTOMS
+from mammopipe.processing.phantoms import DEFAULT_PHANTOMS, PHANTOMS
 from mammopipe.processing.phantoms.noise import write_noise_tree
 from mammopipe.processing.phantoms.trees import write_phantoms
 
@@ -58,14 +58,14 @@ class Experiment:
     """The network of the noise controls; None omits them."""
     source: str = PHANTOMS
     """A folder or tarball of MIAS, or `phantoms`."""
-    films: int = FILMS
+    phantoms: int = DEFAULT_PHANTOMS
     """Number of phantoms."""
     weights: str = ""
 
     def __post_init__(self) -> None:
         """Refuse configurations that the experiment does not support."""
         if self.config.dataset != "mias":
-            raise ConfigError(f"dataset={self.config.dataset}: the experiment is one on mias")
+            raise ConfigError(f"dataset={self.config.dataset}: the experiment runs on mias only")
         if self.source.startswith("s3://"):
             raise ConfigError(f"{self.source}: the experiment reads a local folder or tarball, or phantoms")
         if not self.protocols or len(set(self.protocols)) < len(self.protocols):
@@ -95,7 +95,7 @@ class Experiment:
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
     def _images(self) -> str:
-        return f"{PHANTOMS} {self.films}" if self.source == PHANTOMS else _identity(Path(self.source))
+        return f"{PHANTOMS} {self.phantoms}" if self.source == PHANTOMS else _identity(Path(self.source))
 
 
 def run(experiment: Experiment, out: Path, say: Callable[[str], None] = print) -> list[str]:
@@ -121,7 +121,8 @@ def run(experiment: Experiment, out: Path, say: Callable[[str], None] = print) -
         if reason:
             failures.append(f"{names}: {reason}")
         write_results(experiment, done, out)
-    write_results(experiment, done, out)
+    if not runs:
+        write_results(experiment, done, out)
     return failures
 
 
@@ -148,7 +149,7 @@ def _run_cells(cells: Sequence[Cell], experiment: Experiment, out: Path, say: Ca
         ended = start(
             experiment.config_of(cells),
             source=source,
-            films=experiment.films,
+            phantoms=experiment.phantoms,
             weights=weights,
             runs=out / "runs",
             say=say,
@@ -186,7 +187,7 @@ def _images_of(noise: bool, experiment: Experiment) -> Iterator[str]:
     with TemporaryDirectory() as name:
         scratch = Path(name)
         if experiment.source == PHANTOMS:
-            write_phantoms("mias", scratch / PHANTOMS, experiment.films)
+            write_phantoms("mias", scratch / PHANTOMS, experiment.phantoms)
         source = scratch / PHANTOMS if experiment.source == PHANTOMS else Path(experiment.source)
         with opened(source, mias.DATASET) as folder:
             write_noise_tree(folder / mias.LABEL_TABLE, scratch / "noise", seed=experiment.config.data.seed)

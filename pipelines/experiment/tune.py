@@ -23,7 +23,7 @@ from mammopipe.pipelines.runs.tracking import mlflow
 from mammopipe.pipelines.runs.tracking.mlflow_store import Trial
 from mammopipe.processing.errors import ConfigError, MammopipeError
 from mammopipe.processing.files import write_csv
-from mammopipe.processing.phantoms import FILMS, PHANTOMS
+from mammopipe.processing.phantoms import DEFAULT_PHANTOMS, PHANTOMS
 from mammopipe.processing.phantoms.trees import write_phantoms
 from mammopipe.processing.settings import field_at
 
@@ -55,7 +55,7 @@ class Search:
     trials: int
     out: Path
     source: str = ""
-    films: int | None = None
+    phantoms: int | None = None
     weights: str = ""
 
     def __post_init__(self) -> None:
@@ -117,16 +117,16 @@ def run(search: Search, *, begin: Callable[..., Any] = start, say: Callable[[str
 
 
 def _check(search: Search) -> None:
-    images = FILMS if search.films is None else search.films
+    images = DEFAULT_PHANTOMS if search.phantoms is None else search.phantoms
     config = search.configure([])
-    preflight.check(config, search.source, search.weights, {}, search.out / "runs", films=images)
+    preflight.check(config, search.source, search.weights, {}, search.out / "runs", phantoms=images)
 
 
 def _source(search: Search, say: Callable[[str], None]) -> str:
     """Return the source of all trials, after the checks that a run makes; phantoms are written once, into `out`."""
     config = search.configure([])
     _check(search)
-    images = FILMS if search.films is None else search.films
+    images = DEFAULT_PHANTOMS if search.phantoms is None else search.phantoms
     if search.source not in ("", PHANTOMS):
         return search.source
     folder = search.out / f"phantoms-{config.dataset}-{images}"

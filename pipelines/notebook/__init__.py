@@ -5,7 +5,7 @@ from typing import Any
 
 _HOMES = {
     **dict.fromkeys(
-        ("NotebookProgress", "answer", "client", "costs", "delete", "estimate", "figures", "films", "follow", "graph",
+        ("NotebookProgress", "answer", "client", "costs", "delete", "estimate", "figures", "images", "follow", "graph",
          "images_of", "pictures", "roc", "staged"),
         "mammopipe.pipelines.notebook.views",
     ),

@@ -105,7 +105,7 @@ def graph(config: PipelineConfig, run: Run | None = None) -> Any:
     return SVG(graph_picture.draw(json.loads(build_pipeline(config).definition()), statuses))
 
 
-def films(folder: Path, count: int = 6, height: int = 220) -> Any:
+def images(folder: Path, count: int = 6, height: int = 220) -> Any:
     """Return the first images of a folder (PGM or PNG, single files or in shards) side by side."""
     stored = ImageFiles(folder)
     names = stored.names((".pgm", ".png"))[:count]

@@ -108,7 +108,9 @@ def find_run(root: Path, name: str = LATEST) -> RunFolder:
         return RunFolder(root, (root / LATEST).resolve().name)
     found = [run for run in list_runs(root) if run.id.startswith(name)]
     if len(found) != 1:
-        raise ConfigError(f"run {name!r}: {len(found) or 'no'} runs in {root} begin so; mammopipe runs lists them")
+        raise ConfigError(
+            f"run {name!r}: {len(found) or 'no'} runs in {root} have an ID that begins so; mammopipe runs lists them"
+        )
     return found[0]
 
 

@@ -39,7 +39,7 @@ from mammopipe.pipelines.runs.tracking import mlflow, tensorboard
 from mammopipe.processing.container.job import cores
 from mammopipe.processing.errors import ConfigError, MammopipeError
 from mammopipe.processing.files import disk_fault, write_bytes
-from mammopipe.processing.phantoms import FILMS, PHANTOMS
+from mammopipe.processing.phantoms import DEFAULT_PHANTOMS, PHANTOMS
 from mammopipe.processing.splits import read_register
 
 
@@ -70,7 +70,7 @@ def start(
     *,
     backend: Backend | str = Backend.PROCESS,
     source: str = "",
-    films: int = FILMS,
+    phantoms: int = DEFAULT_PHANTOMS,
     weights: str = "",
     parameters: Mapping[str, Any] | None = None,
     runs: Path | str = "runs",
@@ -88,7 +88,7 @@ def start(
         backend: Where the pipeline runs.
         source: A folder or tarball, an `s3://` folder that is already staged, or `phantoms`. Without a source, local
             runs use phantoms, and runs on AWS use the folder that the configuration names.
-        films: Number of phantoms, if `source` is `phantoms`.
+        phantoms: Number of phantoms, if `source` is `phantoms`.
         weights: A file or folder of pretrained weights, or an `s3://` folder.
         parameters: Values for the pipeline's parameters.
         runs: The folder of all runs.
@@ -108,13 +108,13 @@ def start(
     weights = weights or config.init
     config = config.replace(pretrained=True, init="") if weights else config
     choice, given = _backend(backend), dict(parameters or {})
-    preflight.check(config, source, weights, given, Path(runs), films=films, on_aws=choice is Backend.AWS)
+    preflight.check(config, source, weights, given, Path(runs), phantoms=phantoms, on_aws=choice is Backend.AWS)
     if choice is Backend.DOCKER:
         preflight.check_local_mode(config)
     if choice is Backend.AWS:
         return _start_on_aws(config, {**_staged(config, source, weights), **given}, say)
     options = _Options(choice, Path(runs), keep_endpoint, mlflow.showing(show or _live_table), say)
-    return _tracked(_run_here(config, Source(source or PHANTOMS, films, weights), given, options))
+    return _tracked(_run_here(config, Source(source or PHANTOMS, phantoms, weights), given, options))
 
 
 def _tracked(run: Run) -> Run:

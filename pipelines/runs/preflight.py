@@ -21,7 +21,7 @@ from mammopipe.processing.datasets.own import images_of, read_own
 from mammopipe.processing.datasets.own_table import find_table
 from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.phantoms import FILMS, PHANTOMS
+from mammopipe.processing.phantoms import DEFAULT_PHANTOMS, PHANTOMS
 from mammopipe.training.config import Learns
 from mammopipe.training.model.architecture import fits_weights, weights_of_no_network
 from mammopipe.training.model.archive import unpacked
@@ -51,7 +51,7 @@ def check(
     parameters: Mapping[str, Any],
     runs: Path,
     *,
-    films: int = FILMS,
+    phantoms: int = DEFAULT_PHANTOMS,
     on_aws: bool = False,
 ) -> None:
     """Check everything that would make the run fail later and can be known before it starts.
@@ -62,7 +62,7 @@ def check(
         weights: File or folder of pretrained weights, `s3://` folder, or empty.
         parameters: Values for the pipeline's parameters.
         runs: The folder of all runs.
-        films: Number of phantoms, if the source is `phantoms`.
+        phantoms: Number of phantoms, if the source is `phantoms`.
         on_aws: Whether the run is on AWS. Images and weights are then on S3 and are not read here.
 
     Raises:
@@ -83,7 +83,7 @@ def check(
                 "give a path"
             )
     if place == PHANTOMS and not on_aws:
-        resources.check_here(sized, resources.Amount(films, films * resources.PHANTOM_BYTES), runs, PHANTOMS)
+        resources.check_here(sized, resources.Amount(phantoms, phantoms * resources.PHANTOM_BYTES), runs, PHANTOMS)
     elif not place.startswith("s3://") and not on_aws:
         amount, folder = _check_source(config, Path(place))
         resources.check_here(sized, amount, runs, place, folder=folder)

@@ -17,7 +17,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.datasets.own import NAME as OWN
 from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.processing.errors import ConfigError, LabelError
-from mammopipe.processing.phantoms import FILMS, PHANTOMS
+from mammopipe.processing.phantoms import DEFAULT_PHANTOMS, PHANTOMS
 from mammopipe.processing.phantoms.trees import write_phantoms
 
 
@@ -27,7 +27,7 @@ class Source:
 
     place: str = PHANTOMS
     """A folder or tarball, an `s3://` folder that is already staged, or `phantoms`."""
-    films: int = FILMS
+    phantoms: int = DEFAULT_PHANTOMS
     """Number of phantoms to generate."""
     weights: str = ""
     """A folder or file of pretrained weights, an `s3://` folder of staged weights, or empty."""
@@ -80,13 +80,13 @@ def _stage_images(config: PipelineConfig, source: Source, services: LocalService
         staged = stage_source(config, Path(source.place), config.storage.uri("raw", dataset), services.storage)
     else:
         with TemporaryDirectory() as scratch:
-            write_phantoms(dataset, Path(scratch), source.films)
+            write_phantoms(dataset, Path(scratch), source.phantoms)
             try:
                 check_division(config, phantom_records(dataset, Path(scratch)), PHANTOMS)
             except LabelError as error:
-                raise ConfigError(f"--films {source.films}: too few: {error}") from None
+                raise ConfigError(f"--phantoms {source.phantoms}: too few: {error}") from None
             say(
-                f"SYNTHETIC IMAGES: {source.films} phantoms stand in for {dataset}; "
+                f"SYNTHETIC IMAGES: {source.phantoms} phantoms stand in for {dataset}; "
                 "no figure of this run says anything about real mammograms."
             )
             uri = config.storage.uri("raw", f"{dataset}-phantoms")

@@ -49,7 +49,7 @@ def read_release(folder: Path) -> Table:
             continue
         place = path.relative_to(folder).as_posix()
         patient, side, view = _read_header(path, place)
-        name = _image_id(patient, path)
+        name = f"{patient}_{path.stem}" if patient else path.stem
         if side is None or (patient, side) not in breasts:
             unlabelled.append(
                 (name, f"{place}: no row of {tables[0].name} with ID1 {patient}, LeftRight {side or 'unknown'}")
@@ -112,10 +112,6 @@ def _header(path: Path) -> Any:
         return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
     except (InvalidDicomError, OSError, EOFError, ValueError):
         return {}  # the reader refuses the file later and says why
-
-
-def _image_id(patient: str, path: Path) -> str:
-    return f"{patient}_{path.stem}" if patient else path.stem
 
 
 def _record(

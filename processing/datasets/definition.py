@@ -89,7 +89,7 @@ class Dataset:
     """What the label table's own words mean, by field of the manifest (`density`, `finding`) and word."""
 
     def meaning(self, name: str, word: str) -> str:
-        """Return what a word of the label table means in a field of the manifest; "" if that is not known."""
+        """Return the meaning of a label table's word in a field of the manifest; "" if unknown."""
         return self.meanings.get(name, {}).get(word, "")
 
     def legend(self) -> str:

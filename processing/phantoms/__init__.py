@@ -2,5 +2,5 @@
 
 PHANTOMS = "phantoms"
 """The name that selects synthetic images as the source of a run."""
-FILMS = 40
+DEFAULT_PHANTOMS = 40
 """Default number of images of a run: enough for every class in every split."""

@@ -7,7 +7,7 @@ irregularities that make them hard to read: line breaks in paths, masks and crop
 import csv
 import io
 import plistlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -269,3 +269,12 @@ def _table(rows: Sequence[Sequence[object]], separator: str) -> bytes:
     text = io.StringIO(newline="")
     csv.writer(text, delimiter=separator, lineterminator="\n").writerows(rows)
     return text.getvalue().encode()
+
+
+WRITERS: Mapping[str, Callable[[Path, int], None]] = {
+    "inbreast": write_inbreast_tree,
+    "cbis-ddsm": write_cbis_tree,
+    "cmmd": write_cmmd_tree,
+    "vindr-mammo": write_vindr_tree,
+}
+"""Writers by the name of the dataset."""

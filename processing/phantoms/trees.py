@@ -1,6 +1,7 @@
 """Writes synthetic images in the layout of a dataset, for the datasets that support it."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,14 +30,6 @@ def write_phantoms(dataset: str, folder: Path, images: int) -> None:
     WRITERS[dataset](folder, images)
 
 
-def _mias(folder: Path, images: int) -> None:
-    mias_tree.write_mias_tree(folder, films=images)
-
-
-def _rsna(folder: Path, images: int) -> None:
-    mias_tree.write_rsna_tree(folder, patients=max(2, images // 4))
-
-
 def _own(folder: Path, images: int) -> None:
     with TemporaryDirectory() as scratch:
         write_own_tree(Path(scratch), images=images)
@@ -47,23 +40,17 @@ def _own(folder: Path, images: int) -> None:
             link.write_bytes(data)
 
 
-def _collection(name: str) -> Callable[[Path, int], None]:
-    def write(folder: Path, images: int) -> None:
-        # Imported here, so that synthetic MIAS films need no pydicom.
-        from mammopipe.processing.phantoms import collection_trees
+def _write_collection(name: str, folder: Path, images: int) -> None:
+    # Imported here, so that synthetic MIAS films need no pydicom.
+    from mammopipe.processing.phantoms import collection_trees
 
-        getattr(collection_trees, name)(folder, images)
-
-    return write
+    collection_trees.WRITERS[name](folder, images)
 
 
 WRITERS: Mapping[str, Callable[[Path, int], None]] = {
-    "mias": _mias,
-    "rsna": _rsna,
+    "mias": lambda folder, images: mias_tree.write_mias_tree(folder, films=images),
+    "rsna": lambda folder, images: mias_tree.write_rsna_tree(folder, patients=max(2, images // 4)),
     "own": _own,
-    "inbreast": _collection("write_inbreast_tree"),
-    "cbis-ddsm": _collection("write_cbis_tree"),
-    "cmmd": _collection("write_cmmd_tree"),
-    "vindr-mammo": _collection("write_vindr_tree"),
+    **{name: partial(_write_collection, name) for name in ("inbreast", "cbis-ddsm", "cmmd", "vindr-mammo")},
 }
 """Writers by the name of the dataset."""

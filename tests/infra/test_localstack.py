@@ -23,7 +23,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 
 @pytest.mark.localstack
 def test_the_whole_pipeline_runs_on_it_and_leaves_its_files_and_its_package_there(cloud: Cloud) -> None:
-    done = cloud.mammopipe("run", "--config", "quick.toml", "--films", "40")
+    done = cloud.mammopipe("run", "--config", "quick.toml", "--phantoms", "40")
     assert done.returncode == 0, done.stdout + done.stderr
     execution = json.loads((cloud.folder / "runs" / "latest" / "execution.json").read_text())
     prefix = f"mammopipe/executions/{execution['id']}/"

@@ -52,6 +52,8 @@ def calibration_figures(
         str(method): _measured(validation.labels, cross_fitted(partial(fit, method), validation), draws["validation"])
         for method in Method
     }
+    # The class frequencies of the other folds, on which an image's calibration was fitted.
+    frequencies = cross_fitted(lambda part: partial(_frequencies, part), validation)
     on_test = {str(method): _measured(test.labels, fit(method, validation)(test), draws["test"]) for method in Method}
     return {
         "served": str(served),
@@ -61,7 +63,7 @@ def calibration_figures(
         "test": on_test,
         "of_malignant": {
             "validation": _of_malignant(
-                validation, cross_fitted(fit_served, validation), _held_out_frequencies(validation), draws["validation"]
+                validation, cross_fitted(fit_served, validation), frequencies, draws["validation"]
             ),
             "test": _of_malignant(test, fit(served, validation)(test), _frequencies(validation, test), draws["test"]),
         },
@@ -114,8 +116,3 @@ def _frequencies(fitted_on: ValidationPredictions, predictions: Predictions) -> 
     classes = predictions.logits.shape[1]
     shares = np.bincount(fitted_on.labels, minlength=classes) / len(fitted_on.labels)
     return np.tile(shares, (len(predictions.labels), 1))
-
-
-def _held_out_frequencies(validation: ValidationPredictions) -> Floats:
-    """Return, for each image, the class frequencies of the other folds, on which its calibration was fitted."""
-    return cross_fitted(lambda part: partial(_frequencies, part), validation)

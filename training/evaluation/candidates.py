@@ -182,7 +182,9 @@ def baseline(data: SegmentedData, rows: Mapping[Split, Sequence[ImageRecord]], d
     counts = np.bincount(class_indices(learnt, data.classes), minlength=len(data.classes))
     frequencies: Floats = counts / max(len(learnt), 1)
     if not frequencies.any():
-        raise ManifestError(f"{data.folder}: split=train has no original image; the majority is that of training")
+        raise ManifestError(
+            f"{data.folder}: split=train has no original image; the majority class is that of the training images"
+        )
     figures: dict[str, Any] = {"class": str(data.classes[int(frequencies.argmax())])}
     for split, records in rows.items():
         labels = class_indices(records, data.classes)

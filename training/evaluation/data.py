@@ -112,7 +112,7 @@ class SegmentedData:
         if held and len(held) < len(found):
             raise ConfigError(
                 f"{', '.join(sorted(held))} of {', '.join(sorted(found))} were cross-validated; "
-                f"candidates are compared on the same images: all of them, or none"
+                f"candidates are compared on the same images, so cross-validate all or none"
             )
         rows = replace(self, out_of_fold=held).judged(Split.VALIDATION) if held else ()
         return replace(self, out_of_fold={name: item.of(rows) for name, item in held.items()})
@@ -296,7 +296,7 @@ def _unpack_candidate(archives: Sequence[Path], target: Path) -> None:
         unpack(archives[0], target)
         return
     if len(of_folds) < len(archives):
-        raise ConfigError(f"{archives[0]}: a model beside the models of {len(of_folds)} folds; a network has either")
+        raise ConfigError(f"{archives[0]}: a whole model beside the models of {len(of_folds)} folds; keep either")
     folders = [target.with_name(f".{target.name}") / archive.parent.name for archive in archives]
     for archive, folder in zip(archives, folders, strict=True):
         unpack(archive, folder)

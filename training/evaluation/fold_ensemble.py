@@ -36,7 +36,9 @@ def join_folds(folders: Sequence[Path], target: Path) -> None:
     ordered = sorted(loaded, key=lambda folder: _stated(descriptions[folder])["fold"])
     columns, rows = _held_out(ordered, descriptions)
     if len({row["image_id"] for row in rows}) < len(rows):
-        raise ConfigError(f"{target.name}: an image was held out in two folds; all folds must be of one division")
+        raise ConfigError(
+            f"{target.name}: an image was held out in two folds; all folds must belong to the same division"
+        )
     write_csv(target / FILE, columns, rows)
     found = [descriptions[folder] for folder in ordered]
     network = Ensemble([loaded[folder].network for folder in ordered])

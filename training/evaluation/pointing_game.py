@@ -82,7 +82,7 @@ def outputs_of(model: LoadedModel, mammograms: Sequence[tuple[Sequence[ImageReco
 
 
 def takes_part(record: ImageRecord, classes: Sequence[str]) -> bool:
-    """Return whether an image takes part: it is of a class that shows lesions, and has an annotated one."""
+    """Return whether an image takes part: its class shows lesions, and it has an annotated one."""
     return record.label in asked(classes) and bool(record.lesions)
 
 

@@ -190,7 +190,7 @@ def _require_every_class(images: Images, what: str) -> None:
     if missing:
         raise ManifestError(
             f"cross-validation: {what} has no {' and no '.join(missing)} image among its {len(images)}; "
-            f"each class needs at least one, so fewer folds or more patients"
+            f"each class needs at least one: use fewer folds or more patients"
         )
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -133,16 +133,12 @@ class ImagesInMemory:
         return pixels
 
 
-class _Fill(Protocol):
-    def __call__(self, pixels: Pixels) -> None: ...
-
-
 def _fill(pixels: Pixels, images: ImagesOnDisk, description: str) -> None:
     for index in tqdm(range(len(images)), desc=f"reading {description}", unit="image", disable=None):
         pixels[index] = images.read(index)
 
 
-def _shared(shape: tuple[int, ...], world: World, fill: _Fill) -> Pixels:
+def _shared(shape: tuple[int, ...], world: World, fill: Callable[[Pixels], None]) -> Pixels:
     """Return an array that the host's first process fills.
 
     Several processes map one file, which is unlinked once all have mapped it.

@@ -146,7 +146,7 @@ class Resamples:
             MetricError: There is no image, or `n` is below 2.
         """
         if len(groups) == 0 or n < 2:
-            raise MetricError(f"{n} resamples of {len(groups)} images: two of an image at the least")
+            raise MetricError(f"{n} resamples of {len(groups)} images: at least two resamples of one image are needed")
         names, index = np.unique(np.asarray(groups), return_inverse=True)
         picked = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
         return cls(picked.astype(np.uint16)[:, index], index)
@@ -185,7 +185,7 @@ class Resamples:
             return Interval(value, exact[0], exact[1], missing)
         if patients < (2 if metric.scale is Scale.SHARE else LEAST_PATIENTS):
             return Interval(value, None, None, missing)
-        left_out = self._left_out(metric, truth, scores)
+        left_out = None if self._jackknife is None else metric.weighted(truth, scores, self._jackknife)
         error = max(spread, _jackknife_error(left_out))
         reach = student_quantile((1 + level) / 2, self._freedom(left_out, patients)) * error * metric.scale.slope(value)
         rise = max(0.0, float(defined.mean()) - value) * metric.scale.slope(value) if metric.raised else 0.0
@@ -210,9 +210,6 @@ class Resamples:
         blocks = min(len(names), _MOST_BLOCKS)
         weights: Floats = 1 - np.eye(blocks)[:, index % blocks]
         return weights
-
-    def _left_out(self, metric: Weighted, labels: Integers, values: Floats) -> Floats | None:
-        return None if self._jackknife is None else metric.weighted(labels, values, self._jackknife)
 
     def _freedom(self, left_out: Floats | None, patients: int) -> float:
         """Return the degrees of freedom.

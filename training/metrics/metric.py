@@ -122,7 +122,10 @@ def mean_metric(
 def _check_labels(name: str, labels: npt.ArrayLike, images: int, classes: int) -> Integers:
     truth = np.asarray(labels)
     if truth.ndim != 1 or len(truth) != images or images == 0:
-        raise MetricError(f"{name}: labels of shape {truth.shape} for {images} images: one an image, at least one")
+        raise MetricError(
+            f"{name}: labels of shape {truth.shape} for {images} images: "
+            "there must be one label per image, and at least one image"
+        )
     if truth.dtype.kind not in "iub" or truth.min() < 0 or truth.max() >= classes:
         raise MetricError(f"{name}: labels must be whole numbers from 0 to {classes - 1}")
     return truth.astype(np.int64)
@@ -146,7 +149,7 @@ def check_binary(name: str, labels: npt.ArrayLike, values: npt.ArrayLike) -> tup
     """Return labels (n,) of 0 and 1 and scores (n,); raises `MetricError`, naming the metric, for other input."""
     scores = np.asarray(values, np.float64)
     if scores.ndim != 1 or not np.isfinite(scores).all():
-        raise MetricError(f"{name}: scores must be finite, one an image, not of shape {scores.shape}")
+        raise MetricError(f"{name}: scores must be finite numbers, one per image, not of shape {scores.shape}")
     return _check_labels(name, labels, len(scores), 2), scores
 
 

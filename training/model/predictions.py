@@ -133,7 +133,7 @@ Kind = TypeVar("Kind", bound=Predictions)
 
 
 def require_validation(predictions: Predictions, what: str) -> None:
-    """Raise `LeakError` unless the predictions are of validation.
+    """Raise `LeakError` unless the predictions are those of the validation split.
 
     Args:
         predictions: The predictions.

@@ -101,7 +101,9 @@ def find_weights(folder: Path, name: str) -> StagedWeights | None:
             the file name is probably wrong, and training would silently start from scratch.
     """
     files = sorted(folder.iterdir()) if folder.is_dir() else []
-    strangers = [path.name for path in files if path.suffix in SUFFIXES and not _fits_any(path.name)]
+    networks = (*ARCHITECTURES, *timm_names())
+    named = [path.name for path in files if path.suffix in SUFFIXES]
+    strangers = [name for name in named if not any(fits_weights(name, network) for network in networks)]
     if strangers:
         raise ConfigError(
             f"{folder}: {', '.join(strangers)}: weights of no known network; a file's name must begin with the name of "
@@ -137,10 +139,6 @@ def _own_model(path: Path, name: str) -> dict[str, Any] | None:
             raise ConfigError(f"{path}: an ensemble of {described['ensemble']} networks; training starts from one")
         kept = {key: described[key] for key in ("architecture", "classes", "weights_sha256", "pretrained_weights")}
         return {**kept, "data_digest": described["training"].get("data_digest")}
-
-
-def _fits_any(file_name: str) -> bool:
-    return any(fits_weights(file_name, network) for network in (*ARCHITECTURES, *timm_names()))
 
 
 def load_packed(network: ImageNetwork, path: Path, classes: Sequence[str]) -> None:

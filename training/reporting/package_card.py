@@ -61,7 +61,11 @@ def package_card(
                 f"{candidate['epochs_run']}; split by {evaluation['protocol']}.",
                 _SHORT,
             ),
-            "training_job_details": {"user_provided_training_metrics": list(_training_metrics(candidate))},
+            "training_job_details": {
+                "user_provided_training_metrics": [
+                    {"name": name, "value": candidate[name]} for name in ("epochs_run", "best_epoch", "temperature")
+                ]
+            },
         },
         "evaluation_details": [_evaluation(evaluation, split) for split in ("test", "validation")],
         "additional_information": {
@@ -78,11 +82,6 @@ def package_card(
 
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 4].rsplit(" ", 1)[0] + " ..."
-
-
-def _training_metrics(candidate: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for name in ("epochs_run", "best_epoch", "temperature"):
-        yield {"name": name, "value": candidate[name]}
 
 
 def _evaluation(evaluation: Mapping[str, Any], split: str) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def origin_of(candidate: Mapping[str, Any]) -> str:
 
 
 def legend_of(dataset: str) -> str:
-    """Return what the words of a dataset's label table mean; "" where that is not known."""
+    """Return the meanings of the words of a dataset's label table; "" if unknown."""
     return DATASETS[dataset].legend() if dataset in DATASETS else ""
 
 

@@ -1,4 +1,4 @@
-"""Checklist of four reporting guidelines, with what a run of the pipeline provides for each item.
+"""Checklist of four reporting guidelines, and what a run of the pipeline provides for each item.
 
 Sources: CLAIM 2024 update (Tejani et al. 2024, https://doi.org/10.1148/ryai.240300), TRIPOD+AI (Collins et al. 2024,
 https://doi.org/10.1136/bmj-2023-078378), STARD 2015 (Bossuyt et al. 2015, https://doi.org/10.1136/bmj.h5527) and

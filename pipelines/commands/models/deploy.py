@@ -52,8 +52,8 @@ def deploy(options: argparse.Namespace) -> int:
         refuse(options, "capture", rule="of an endpoint on this machine; on AWS, endpoint.capture_percent captures")
         if options.id:
             raise ConfigError(
-                f"{options.id}: a run's ID is for this machine; on AWS, --package ARN or --rollback states what is "
-                "served"
+                f"{options.id}: IDs name runs of this machine; on AWS, state what to serve by --package ARN or "
+                "--rollback"
             )
     else:
         of_aws = ("no_wait", "recipe", "config", "profile", "dataset", "protocol", "cnns")
@@ -117,7 +117,7 @@ def delete(options: argparse.Namespace) -> int:
     if options.endpoint:
         if options.id:
             raise ConfigError(
-                f"{options.id}: a run's ID is for this machine; on AWS, --endpoint NAME states what is deleted"
+                f"{options.id}: IDs name runs of this machine; on AWS, state what to delete by --endpoint NAME"
             )
         return _delete_on_aws(options)
     of_aws = ("yes", "recipe", "config", "profile", "dataset", "protocol", "cnns", "assignments")
@@ -153,5 +153,5 @@ def _delete_on_aws(options: argparse.Namespace) -> int:
 def _agreed() -> bool:
     """Ask at the terminal; raises `ConfigError` where nobody can answer."""
     if not sys.stdin.isatty():
-        raise ConfigError("nobody can be asked here; add --yes to delete this")
+        raise ConfigError("there is no terminal to confirm this; add --yes to delete it")
     return input("Delete all of these? [y/N] ").strip().lower() in ("y", "yes")

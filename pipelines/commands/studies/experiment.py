@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from mammopipe.pipelines.commands.arguments import Subparsers, command, one_of, phantoms_of
+from mammopipe.pipelines.commands.arguments import Subparsers, command, one_of, phantoms_argument, phantoms_of
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.phantoms import FILMS, PHANTOMS
+from mammopipe.processing.phantoms import PHANTOMS
 
 LEAVE_ONE_OUT = "leave-one-out"
 
@@ -29,7 +29,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--source", default=PHANTOMS, metavar="PATH|phantoms", help="default: phantoms, synthetic images"
     )
-    parser.add_argument("--films", type=int, help=f"how many phantoms (default: {FILMS})")
+    phantoms_argument(parser)
     parser.add_argument("--weights", default="", metavar="PATH", help="pretrained weights to start from")
     parser.add_argument("--recipe", metavar="NAME", help="a shipped configuration, such as mias-located")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; data.seed is the seed of every cell")

@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import Subparsers, command, configuration, configured, phantoms_of
+from mammopipe.pipelines.commands.arguments import (
+    Subparsers,
+    command,
+    configuration,
+    configured,
+    phantoms_argument,
+    phantoms_of,
+)
 from mammopipe.processing.phantoms import PHANTOMS
 
 if TYPE_CHECKING:
@@ -19,7 +26,7 @@ def add(subparsers: Subparsers) -> None:
     parser = command(subparsers, "tune", text, example)
     parser.add_argument("--trials", type=int, default=20, metavar="N", help="trials in all (default: 20)")
     parser.add_argument("--source", default="", metavar="PATH|phantoms", help="default: phantoms, synthetic images")
-    parser.add_argument("--films", type=int, help="how many phantoms")
+    phantoms_argument(parser)
     parser.add_argument("--weights", default="", metavar="PATH", help="pretrained weights to start from")
     parser.add_argument("--out", type=Path, default=Path("tune"), metavar="DIR", help="folder of the study, its runs, "
                         "trials.csv and trials.png (default: tune)")  # fmt: skip
@@ -40,7 +47,7 @@ def tune(options: argparse.Namespace) -> int:
         return configuration(argparse.Namespace(**{**vars(options), "assignments": [*fixed, *assignments]}))
 
     study = search.run(
-        search.Search(configure, spaces, options.trials, options.out, options.source, options.films, options.weights)
+        search.Search(configure, spaces, options.trials, options.out, options.source, options.phantoms, options.weights)
     )
     best = search.rows(study)[0]
     print(f"\nBest: trial {best['trial']}, run {best['run']}: {best[f'validation_{search.MEASURE}']:.3f}")

@@ -81,8 +81,9 @@ class Store:
         if (folder / "evaluation.json").is_file():
             evaluation = _read(folder / "evaluation.json")
             self._selected(parent, evaluation)
-            for key, value in _flat(_data_facts(evaluation)).items():
-                self.client.log_param(parent, key, value)
+            stage = evaluation.get("stage", {})
+            for key in [key for key in ("digest", "input_digest") if key in stage]:
+                self.client.log_param(parent, f"data/{key}", stage[key])
             candidates = evaluation.get("candidates", {})
             for run in self._runs(execution) if candidates else []:
                 if run.info.run_id != parent:
@@ -265,11 +266,6 @@ def _hyperparameters(execution: Mapping[str, Any], name: str) -> dict[str, Any]:
     if found and "Epochs" in execution["parameters"]:
         found["epochs"] = execution["parameters"]["Epochs"]
     return found
-
-
-def _data_facts(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    stage = evaluation.get("stage", {})
-    return {f"data/{key}": stage[key] for key in ("digest", "input_digest") if key in stage}
 
 
 def _facts(execution: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,10 @@ def only_frame(tags: Tags, value: memoryview, codec: Codec) -> bytes:
     if len(table) % 4:
         raise CorruptImageError(f"{where}: {_PIXELS}: its offset table has {len(table)} bytes; 4 a frame are needed")
     extended = len(tags.data(Tag.EXTENDED_OFFSET_TABLE)) // 8
-    for count, name in ((len(table) // 4, f"the offset table of {_PIXELS}"), (extended, _extended_name())):
+    for count, name in (
+        (len(table) // 4, f"the offset table of {_PIXELS}"),
+        (extended, label(Tag.EXTENDED_OFFSET_TABLE)),
+    ):
         if count > 1:
             raise NotAMammogramError(f"{where}: {name} names {count} frames; a mammogram is one frame")
     starting = [fragment for fragment in fragments if _starts_frame(fragment, fragments[0], codec)]
@@ -47,10 +50,6 @@ def only_frame(tags: Tags, value: memoryview, codec: Codec) -> bytes:
         )
     frame = b"".join(fragments)
     return unboxed(frame, where) if codec is Codec.JPEG_2000 and is_jp2(frame) else frame
-
-
-def _extended_name() -> str:
-    return label(Tag.EXTENDED_OFFSET_TABLE)
 
 
 def _starts_frame(fragment: memoryview | bytes, first: memoryview | bytes, codec: Codec) -> bool:

@@ -1,4 +1,4 @@
-"""What the client sends, how it tries again and when it gives up, against a container that says what it is told to."""
+"""Requests, retries and deadlines of the client, against a container that answers as each test sets it."""
 
 import base64
 import io

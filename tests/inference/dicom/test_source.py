@@ -1,4 +1,4 @@
-"""Whose a DICOM result is: identity is kept to the byte, never told, and never guessed where the source lacks it."""
+"""The patient of a DICOM result: copied byte by byte, never shown in a message, never guessed."""
 
 import logging
 from io import BytesIO
@@ -95,7 +95,7 @@ def test_a_uid_that_is_none_is_refused_and_not_repeated(exams: list[list[bytes]]
         b"UI" + len(uid).to_bytes(2, "little") + b"DOE^JANE".ljust(len(uid)),
     )
     assert data != exams[0][0]
-    with pytest.raises(NoSourceIdentityError, match=r"StudyInstanceUID \(0020,000D\) is no UID") as caught:
+    with pytest.raises(NoSourceIdentityError, match=r"StudyInstanceUID \(0020,000D\) is not a UID") as caught:
         structured_report([data], one(data))
     assert "DOE" not in str(caught.value)
 
@@ -145,7 +145,7 @@ def test_a_result_names_the_patient_whom_any_of_the_files_names(exams: list[list
 
 def test_an_answer_on_another_image_is_a_fault(exams: list[list[bytes]]) -> None:
     first, second, *_ = exams[0]
-    with pytest.raises(ValueError, match="image 0 of the answer is not that of its source"):
+    with pytest.raises(ValueError, match="image 0 of the answer does not belong to its source"):
         structured_report([second, first], exam([first, second]))
     with pytest.raises(ValueError, match="1 sources for an answer on 2 images"):
         structured_report([first], exam([first, second]))

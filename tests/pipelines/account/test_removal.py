@@ -185,7 +185,7 @@ def test_the_command_asks_and_deletes_nothing_without_a_yes(
 
     monkeypatch.setattr("mammopipe.pipelines.backends.sessions.caller_session", lambda config: Session())
     assert cli.main(["delete", "--endpoint", "mammopipe"]) == 2
-    assert "nobody can be asked here; add --yes" in capsys.readouterr().err
+    assert "there is no terminal to confirm this; add --yes" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     monkeypatch.setattr("builtins.input", lambda question: "")
     assert cli.main(["delete", "--endpoint", "mammopipe"]) == 1

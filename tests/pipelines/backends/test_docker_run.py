@@ -47,7 +47,7 @@ def runs(before: set[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with running_cloud(tmp_path_factory.mktemp("cloud")) as cloud:
         folders = {}
         for backend, keep in (("process", ()), ("docker", ("--keep-endpoint",))):
-            done = cloud.mammopipe("run", "--backend", backend, "--config", "quick.toml", "--films", "40", *keep)
+            done = cloud.mammopipe("run", "--backend", backend, "--config", "quick.toml", "--phantoms", "40", *keep)
             assert done.returncode == 0, done.stdout + done.stderr
             folders[backend] = (cloud.folder / "runs" / "latest").resolve()
         yield Runs(cloud, folders)

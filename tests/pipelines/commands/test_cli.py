@@ -74,9 +74,9 @@ def runs(tmp_path: Path) -> Path:
     "words",
     [
         ("run", "--detach"),
-        ("run", "--films", "4", "--source", "all-mias.tar.gz"),
-        ("run", "--films", "4", "--backend", "aws"),
-        ("experiment", "--films", "4", "mias", "--source", "all-mias.tar.gz"),
+        ("run", "--phantoms", "4", "--source", "all-mias.tar.gz"),
+        ("run", "--phantoms", "4", "--backend", "aws"),
+        ("experiment", "--phantoms", "4", "mias", "--source", "all-mias.tar.gz"),
         ("deploy", "--no-wait"),
         ("deploy", "--profile", "full"),
         ("runs", "--config", "aws.toml"),

@@ -82,7 +82,7 @@ def test_a_pipeline_parameter_and_the_number_of_phantoms_count(tmp_path: Path) -
     with pytest.raises(ConfigError, match="segmentation.height=16000"):
         preflight.check(config(), "", "", {"ImageHeight": 16000, "ImageWidth": 1024}, tmp_path / "runs")
     with pytest.raises(ConfigError, match="a run on phantoms needs about"):
-        preflight.check(config(), "", "", {}, tmp_path / "runs", films=10**8)
+        preflight.check(config(), "", "", {}, tmp_path / "runs", phantoms=10**8)
 
 
 @pytest.mark.parametrize(

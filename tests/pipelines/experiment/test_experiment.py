@@ -30,6 +30,8 @@ folds = 2
 folds = 2
 test_fraction = 0.3
 max_height = 256
+[augmentation]
+copies = 0
 [segmentation]
 height = 64
 width = 64
@@ -40,7 +42,7 @@ bootstrap = 100
 
 def experiment(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "small.toml").write_text(CONFIG)
-    fixed = ("--films", "20", "--cnns", "modified_cnn", "--config", "small.toml", "--out", "out")
+    fixed = ("--phantoms", "20", "--cnns", "modified_cnn", "--config", "small.toml", "--out", "out")
     return mammopipe("experiment", "mias", *fixed, *arguments, folder=folder)
 
 
@@ -163,7 +165,7 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(tmp_path: Path, monkeyp
 def test_the_experiment_refuses_what_it_is_not_made_for() -> None:
     config = PipelineConfig.load(cnns=["alexnet"])
     assert Cell(SplitProtocol.FILM, Cnn.ALEXNET, noise=True).name == "film-noise-alexnet"
-    with pytest.raises(ConfigError, match="the experiment is one on mias"):
+    with pytest.raises(ConfigError, match="the experiment runs on mias only"):
         Experiment(PipelineConfig.load(dataset="rsna"))
     with pytest.raises(ConfigError, match="at least one, each once"):
         Experiment(config, (SplitProtocol.FILM, SplitProtocol.FILM))

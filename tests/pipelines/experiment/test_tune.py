@@ -58,7 +58,7 @@ def search(out: Path, trials: int, spaces: Sequence[str] = SPACES) -> tune.Searc
         found,
         trials,
         out,
-        films=36,
+        phantoms=36,
     )
 
 
@@ -103,7 +103,7 @@ def test_a_source_that_cannot_be_used_is_said_before_the_first_trial(tmp_path: P
     with pytest.raises(ConfigError, match="none: no such file or folder"):
         tune.run(replace(search(tmp_path, 2), source=str(tmp_path / "none")), begin=runs)
     with pytest.raises(LabelError, match="would have no image of class"):
-        tune.run(replace(search(tmp_path, 2), films=2), begin=runs)
+        tune.run(replace(search(tmp_path, 2), phantoms=2), begin=runs)
     assert not runs.configs
 
 

@@ -76,15 +76,15 @@ def test_images_in_shards_are_shown_as_single_files_are(run: Run, images: Path, 
         (packed / name).write_bytes((images / name).read_bytes())
     pack(packed, names, megabytes=0.05)
     assert not list(packed.glob("*.png"))
-    assert view.films(packed, count=3).data == view.films(images, count=3).data
-    assert view.films(packed, count=3).data.count("<img") == 3
+    assert view.images(packed, count=3).data == view.images(images, count=3).data
+    assert view.images(packed, count=3).data.count("<img") == 3
     assert view.mistakes(run, packed).data == view.mistakes(run, images).data
 
 
 def test_a_16_bit_image_keeps_its_grey_levels(tmp_path: Path) -> None:
     levels = np.linspace(0, 65535, 64, dtype=np.uint16)[None].repeat(64, axis=0)
     write_png(tmp_path / "a.png", levels)
-    found = re.search('base64,([^"]+)', view.films(tmp_path).data)
+    found = re.search('base64,([^"]+)', view.images(tmp_path).data)
     assert found is not None
     with Image.open(io.BytesIO(base64.b64decode(found[1]))) as picture:
         np.testing.assert_array_equal(np.asarray(picture), levels >> 8)

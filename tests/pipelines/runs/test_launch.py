@@ -58,7 +58,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], phan
     def begin(changes: dict[str, str] | None = None, **options: Any) -> Run:
         compiled = Compiled(compile_scripted(tmp_path / "scripts", changes))
         monkeypatch.setattr(launch, "build_pipeline", lambda config: compiled)
-        options = {"films": PHANTOMS, "runs": tmp_path / "runs", "say": said.append} | options
+        options = {"phantoms": PHANTOMS, "runs": tmp_path / "runs", "say": said.append} | options
         return start(PipelineConfig.load(**CONFIG), **options)
 
     return begin
@@ -193,7 +193,7 @@ def test_a_run_that_breaks_off_leaves_latest_alone(begin: Start, tmp_path: Path)
         ({"parameters": {"TrainingInstanceCount": 2}}, ConfigError, "InstanceCount=2 cannot be run"),
         ({"source": "s3://films/raw"}, ConfigError, "set AWS_ENDPOINT_URL_S3"),
         ({"source": "/no/such/folder"}, ConfigError, "no such file or folder"),
-        ({"films": 3}, ConfigError, "films=3"),
+        ({"phantoms": 3}, ConfigError, "films=3"),
         ({"backend": "docker", "parameters": {"DataDistribution": "ShardedByS3Key"}}, ConfigError, "FullyReplicated"),
         ({"backend": "cloud"}, ConfigError, "must be one of process, docker, aws"),
     ],
@@ -237,7 +237,7 @@ def test_a_killed_run_leaves_no_process_and_the_next_goes_on_from_its_checkpoint
         "from tests.pipelines.scripted import CONFIG, Compiled\n"
         "compiled = Compiled(Path(sys.argv[1]).read_text())\n"
         "launch.build_pipeline = lambda config: compiled\n"
-        "launch.start(PipelineConfig.load(**CONFIG), films=30, runs=sys.argv[2])\n"
+        "launch.start(PipelineConfig.load(**CONFIG), phantoms=30, runs=sys.argv[2])\n"
     )
     changes = {"Train-alexnet": train}
     (tmp_path / "compiled.json").write_text(compile_scripted(tmp_path / "scripts", changes))

@@ -69,7 +69,7 @@ class Done:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     folder = tmp_path_factory.mktemp("whole")
     (folder / "quick.toml").write_text(CONFIG)
-    words = ("run", "--config", "quick.toml", "--films", "40")
+    words = ("run", "--config", "quick.toml", "--phantoms", "40")
     # The same network, settings and data: both want the same checkpoints.
     beside = started(*words, "--cnns", "modified_cnn", "--set", "deploy=false", folder=folder)
     ended = mammopipe(*words, "--keep-endpoint", folder=folder)

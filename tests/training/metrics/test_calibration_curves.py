@@ -31,7 +31,7 @@ def test_the_metrics_of_malignant_have_their_names_and_ranges() -> None:
     ]
     assert all(metric.kinds is by_label for metric in OF_MALIGNANT)
     for metric in OF_MALIGNANT:
-        with pytest.raises(MetricError, match="scores must be finite, one an image"):
+        with pytest.raises(MetricError, match="scores must be finite numbers, one per image"):
             metric([0, 1], [[0.5, 0.5], [0.2, 0.8]])
 
 

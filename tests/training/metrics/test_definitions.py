@@ -67,7 +67,7 @@ def test_a_metric_of_one_score(made: Made, name: str, share: bool) -> None:
     metric = made()
     assert (metric.name, metric.share, metric.scale) == (name, share, Scale.SHARE)
     assert metric.kinds(np.array([0, 1, 1, 0]), SCORES).tolist() == [0, 1, 1, 0]
-    with pytest.raises(MetricError, match=f"^{name}: scores must be finite, one an image, not of shape"):
+    with pytest.raises(MetricError, match=f"^{name}: scores must be finite numbers, one per image, not of shape"):
         metric(LABELS, PROBABILITIES)
 
 
@@ -178,8 +178,8 @@ def test_a_metric_has_no_limits_unless_they_are_stated() -> None:
 @pytest.mark.parametrize(
     ("labels", "rule"),
     [
-        ([0], r"labels of shape \(1,\) for 2 images: one an image, at least one"),
-        ([[0, 1]], r"labels of shape \(1, 2\) for 2 images: one an image, at least one"),
+        ([0], r"labels of shape \(1,\) for 2 images: there must be one label per image, and at least one image"),
+        ([[0, 1]], r"labels of shape \(1, 2\) for 2 images: there must be one label per image, and at least one image"),
         ([0, 2], "labels must be whole numbers from 0 to 1"),
         ([0, -1], "labels must be whole numbers from 0 to 1"),
         ([0.0, 1.0], "labels must be whole numbers from 0 to 1"),

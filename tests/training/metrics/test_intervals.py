@@ -247,9 +247,9 @@ def test_wrong_input_is_named() -> None:
             draws.interval(MEAN, [0, 1], [0.1, 0.2], level=level)
     with pytest.raises(MetricError, match="^3 labels for 2 resampled images: numbers must agree$"):
         draws.interval(MEAN, [0, 1, 1], [0.1, 0.2, 0.3], level=0.5)
-    with pytest.raises(MetricError, match="^1 resamples of 2 images: two of an image at the least$"):
+    with pytest.raises(MetricError, match="^1 resamples of 2 images: at least two resamples of one image are needed$"):
         Resamples.draw(["a", "b"], n=1, seed=0)
-    with pytest.raises(MetricError, match="^5 resamples of 0 images: two of an image at the least$"):
+    with pytest.raises(MetricError, match="^5 resamples of 0 images: at least two resamples of one image are needed$"):
         Resamples.draw([], n=5, seed=0)
 
 
