@@ -1,4 +1,4 @@
-"""The page as a reader gets it: its numbers are those of `evaluation.json`, and it asks nobody for anything."""
+"""The report shows the numbers of `evaluation.json` and loads nothing from elsewhere."""
 
 import base64
 import copy
