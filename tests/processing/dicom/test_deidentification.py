@@ -1,4 +1,4 @@
-"""Identifying attributes are named, their values never told."""
+"""Identifying attributes are named, their values are not."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,9 @@ import pytest
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from mammopipe.processing.dicom.deidentification import IDENTIFYING
+from mammopipe.processing.errors import ImageTooLargeError
 from mammopipe.processing.images.mammogram import CorruptImageError, identity_fields, read_mammogram, write_png
+from mammopipe.processing.read_config import Limits, ReadConfig
 
 CELLS = np.zeros((4, 4), np.uint16)
 TABLE = """
@@ -224,6 +226,30 @@ def test_pgm_and_png_have_none(tmp_path: Path) -> None:
 def test_a_broken_file_is_an_error(make_dicom: Callable[..., bytes]) -> None:
     with pytest.raises(CorruptImageError, match="no Pixel Data"):
         identity_fields(make_dicom(CELLS)[:180])
+
+
+def test_an_error_names_the_file_and_the_limit(make_dicom: Callable[..., bytes], tmp_path: Path) -> None:
+    (tmp_path / "broken.dcm").write_bytes(make_dicom(CELLS)[:180])
+    with pytest.raises(CorruptImageError, match=r"broken\.dcm: "):
+        identity_fields(tmp_path / "broken.dcm")
+    # The bytes of a deflated file (PS3.5 A.5) are few, and the data set is not.
+    data = make_dicom(np.zeros((100, 100), np.uint16), syntax="1.2.840.10008.1.2.1.99")
+    assert len(data) < 5000 and identity_fields(data) == ()
+    small = ReadConfig(limits=Limits(max_bytes=5000))
+    with pytest.raises(ImageTooLargeError, match="5000"):
+        identity_fields(data, config=small)
+
+
+def test_the_patients_number_of_each_depth_is_named_once(
+    make_dicom: Callable[..., bytes], make_item: Callable[..., Any]
+) -> None:
+    original = make_item(ModifiedAttributesSequence=[make_item(PatientID="4711", PatientName="Doe^Jane")])
+    data = make_dicom(CELLS, PatientID="10011", PatientName="X", OriginalAttributesSequence=[original, make_item()])
+    assert identity_fields(data) == identity_fields(data, patient_id=True) == ("PatientName", "PatientID")
+    assert identity_fields(make_dicom(CELLS, PatientID="10011", BurnedInAnnotation="YES"), patient_id=True) == (
+        "PatientID",
+        "BurnedInAnnotation",
+    )
 
 
 # ---- where a name may hide ----
