@@ -28,10 +28,14 @@ SLOWEST_FIRST = (
     "tests/pipelines/notebook/",
     "tests/pipelines/runs/test_whole_pipeline.py",
     "tests/pipelines/runs/test_folds_and_breasts.py",
+    "tests/benchmarks/",
+    "tests/pipelines/runs/test_launch.py",
     "tests/infra/test_localstack.py",
     "tests/processing/jobs/",
     "tests/training/evaluation/",
     "tests/training/test_train",
+    "tests/training/test_two_hosts.py",
+    "tests/test_leak_control.py",
     "tests/inference/server/",
 )
 """What takes longest starts first, so that no worker waits at the end for another's last file."""

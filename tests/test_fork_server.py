@@ -1,4 +1,4 @@
-"""A forked command is what the same command started by itself would be."""
+"""A forked command behaves like the same command started by itself."""
 
 import os
 import select
@@ -41,3 +41,12 @@ def test_a_signal_to_the_caller_ends_the_command(tmp_path: Path, number: signal.
 def test_commands_send_no_telemetry(tmp_path: Path) -> None:
     command = program(tmp_path, "import sys; print(sys.modules['openvino_telemetry'], 'openvino' in sys.modules)")
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "None True\n"
+
+
+def test_what_a_command_registers_for_its_end_is_called(tmp_path: Path) -> None:
+    text = (
+        "import atexit, weakref\nclass Held: pass\nheld = Held()\n"
+        "weakref.finalize(held, print, 'finalised')\natexit.register(print, 'left')\n"
+    )
+    done = subprocess.run(program(tmp_path, text), capture_output=True, text=True, check=True)
+    assert sorted(done.stdout.split()) == ["finalised", "left"]

@@ -121,7 +121,8 @@ def run(experiment: Experiment, out: Path, say: Callable[[str], None] = print) -
         if reason:
             failures.append(f"{names}: {reason}")
         write_results(experiment, done, out)
-    write_results(experiment, done, out)
+    if not runs:
+        write_results(experiment, done, out)
     return failures
 
 

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mammopipe.inference.contract.exclusions import Action
 from mammopipe.inference.contract.request import OperatingPoint
+from mammopipe.inference.contract.schema import ReferralCode
 from mammopipe.inference.prediction.heatmap import regions
+from mammopipe.inference.prediction.image_prediction import Prediction
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
 from mammopipe.processing.classes import class_index
@@ -184,9 +187,16 @@ def _judged(
         said.prepared.quality,
         features=np.asarray(said.forward.features, np.float64) if of_breasts else None,
         unplaced=len(record.lesions) - len(lesions),
-        reasons=tuple(dict.fromkeys(str(reason.code) for reason in said.referral.reasons)),
+        reasons=_reasons(said),
         **placed,
     )
+
+
+def _reasons(said: Prediction) -> tuple[str, ...]:
+    """Return why an image is referred to a reader; where the model is not intended for it, by the kind of image."""
+    kinds = [f"{ReferralCode.EXCLUDED} as {each.flag}" for each in said.exclusions if each.action is not Action.WARN]
+    others = [str(reason.code) for reason in said.referral.reasons if reason.code is not ReferralCode.EXCLUDED]
+    return tuple(dict.fromkeys([*kinds, *others]))
 
 
 def _reaches(lesion: Lesion, rows: int, columns: int) -> bool:

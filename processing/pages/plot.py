@@ -29,7 +29,7 @@ _QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 
 _SIZE = (3.5, 2.95)
 """Width and height in inches; the page scales the picture to its panel."""
-_MARGINS = {"left": 0.16, "right": 0.955, "bottom": 0.165, "top": 0.975}
+_MARGINS = {"left": 0.2, "right": 0.955, "bottom": 0.165, "top": 0.975}
 """Edges of the axes as fractions of the picture; they leave room for a title and for numbers of four characters."""
 _SETTINGS: Any = {
     "svg.fonttype": "none",

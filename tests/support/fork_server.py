@@ -24,6 +24,7 @@ import tempfile
 import threading
 import traceback
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -41,6 +42,8 @@ IMPORTS = (
     *JOBS,
     "torch._dynamo",
     "torch._inductor.codecache",
+    "torch.distributed.elastic.rendezvous.c10d_rendezvous_backend",
+    "torch.distributed.run",
     "torch.export",
     "torch.export._trace",
     "openvino.frontend.pytorch.torchdynamo.export_decompositions",
@@ -123,9 +126,13 @@ def main(path: str, ready: int) -> dict[str, Any]:
     load_openvino()  # without telemetry
     for name in IMPORTS:
         importlib.import_module(name)
+    # torchrun names its steps by `inspect.stack()`, which searches all modules: here, longer than a small job takes.
+    rendezvous = importlib.import_module("torch.distributed.elastic.rendezvous.dynamic_rendezvous")
+    rendezvous.get_method_name = lambda depth=2: sys._getframe(depth).f_code.co_name
     service_models.read_once("s3", "sagemaker", "sagemaker-runtime", "sts")
     importlib.import_module("mammopipe.pipelines.graph.sdk").prepare_sdk("us-east-1")
     importlib.import_module("mammopipe.pipelines.graph.steps")
+    _prepare()
     use(python(path))
     gc.freeze()
     gc.enable()
@@ -178,6 +185,30 @@ def main(path: str, ready: int) -> dict[str, Any]:
                         selector.unregister(key.fileobj)
     _become(request, descriptors)
     return request
+
+
+def _prepare() -> None:
+    """Do once what is slow the first time in a process: a definition, an export, a plot, the pages' templates."""
+    import torch
+
+    from mammopipe.inference import monitoring
+    from mammopipe.pipelines import PipelineConfig, build_pipeline, external_evaluation
+    from mammopipe.processing.pages.plot import Plot
+    from mammopipe.processing.pages.template import environment
+    from mammopipe.training.reporting.report import TEMPLATES
+
+    build_pipeline(PipelineConfig()).definition()
+    # So small that torch starts no threads: a forked process has none of them, and waits for them forever.
+    layers = (torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1))
+    torch.export.export(torch.nn.Sequential(*layers).eval(), (torch.zeros(1, 1, 8, 8),))
+    Plot("", "", "", unit=True).svg()
+    for folder in (TEMPLATES, *external_evaluation.__path__, *monitoring.__path__):
+        pages = environment(Path(folder))
+        for name in pages.list_templates(filter_func=lambda name: name.endswith((".html.j2", ".css.j2"))):
+            pages.get_template(name)
+    # Of this process, not of its children: the end of a command would take twice as long.
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.atexit = False
 
 
 def _received(caller: socket.socket) -> tuple[dict[str, Any], list[int]]:

@@ -30,6 +30,8 @@ folds = 2
 folds = 2
 test_fraction = 0.3
 max_height = 256
+[augmentation]
+copies = 0
 [segmentation]
 height = 64
 width = 64
