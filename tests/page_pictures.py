@@ -22,7 +22,7 @@ FOLDER = Path("docs", "images")
 SETTINGS = {
     "light": {"color_scheme": "light", "viewport": {"width": 1440, "height": 900}},
     "dark": {"color_scheme": "dark", "viewport": {"width": 1440, "height": 900}},
-    "narrow": {"color_scheme": "light", "viewport": {"width": 420, "height": 900}},
+    "narrow": {"color_scheme": "light", "viewport": {"width": 420, "height": 1400}},
 }
 """Of each picture; its name ends with the key."""
 
@@ -57,7 +57,7 @@ def main() -> None:
                 for key, settings in SETTINGS.items():
                     visit = Visit(browser, server.url, **settings)
                     visit.drop(*files, name="image.dcm")
-                    visit.page.screenshot(path=arguments.folder / f"page-{key}.png", full_page=key == "narrow")
+                    visit.page.screenshot(path=arguments.folder / f"page-{key}.png")
                     assert not visit.said, visit.said
                 browser.close()
         finally:

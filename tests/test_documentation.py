@@ -1,4 +1,4 @@
-"""The examples of the documents run, and their links lead somewhere."""
+"""The examples of the documents run; their links, files and modules exist."""
 
 import re
 from dataclasses import replace

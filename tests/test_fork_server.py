@@ -1,4 +1,4 @@
-"""A forked command is what the same command started by itself would be."""
+"""A forked command behaves like the same command started by itself."""
 
 import os
 import select

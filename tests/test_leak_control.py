@@ -1,4 +1,4 @@
-"""The leak control: noise has nothing to learn, so whatever is learnt from it has leaked.
+"""The leak control: images of noise can only be learnt through a leak.
 
 Every film is replaced by noise and keeps its label. Split by patient before augmentation, the strongest memoriser there
 is (nearest neighbour) stays at chance. Augmented first and split at random, as in published pipelines, it comes out

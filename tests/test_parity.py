@@ -1,4 +1,4 @@
-"""A film reaches the network as the same numbers in training and in serving."""
+"""An image gives the network the same numbers in training and in serving."""
 
 from pathlib import Path
 

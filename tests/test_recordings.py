@@ -1,4 +1,4 @@
-"""The pictures of a terminal: they show what it showed, and what is committed is of commands that exist."""
+"""The recordings of a terminal show its output, and those committed show existing commands."""
 
 import io
 import re

@@ -237,9 +237,12 @@ class ViewsRule(StrEnum):
 
 
 class BreastAnswer(StrictModel):
-    """The answer for one breast, from all its views."""
+    """The answer for one breast, from all its views.
 
-    prevalence: Prevalence | None = Field(default=None, description="that the breast's probability holds for")
+    Its score ranks breasts. It is a calibrated probability only if the model judged all views at once (`attention`).
+    """
+
+    prevalence: Prevalence | None = Field(default=None, description="that the breast's score assumes")
 
     laterality: Laterality | None = Field(description="null: the images whose side is not known, taken as one breast")
     images: list[int] = Field(description="indices of its views")
@@ -257,9 +260,12 @@ class BreastAnswer(StrictModel):
 
 
 class ExamResult(StrictModel):
-    """The answer for the whole exam, from its most suspicious breast."""
+    """The answer for the whole exam, from its most suspicious breast.
 
-    prevalence: Prevalence | None = Field(default=None, description="that the exam's probability holds for")
+    Its score ranks women; it is not calibrated as a woman's probability of cancer.
+    """
+
+    prevalence: Prevalence | None = Field(default=None, description="that the exam's score assumes")
 
     malignancy_score: float = Field(ge=0, le=100)
     decision: Decision | None = Field(description="by the model's threshold for patients; null where it has none")

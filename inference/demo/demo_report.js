@@ -31,11 +31,15 @@ function explanation({ decision, referral }) {
   return `The score ${where} ${score(100 * decision.threshold)}, the ${point} threshold.`;
 }
 
-/* A probability holds for the share of malignant cases among those it was calibrated on, and for no other. */
-function holdsFor({ prevalence }) {
+/* A probability holds for the share of malignant cases among those it was calibrated on, and for no other. Scores of
+   breasts and women are made of the images' probabilities, and are not calibrated again. */
+function holdsFor({ prevalence, rule }) {
   if (prevalence?.value == null) return null;
+  const calibrated = prevalence.level === "image" || rule === "attention";
   const whose = prevalence.of === "deployment" ? "this deployment" : "the validation cases";
-  return make("p", { className: "small" }, `The score holds where ${percent(prevalence.value)} are malignant, as in ${whose}.`);
+  return make("p", { className: "small" }, calibrated
+    ? `The score holds where ${percent(prevalence.value)} are malignant, as in ${whose}.`
+    : `The score ranks cases and is not a calibrated probability. It assumes that ${percent(prevalence.value)} are malignant, as in ${whose}.`);
 }
 
 /* What the threshold did in validation: each rate with its 95 % interval, and on how many cases. */

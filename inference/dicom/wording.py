@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mammopipe.inference.contract.schema import NOTICE
+from mammopipe.inference.contract.schema import NOTICE, ViewsRule
+from mammopipe.training.model.architecture import Level
 
 Facts = Mapping[str, Any]
 """A part of an answer as JSON values, without facts about the request."""
@@ -26,7 +27,11 @@ def sentences(facts: Facts) -> Iterable[str]:
         yield f"The model is not for this image: {exclusion['message']} ({exclusion['flag']})"
     prevalence = facts.get("prevalence") or {}
     if prevalence.get("value") is not None:
-        yield f"The probability holds for a prevalence of {prevalence['value']:.3g} ({prevalence['of']})"
+        holds = f"a prevalence of {prevalence['value']:.3g} ({prevalence['of']})"
+        if prevalence["level"] == Level.IMAGE or facts.get("rule") == ViewsRule.ATTENTION:
+            yield f"The probability holds for {holds}"
+        else:
+            yield f"The score ranks cases, and assumes {holds}; it is not a calibrated probability"
     decision = facts.get("decision")
     if decision is None:
         yield "No decision: the model has no operating point for this"

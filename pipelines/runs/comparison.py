@@ -24,7 +24,6 @@ MEASURES: Mapping[str, str] = {
 """The compared figures, in table order, with their column names."""
 COMPARABLE = "malignant_auc"
 """The only figure that means the same in runs with different classes."""
-LOWER_IS_BETTER = frozenset({"expected_calibration_error"})
 SPLITS = ("validation", "test")
 CANDIDATES = "candidates"
 """The setting that says which networks were trained; only a run's definition contains it."""

@@ -1,4 +1,4 @@
-"""The scripts that compare ways to train: every development film judged once, no test film read, folds kept."""
+"""Scripts that compare ways of training: each development image is judged once, and no test image is read."""
 
 import json
 from pathlib import Path

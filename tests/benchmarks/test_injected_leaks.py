@@ -1,4 +1,4 @@
-"""The audit of leaks, itself audited: each kind is planted in a clean run and must be caught; a clean run is clean."""
+"""Each kind of leak, planted in a clean run, is found by the audit; a clean run has no finding."""
 
 import shutil
 from dataclasses import replace

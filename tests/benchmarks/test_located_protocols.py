@@ -1,4 +1,4 @@
-"""The script that trains the recommended network under three protocols: its splits, its figures, how it goes on."""
+"""The script that trains the recommended network under three protocols: splits, figures, resuming."""
 
 from dataclasses import replace
 from pathlib import Path

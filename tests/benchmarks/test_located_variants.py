@@ -1,4 +1,4 @@
-"""The table of the located network's variants: each judged beside the recipe's network in pairs, no test film read."""
+"""Variants of the located network are compared in pairs with the recipe's network; no test image is read."""
 
 import json
 from pathlib import Path

@@ -42,6 +42,8 @@ IMPORTS = (
     *JOBS,
     "torch._dynamo",
     "torch._inductor.codecache",
+    "torch.distributed.elastic.rendezvous.c10d_rendezvous_backend",
+    "torch.distributed.run",
     "torch.export",
     "torch.export._trace",
     "openvino.frontend.pytorch.torchdynamo.export_decompositions",
@@ -124,6 +126,9 @@ def main(path: str, ready: int) -> dict[str, Any]:
     load_openvino()  # without telemetry
     for name in IMPORTS:
         importlib.import_module(name)
+    # torchrun names its steps by `inspect.stack()`, which searches all modules: here, longer than a small job takes.
+    rendezvous = importlib.import_module("torch.distributed.elastic.rendezvous.dynamic_rendezvous")
+    rendezvous.get_method_name = lambda depth=2: sys._getframe(depth).f_code.co_name
     service_models.read_once("s3", "sagemaker", "sagemaker-runtime", "sts")
     importlib.import_module("mammopipe.pipelines.graph.sdk").prepare_sdk("us-east-1")
     importlib.import_module("mammopipe.pipelines.graph.steps")

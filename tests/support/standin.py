@@ -1,4 +1,4 @@
-"""A container that says what it is told to, over HTTP: for the paths that a model would make slow or never take."""
+"""A container over HTTP whose answers a test sets: for cases that a model would make slow or could not produce."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""Hyperparameters are strings, and each that breaks a rule is refused by name."""
+"""Hyperparameters arrive as strings; one that breaks a rule is refused by name."""
 
 import pytest
 

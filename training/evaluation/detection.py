@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mammopipe.training.metrics import classification
+from mammopipe.training.metrics import calibration, classification
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.scorecard import figure, undefined
 from mammopipe.training.metrics.thresholds import AT_A_THRESHOLD
@@ -38,6 +38,8 @@ def by_level(
 def detection(cases: Cases, thresholds: Mapping[Goal, float], resamples: Resamples) -> dict[str, Any]:
     """Return all metrics of malignant against all other classes, with intervals by patient.
 
+    `expected_over_observed` shows how far the scores of a level may be read as probabilities: only those of images, or
+    of breasts where breasts are judged, are calibrated.
     `pf1_floor` is the probabilistic F1 with a score of 1 for every case, a baseline without information.
     `sensitivity_at_specificity` and `specificity_at_sensitivity` come from the ROC curve of these cases; the metrics
     under `operating_points` use the given thresholds.
@@ -57,6 +59,7 @@ def detection(cases: Cases, thresholds: Mapping[Goal, float], resamples: Resampl
         "malignant": int(malignant.sum()),
         "patients": resamples.patients,
         "malignant_auc": figure(classification.roc_auc, malignant, scores, resamples),
+        "expected_over_observed": figure(calibration.expected_over_observed, malignant, scores, resamples),
         "pf1": figure(classification.probabilistic_f1, malignant, scores, resamples),
         "pf1_floor": figure(classification.probabilistic_f1, malignant, np.ones_like(scores), resamples),
         **{

@@ -158,6 +158,8 @@ def read_compared_points(description: Mapping[str, Any], where: Path | str) -> P
 def check_prevalence(shares: Mapping[str, Any], points: Points, where: Path | str) -> None:
     """Raise `ConfigError` where the prevalence of a level is not that of the cases of the level's operating points.
 
+    Points of compared breasts are not for this check: they rest on the exams that show both breasts.
+
     Args:
         shares: `calibration.prevalence` of `model.json`; a level may be missing.
         points: The operating points.

@@ -1,4 +1,4 @@
-"""The table of images that a model is not for."""
+"""The table of images for which a model is not intended."""
 
 import pickle
 from pathlib import Path

@@ -374,6 +374,7 @@ def test_reasons_name_the_images_as_their_labels_do(visit: Callable[..., Visit],
         texts = ("image 0: not judged: image 0: excluded (implant)", "image 1: the model is undecided")
         reasons = [{"code": "uncertain", "message": text} for text in texts]
         said["exam"]["referral"] = {"refer": True, "reasons": reasons}
+        said["exam"]["prevalence"] = {"value": 0.154, "of": "validation", "level": "patient"}
         said["warnings"].append({"code": "refused-view", "message": "image 0 is in no score: implant"})
         said["warnings"].append({"code": "identity-incomplete", "message": "not stated: PatientName (image 0, 1)"})
         route.fulfill(json=said)
@@ -386,6 +387,7 @@ def test_reasons_name_the_images_as_their_labels_do(visit: Callable[..., Visit],
     assert "Image 1: not judged: Image 1: excluded (implant)" in report and "Image 1 is in no score" in report
     assert f"PatientName (Image 1, {label})" in report
     assert f"{label}: the model is undecided" in report and "image 0" not in report
+    assert "is not a calibrated probability. It assumes that 15 % are malignant" in report
     assert page.said == []
 
 

@@ -199,6 +199,28 @@ def test_the_threshold_says_what_it_did_in_validation(exams: list[list[bytes]]) 
     )
 
 
+@pytest.mark.parametrize(
+    ("level", "rule", "said"),
+    [
+        ("image", None, "The probability holds for a prevalence of 0.154 (validation)"),
+        ("breast", "attention", "The probability holds for a prevalence of 0.154 (validation)"),
+        (
+            "breast",
+            "mean",
+            "The score ranks cases, and assumes a prevalence of 0.154 (validation); it is not a calibrated",
+        ),
+        (
+            "patient",
+            None,
+            "The score ranks cases, and assumes a prevalence of 0.154 (validation); it is not a calibrated",
+        ),
+    ],
+)
+def test_only_a_score_that_was_calibrated_is_called_a_probability(level: str, rule: str | None, said: str) -> None:
+    facts = {"prevalence": {"value": 0.154, "of": "validation", "level": level}, "rule": rule, "decision": None}
+    assert any(text.startswith(said) for text in wording.sentences(facts))
+
+
 def test_the_image_library_codes_side_and_view(exams: list[list[bytes]]) -> None:
     files = exams[0]
     report = opened(structured_report(files, exam(files)))

@@ -1,4 +1,4 @@
-"""Whose a DICOM result is: identity is kept to the byte, never told, and never guessed where the source lacks it."""
+"""The patient of a DICOM result: copied byte by byte, never shown in a message, never guessed."""
 
 import logging
 from io import BytesIO

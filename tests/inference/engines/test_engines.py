@@ -1,4 +1,4 @@
-"""The engines answer as the network in float32 does, wherever it matters; what was altered or is missing is refused."""
+"""The engines answer as the float32 network near thresholds; altered and missing files are refused."""
 
 import json
 import shutil

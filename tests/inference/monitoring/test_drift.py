@@ -1,4 +1,4 @@
-"""The tests of drift keep their budget of false alarms where the reference is of few patients, and errs."""
+"""Drift tests keep their budget of false alarms, even if the reference has few patients."""
 
 from datetime import date, timedelta
 from statistics import NormalDist

@@ -1,4 +1,4 @@
-"""None"""
+"""The files of a request body: single images, JSON, forms and archives; what is refused or skipped."""
 
 import base64
 import io

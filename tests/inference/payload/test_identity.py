@@ -1,4 +1,4 @@
-"""One rule on whose images a request holds: the form of the body does not matter."""
+"""The images of a request must belong to one patient and one study, in every form of body."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""None"""
+"""Views are combined into breasts and breasts into an exam, and decided by the thresholds of their level."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""None"""
+"""The server's answers over HTTP: forms, options, refusals, many clients at once, and the log."""
 
 import base64
 import hashlib

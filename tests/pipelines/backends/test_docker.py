@@ -1,4 +1,4 @@
-"""The SDK's local mode as it is completed here, with a Compose in the place of Docker's that runs what it is told."""
+"""The additions to the SDK's local mode, with a stand-in for Docker Compose that runs scripts."""
 
 import json
 import os

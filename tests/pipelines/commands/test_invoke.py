@@ -1,4 +1,4 @@
-"""`mammopipe invoke` against a container that says what it is told to."""
+"""`mammopipe invoke` against a container whose answers each test sets."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What a DICOM file is refused for, and what else than pixels comes out of it."""
+"""Which DICOM files are refused, and which facts the reader returns besides the pixels."""
 
 import threading
 import tracemalloc

@@ -1,4 +1,4 @@
-"""Whatever goes wrong over one file costs that file, and its text reaches nobody."""
+"""A fault in one file affects that file only, and its text reaches no message."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The public face: how a file and its record are put together, and the side that neither gives."""
+"""The public reader: how a file and its record are combined, and an unknown laterality."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""PGM and PNG: their scale, and what is refused before a pixel is decoded."""
+"""PGM and PNG: their grey scale, and what is refused before any pixel is decoded."""
 
 import platform
 import struct

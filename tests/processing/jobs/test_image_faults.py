@@ -1,4 +1,4 @@
-"""What one image costs a job: its quarantine row when it fails, its flags and turned lesions when it is read."""
+"""A failed image gets a row in the quarantine; a read image gets its flags and turned lesions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a job needs of the machine, and what it makes of a worker that the machine ends."""
+"""The memory and disk that a job needs, and workers that the machine kills."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""Synthetic films know the truth about themselves, and nothing but the lesion tells their classes apart."""
+"""Synthetic films state their true masks, and classes differ only in the lesion."""
 
 from collections import Counter
 from pathlib import Path

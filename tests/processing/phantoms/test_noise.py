@@ -1,4 +1,4 @@
-"""The noise control's films: real labels, and pictures that the jobs take for films but that show nothing."""
+"""The films of the noise control: real labels on images that show nothing."""
 
 from pathlib import Path
 

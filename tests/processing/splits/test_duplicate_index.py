@@ -26,18 +26,6 @@ def films() -> dict[str, Features]:
     return seen | {"brighter": features(brighter), "blank": features(np.zeros((320, 200), np.uint16))}
 
 
-def test_a_store_gives_back_what_it_was_given(films: dict[str, Features]) -> None:
-    with FeatureStore() as store:
-        for name, item in films.items():
-            store.add(name, item)
-        assert list(store) == list(films) and len(store) == len(films)
-        for name in reversed(films):
-            assert np.array_equal(store[name].points, films[name].points)
-            assert np.array_equal(store[name].descriptors, films[name].descriptors)
-        with pytest.raises(KeyError):
-            store["another"]
-
-
 def test_versions_of_one_image_are_candidates_and_few_others(films: dict[str, Features]) -> None:
     groups = ["test" if name == "brighter" else "train" for name in films]
     pairs = candidate_pairs(films, groups)
@@ -100,6 +88,7 @@ def test_pairs_do_not_depend_on_how_the_search_is_cut(
     assert whole
     monkeypatch.setattr(duplicate_index, "_SLICE", 100)
     monkeypatch.setattr(duplicate_index, "_IMAGES_A_FILE", 3)
+    monkeypatch.setattr(duplicate_index, "_CHUNK", 700)
     assert candidate_pairs(twins, groups) == whole
 
 
@@ -191,6 +180,13 @@ def test_two_images_of_one_feature_each_are_enough() -> None:
     assert candidate_pairs(named({"a": one, "b": one}), [1, 2], [True, True]) == [], "two variants"
 
 
+def test_one_image_and_images_without_features_have_no_pairs() -> None:
+    none, one = np.zeros((0, 32), np.uint8), np.full((1, 32), 7, np.uint8)
+    assert candidate_pairs({}, []) == candidate_pairs(named({"a": one}), [1]) == []
+    assert candidate_pairs(named({"a": none, "b": none}), [1, 2]) == []
+    assert candidate_pairs(named({"a": none, "b": one, "c": one}), [1, 2, 3]) == [("b", "c")]
+
+
 def test_more_descriptors_need_longer_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each doubling of their number adds one bit, up to 32."""
     order = np.random.default_rng(0).permuted(np.tile(np.arange(256), (8, 1)), axis=1)
@@ -206,8 +202,22 @@ def test_more_descriptors_need_longer_keys(monkeypatch: pytest.MonkeyPatch) -> N
                 assert bool(candidate_pairs(images, [1, 2])) is (votes == shared > 0), (few, place)
 
 
-def test_a_store_closes_its_file() -> None:
+def test_a_store_keeps_images_of_any_number_of_features_until_it_is_closed() -> None:
+    random = np.random.default_rng(0)
+    items = {
+        name: Features(
+            random.normal(size=(count, 2)).astype(np.float32), random.integers(0, 256, (count, 32), np.uint8)
+        )
+        for name, count in (("b", 3), ("none", 0), ("a", 2))
+    }
     with FeatureStore() as store:
-        store.add("a", Features(np.ones((2, 2), np.float32), np.ones((2, 32), np.uint8)))
+        for name, item in items.items():
+            store.add(name, item)
+        assert (list(store), len(store)) == (["b", "none", "a"], 3)
+        for name, item in items.items():
+            assert np.array_equal(store[name].points, item.points)
+            assert np.array_equal(store[name].descriptors, item.descriptors)
+        with pytest.raises(KeyError):
+            store["another"]
     with pytest.raises(ValueError, match="closed"):
         store["a"]

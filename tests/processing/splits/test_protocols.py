@@ -1,4 +1,4 @@
-"""What each protocol keeps together, and that no manifest becomes lax without its stage saying so."""
+"""The units that each protocol keeps together; a manifest with a weaker protocol must state it."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Calibration compared: what is cross-fitted sees no film of the patient it answers about, and figures are right."""
+"""Calibration methods: cross-fitting leaves out the patient of each image, and the figures are right."""
 
 from dataclasses import replace
 from functools import partial

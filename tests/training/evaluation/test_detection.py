@@ -45,6 +45,7 @@ def test_figures_of_a_level_are_those_of_scikit_learn(level):
     assert (found["cases"], found["malignant"], found["patients"]) == (len(truth), truth.sum(), 30)
     assert found["malignant_auc"]["value"] == pytest.approx(reference.roc_auc_score(truth, scores))
     assert found["pf1"]["value"] == pytest.approx(2 * (scores * truth).sum() / (scores.sum() + truth.sum()))
+    assert found["expected_over_observed"]["value"] == pytest.approx(scores.sum() / truth.sum())
     prevalence = truth.mean()
     assert found["pf1_floor"]["value"] == pytest.approx(2 * prevalence / (1 + prevalence))
     false_positive, sensitivity, _ = reference.roc_curve(truth, scores, drop_intermediate=False)

@@ -1,4 +1,4 @@
-"""Evaluate on cross-validated candidates: what it decides, it decides out of fold."""
+"""The evaluation of cross-validated candidates decides everything out of fold."""
 
 import csv
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The pointing game on films whose bright spot is known: a network that sees brightness points at it."""
+"""The pointing game on images with a known bright spot: a network of brightness points at it."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The training job with folds: every development film is judged by a network that never saw it, and resumed as one."""
+"""The training job with folds: a network judges only images that it has not seen; resuming."""
 
 import json
 import re

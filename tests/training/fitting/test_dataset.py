@@ -1,4 +1,4 @@
-"""Films reach the network as they lie on disk; what is drawn afresh depends on its key alone; epochs are fair."""
+"""Images reach the network as stored; random variation depends only on its key; epochs are balanced."""
 
 import numpy as np
 import pytest

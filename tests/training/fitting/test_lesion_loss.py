@@ -1,4 +1,4 @@
-"""Circles say of each place what it shows, or that they do not know it; the loss on places follows them alone."""
+"""Lesion circles label places of the feature map, or leave them unknown; the loss uses only labelled places."""
 
 import numpy as np
 import pytest

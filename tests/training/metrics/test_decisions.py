@@ -1,4 +1,4 @@
-"""The figures of a threshold: by hand, against scikit-learn, and how they hang together."""
+"""The figures of a threshold: by hand, against scikit-learn, and their relations to each other."""
 
 import numpy as np
 import pytest

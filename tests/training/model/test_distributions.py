@@ -1,4 +1,4 @@
-"""Limits that hold what they promise, distributions that survive JSON, and figures of the films that are watched."""
+"""Limits keep their error rates, distributions survive JSON, and the monitored figures of images are right."""
 
 import json
 from dataclasses import replace

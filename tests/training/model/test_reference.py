@@ -1,4 +1,4 @@
-"""What is usual passes, what is not is caught, and an altered reference is refused."""
+"""Usual inputs pass, unusual ones are flagged, and an altered reference is refused."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""The map points at what the class was seen in, is reckoned right, and leaves the network as it was."""
+"""The class activation map points at the class's evidence, is computed correctly, and leaves the network unchanged."""
 
 from types import SimpleNamespace
 

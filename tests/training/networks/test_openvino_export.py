@@ -1,4 +1,4 @@
-"""An export that does not answer as torch does is told of and not shipped; Grad-CAM is the classifier's weights."""
+"""An export that differs from torch is reported and not packed; maps of pooled networks need no backward pass."""
 
 import copy
 

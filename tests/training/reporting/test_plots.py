@@ -1,4 +1,4 @@
-"""Plots are drawn one after the other into the same figure, and none shows anything of another."""
+"""Plots share a figure, and no plot shows anything of an earlier one."""
 
 from collections.abc import Callable
 

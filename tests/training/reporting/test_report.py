@@ -1,4 +1,4 @@
-"""The page as a reader gets it: its numbers are those of `evaluation.json`, and it asks nobody for anything."""
+"""The report shows the numbers of `evaluation.json` and loads nothing from elsewhere."""
 
 import base64
 import copy
@@ -148,7 +148,14 @@ def test_the_page_shows_each_candidate_and_the_baseline_on_both_splits(evaluated
         for key in ("images", "patients", "normal", "benign", "malignant", "copies")
     } <= set(numbers)
     for level in ("image", "patient"):
-        for key in ("malignant_auc", "pf1", "pf1_floor", "sensitivity_at_specificity", "specificity_at_sensitivity"):
+        for key in (
+            "malignant_auc",
+            "expected_over_observed",
+            "pf1",
+            "pf1_floor",
+            "sensitivity_at_specificity",
+            "specificity_at_sensitivity",
+        ):
             assert f"selected/test/{level}/{key}" in figures and f"candidates/first/validation/{level}/{key}" in figures
         for key in ("sensitivity", "specificity", "recall_rate", "ppv", "f1"):
             assert f"selected/validation/{level}/operating_points/f1/{key}" in figures
