@@ -174,7 +174,8 @@ def main(path: str, ready: int) -> dict[str, Any]:
                     for descriptor in descriptors:
                         os.close(descriptor)
                     children[child] = caller
-                    caller.sendall(f"{child}\n".encode())
+                    with suppress(ConnectionError):  # a caller that was killed meanwhile: its end is read below
+                        caller.sendall(f"{child}\n".encode())
                     selector.register(caller, selectors.EVENT_READ)
                 else:  # a caller that was killed
                     for killed in [number for number, caller in children.items() if caller is key.fileobj]:
