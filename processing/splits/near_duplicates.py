@@ -96,7 +96,7 @@ NO_MATCH = Match(0, None)
 def match(first: Features, second: Features) -> Match:
     """Return the number of features of two images that agree on one similarity transform, and the transform.
 
-    The result is the same in every run.
+    The result is the same in every run: OpenCV starts its RANSAC from a fixed seed.
     """
     if min(len(first.points), len(second.points)) < 4:
         return NO_MATCH
@@ -105,7 +105,6 @@ def match(first: Features, second: Features) -> Match:
         return NO_MATCH
     source = np.array([first.points[pair.queryIdx] for pair in matches], np.float32)
     target = np.array([second.points[pair.trainIdx] for pair in matches], np.float32)
-    cv2.setRNGSeed(0)
     transform, agreeing = cv2.estimateAffinePartial2D(
         source, target, ransacReprojThreshold=_TOLERANCE, maxIters=_ITERATIONS
     )
