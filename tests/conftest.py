@@ -14,6 +14,8 @@ import pytest
 
 from tests.support import fork_server, service_models
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""A second thread of torch takes its time from the other worker, and part of it is lost on waiting."""
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 """Threads of torch that wait for each other sleep. By default they spin, which takes the time of the other worker."""
 os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")

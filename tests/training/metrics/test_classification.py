@@ -209,7 +209,7 @@ def test_what_is_undefined_is_refused_by_name():
 @pytest.mark.parametrize(
     ("labels", "values", "rule"),
     [
-        ([0, 1], [[0.5, 0.5]], "one an image"),
+        ([0, 1], [[0.5, 0.5]], "one label per image"),
         ([], np.zeros((0, 3)), "at least one"),
         ([0, 3], [[1, 0, 0], [1, 0, 0]], "from 0 to 2"),
         ([0.0, 1.0], [[1, 0, 0], [1, 0, 0]], "whole numbers"),
