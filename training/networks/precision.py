@@ -14,6 +14,9 @@ IMAGES, ROUNDS = 8, 2
 WORTH_IT = 1.1
 """Minimum speed-up with which 16 bits are chosen. A smaller one could be due to chance."""
 
+_FASTER: dict[tuple[object, ...], Precision] = {}
+"""The formats that were measured in this process, by network and shape of the images."""
+
 _TYPES = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}
 
 
@@ -27,7 +30,8 @@ def choose_precision(
 ) -> Precision:
     """Return `wanted`; for `auto`, return the faster format for images of this shape (H, W).
 
-    The network stays unchanged.
+    It is measured once in a process for each network and shape, so that all folds of a job use one format. The network
+    stays unchanged.
 
     Raises:
         ConfigError: float16 is wanted without a GPU.
@@ -38,6 +42,14 @@ def choose_precision(
         return wanted
     if device.type == "cuda":
         return Precision.BFLOAT16 if torch.cuda.is_bf16_supported() else Precision.FLOAT16
+    parts = tuple((name, tuple(value.shape), value.requires_grad) for name, value in network.named_parameters())
+    key = (type(network), parts, shape)
+    if key not in _FASTER:
+        _FASTER[key] = _faster_on_a_cpu(network, shape)
+    return _FASTER[key]
+
+
+def _faster_on_a_cpu(network: nn.Module, shape: tuple[int, int]) -> Precision:
     state = {name: value.clone() for name, value in network.state_dict().items()}
     threads = torch.get_num_threads()
     # Measure the processor time of one thread, so that the machine's other load does not change the choice.

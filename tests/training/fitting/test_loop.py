@@ -16,6 +16,7 @@ from mammopipe.training.fitting.run import TrainingRun
 from mammopipe.training.fitting.step import measure, predict
 from mammopipe.training.metrics.choice import ChoiceFigure
 from mammopipe.training.model.architecture import Cnn, Precision
+from mammopipe.training.networks import precision
 from mammopipe.training.networks.precision import choose_precision
 from mammopipe.training.networks.registry import build_model
 
@@ -239,10 +240,25 @@ def test_measuring_precision_leaves_no_trace():
     torch.manual_seed(0)
     drawn = torch.rand(1)
     torch.manual_seed(0)
-    chosen = choose_precision(Precision.AUTO, network, shape=(64, 64), device=torch.device("cpu"))
+    chosen = choose_precision(Precision.AUTO, network, shape=(72, 80), device=torch.device("cpu"))
     assert chosen in (Precision.BFLOAT16, Precision.FLOAT32)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(value.grad is None for value in network.parameters()) and torch.rand(1) == drawn
+
+
+def test_the_folds_of_a_job_compute_in_one_format(monkeypatch):
+    """Chance in the times of a second measurement changes nothing; another size of image is measured anew."""
+    seconds = {Precision.FLOAT32: 1.0, Precision.BFLOAT16: 0.5}
+    monkeypatch.setattr(precision, "_step_seconds", lambda network, images, wanted: seconds[wanted])
+
+    def chosen(shape):
+        network = build_model("modified_cnn", classes=3)
+        return choose_precision(Precision.AUTO, network, shape=shape, device=torch.device("cpu"))
+
+    monkeypatch.setattr(precision, "_FASTER", {})
+    assert chosen((64, 64)) is Precision.BFLOAT16
+    seconds[Precision.BFLOAT16] = 2.0
+    assert chosen((64, 64)) is Precision.BFLOAT16 and chosen((96, 64)) is Precision.FLOAT32
 
 
 def test_float16_is_refused_on_a_cpu():
