@@ -25,6 +25,7 @@ max_height = 256
 epochs = 1
 head_epochs = 0
 warmup_epochs = 0
+precision = "float32"
 [segmentation]
 height = 96
 width = 96
