@@ -10,7 +10,7 @@ from tests.pipelines.runs.test_whole_pipeline import mammopipe
 SETTINGS = (
     "training.question=binary", "training.epochs=1", "training.head_epochs=0", "training.warmup_epochs=0.5",
     "segmentation.height=64", "segmentation.width=64", "augmentation.copies=0", "data.max_height=256",
-    "training.precision=float32", "data.test_fraction=0.25", "data.folds=3", "evaluation.bootstrap=50",
+    "training.precision=float32", "data.test_fraction=0.25", "data.folds=3", "evaluation.bootstrap=100",
 )  # fmt: skip
 
 
