@@ -233,9 +233,7 @@ class _Work:
             else of_unseen_breast(view.index, sides, view.message)
             for view in judged.refused
         ]
-        missing += [
-            left_out(index, None, "the file is of no known kind and may be a damaged image") for index in unknown
-        ]
+        missing += [left_out(index, None, _OF_UNKNOWN_KIND) for index in unknown]
         judged.combined = self.reader.predictor.combine(
             views, self.reader.options.operating_point, indices, [view for view in missing if view is not None]
         )

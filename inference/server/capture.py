@@ -68,10 +68,10 @@ class CaptureFolder:
 
     def _clear(self, today: date) -> int:
         """Remove captures that are too old or too many, and what an interrupted process left; return the bytes kept."""
-        for path in self.folder.rglob(f"*{UNFINISHED}"):
+        for path in _files(self.folder, UNFINISHED):
             path.unlink()
-        # Sorted by name, which is by time, because names begin with the time. Links and folders are no captures.
-        files = sorted(path for path in self.folder.rglob(f"*{SUFFIX}") if path.is_file() and not path.is_symlink())
+        # Sorted by name, which is by time, because names begin with the time.
+        files = sorted(_files(self.folder, SUFFIX))
         sizes = {path: path.stat().st_size for path in files}
         total, wanted = sum(sizes.values()), self.most_bytes
         if total > self.most_bytes:
@@ -83,6 +83,11 @@ class CaptureFolder:
                 if not any(path.parent.iterdir()):
                     path.parent.rmdir()
         return total
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    """Return the files below a folder with a suffix. Links and folders are no captures."""
+    return [path for path in folder.rglob(f"*{suffix}") if path.is_file() and not path.is_symlink()]
 
 
 def capturing(application: ASGIApp, captures: CaptureFolder) -> ASGIApp:

@@ -147,6 +147,7 @@ def test_what_is_no_capture_stops_no_clean_up(tmp_path: Path) -> None:
     hour = place / "2026" / "01" / "05" / "00"
     (hour / "0000-folder.jsonl").mkdir(parents=True)
     (hour / "0000-link.jsonl").symlink_to(tmp_path / "nowhere")
+    (hour / f"0000-folder{UNFINISHED}").mkdir()
     left = hour / f"0000-interrupted{UNFINISHED}"
     left.write_bytes(b"half a request")
     folder = CaptureFolder(place, 3 * size, 90)
