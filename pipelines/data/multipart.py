@@ -40,6 +40,7 @@ def upload_parts(client: Any, path: Path, place: S3Uri, content_type: str) -> st
     size = part_bytes(path)
 
     def send(number: int) -> Part:
+        """Return a part, uploaded unless it is there with the same checksum."""
         with path.open("rb") as stream:
             stream.seek((number - 1) * size)
             body = stream.read(size)

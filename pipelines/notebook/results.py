@@ -106,6 +106,7 @@ def browse(run: Run, images: Path, height: int = 320) -> Any:
     count, shown = ipywidgets.Label(), ipywidgets.HTML()
 
     def change(_: object = None) -> None:
+        """Show the page that split, truth and page number select."""
         rows = table[table["split"] == split.value]
         rows = rows if truth.value == "all" else rows[rows["label"] == truth.value]
         page.max = max(1, -(-len(rows) // PAGE))  # a page beyond the last becomes the last
