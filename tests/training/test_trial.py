@@ -67,7 +67,7 @@ def test_too_little_memory_names_what_to_lower(monkeypatch):
     monkeypatch.setattr(torch.nn.Conv2d, "forward", refuse)
     message = (
         r"cpu has too little memory for cnn=modified_cnn and 4 images of 2048 x 1024 pixels at once \(batch_size=8, "
-        r"accumulate=2, 1 processes, precision=auto\): raise accumulate, or lower .*; CUDA out of memory"
+        r"accumulate=2, 1 processes, precision=auto\); raise accumulate, or lower .*: CUDA out of memory"
     )
     with pytest.raises(ConfigError, match=message):
         try_out(network, config(accumulate="2"), shape=(2048, 1024), world=ALONE)

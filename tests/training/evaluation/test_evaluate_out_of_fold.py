@@ -123,7 +123,7 @@ def test_images_other_than_those_of_the_folds_are_refused(evaluation_base, monke
         cross_validate(evaluation_base, name, seed)
     gone = next(record for record in evaluation_base.records() if record.split is Split.VALIDATION)
     evaluation_base.change(lambda record: None if record.image_id == gone.image_id else record)
-    with pytest.raises(ConfigError, match="a model is judged on the images it was made of"):
+    with pytest.raises(ConfigError, match="a cross-validated model is evaluated on exactly its own"):
         evaluate(evaluation_base, monkeypatch)
 
 

@@ -29,7 +29,7 @@ def test_a_leak_is_told_and_does_not_stop_the_job(evaluation_base, monkeypatch):
     assert evaluation_base.evaluation["leakage"]["passed"] is False
     assert evaluation_base.evaluation["leakage"]["findings"]
     assert (evaluation_base.output / "model" / "model.tar.gz").is_file()
-    assert "Information crossed between splits" in evaluation_base.page
+    assert "The leakage audit failed" in evaluation_base.page
 
 
 def test_a_test_split_without_a_class_leaves_figures_undefined(evaluation_base, monkeypatch):

@@ -106,5 +106,5 @@ def test_an_altered_file_is_refused(make_job):
 
 
 def test_one_fold_is_none():
-    with pytest.raises(ConfigError, match="folds=1 must be 0, for none, or at least 2"):
+    with pytest.raises(ConfigError, match=r"folds=1 must be 0 \(no cross-validation\) or at least 2"):
         TrainConfig.from_hyperparameters({"folds": "1"})

@@ -52,7 +52,7 @@ def test_a_missing_image_is_named(paths):
 
 
 def test_an_image_of_another_shape_is_named(paths):
-    with pytest.raises(ManifestError, match="64 x 64 pixels; the stage says 64 x 48"):
+    with pytest.raises(ManifestError, match="64 x 64 pixels; stage.json states 64 x 48"):
         films(paths, shape=(64, 48))
 
 

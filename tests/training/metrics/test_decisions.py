@@ -82,7 +82,7 @@ def test_what_is_undefined_says_what_it_needs():
         (sensitivity_at(0.5), [0, 0], "a positive case"),
         (specificity_at(0.5), [1, 1], "a negative case"),
         (ppv_at(0.99), [0, 1], "a case called positive"),
-        (f1_at(0.99), [0, 0], "a positive case, or one called so"),
+        (f1_at(0.99), [0, 0], "a positive case, or a case called positive"),
         (npv_at(0.05), [0, 1], "a case not called positive"),
         (screening_ppv_at(0.99), [0, 1], "a case called positive, and cases of both kinds"),
         (screening_ppv_at(0.1), [1, 1], "a case called positive, and cases of both kinds"),

@@ -213,11 +213,11 @@ def test_a_malformed_comparison_is_refused_by_name(side_by_side, tmp_path, wrong
 
 
 def test_page_and_card_show_the_comparison_where_there_is_one(side_by_side, evaluated):
-    assert side_by_side.page.count("Each breast beside the other") == 4
+    assert side_by_side.page.count("Breasts compared with the other side") == 4
     assert 'data-path="selected/compared/test/breast/malignant_auc"' in side_by_side.page
-    assert "Each breast beside the other" not in evaluated.page
-    assert "each breast beside the other" in render_card(side_by_side.evaluation)
-    assert "each breast beside the other" not in render_card(evaluated.evaluation)
+    assert "Breasts compared with the other side" not in evaluated.page
+    assert "breasts compared with the other side" in render_card(side_by_side.evaluation)
+    assert "breasts compared with the other side" not in render_card(evaluated.evaluation)
 
 
 def test_the_gain_is_shown_by_kind_of_negative(side_by_side):

@@ -198,7 +198,7 @@ def test_a_card_that_is_too_long_is_refused(evaluated):
     group = evaluation["selected"]["test"]["subgroups"]["by"].setdefault("site", [])
     auc = evaluation["selected"]["test"]["macro_auc"]
     group.extend({"value": f"{index:0200d}", "images": 1, "malignant_auc": auc} for index in range(400))
-    with pytest.raises(ConfigError, match="the registry takes 100000"):
+    with pytest.raises(ConfigError, match="the registry accepts at most 100000"):
         package_card(evaluation, data="d", intended="i", not_intended="n", limits=["l"])
 
 
@@ -216,11 +216,11 @@ def test_limits_follow_from_the_run(evaluated):
     for text in (
         "synthetic",
         "figures mean nothing",
-        "Protocol published: images of one patient lie on both sides",
+        "Protocol published: images of one patient may be in training and in test",
         "No figure can be trusted",
     ):
         assert text in said
     assert data_licences(evaluation) == [
-        "MIAS: Images drawn by a program, in the layout of the dataset named; no patient's, and free to use."
+        "MIAS: Synthetic images in the layout of the named dataset; they show no patient and are free to use."
     ]
     assert "Synthetic MIAS" in render_card(evaluation)
