@@ -66,7 +66,7 @@ def test_measured_rows_leave_the_other_rows_of_the_file(tmp_path: Path) -> None:
     assert json.loads(file.read_text(encoding="utf-8")) == [faster, SLOW, PLAIN]
     for damaged in ("{", "[1]", '[{"value": 1}]', '{"name": 1}'):
         file.write_text(damaged, encoding="utf-8")
-        with pytest.raises(ConfigError, match=r"benchmarks\.json: is no list of benchmark rows"):
+        with pytest.raises(ConfigError, match=r"benchmarks\.json: is not a list of benchmark rows"):
             write(file, [FAST])
         assert file.read_text(encoding="utf-8") == damaged
 

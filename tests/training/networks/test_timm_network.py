@@ -227,5 +227,5 @@ def test_a_network_without_maps_is_refused_by_name():
 
 @pytest.mark.parametrize("name", ["mvitv2_tiny", "beit_base_patch16_224", "mixer_s32_224"])
 def test_a_network_of_one_size_is_refused(name):
-    with pytest.raises(ConfigError, match=f"{name}: it takes images of few sizes alone, such as 224 x 224 pixels"):
+    with pytest.raises(ConfigError, match=f"{name}: it accepts only images of a few sizes, such as 224 x 224 pixels"):
         find_architecture(name)
