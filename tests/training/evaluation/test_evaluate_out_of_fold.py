@@ -1,4 +1,4 @@
-"""The evaluation of cross-validated candidates decides everything out of fold."""
+"""The evaluation of cross-validated candidates uses out-of-fold predictions for every choice."""
 
 import csv
 from collections import Counter
@@ -23,7 +23,7 @@ def fold_of(record):
 
 
 def cross_validate(base, name, seed, fold=fold_of, strength=3.0):
-    """Make a candidate one of two folds, whose networks knew the truth of most films."""
+    """Give a candidate out-of-fold logits of two folds that are right for most images."""
     records = [record for record in base.records() if record.split is not Split.TEST and not record.source_image_id]
     random = np.random.default_rng(seed)
     logits = random.normal(size=(len(records), 3)) + strength * np.eye(3)[[record.label.rank for record in records]]
@@ -38,7 +38,7 @@ def cross_validate(base, name, seed, fold=fold_of, strength=3.0):
 
 
 def cross_validate_in_deals(base, name, folds):
-    """Make a candidate of several deals of patients to two folds; return its records and logits, (deals, images, 3)."""
+    """Give a candidate the logits of several deals, of two folds each; return records and logits (deals, images, 3)."""
     records = [record for record in base.records() if record.split is not Split.TEST and not record.source_image_id]
     truth = np.eye(3)[[record.label.rank for record in records]]
     random = np.random.default_rng(7)
@@ -65,7 +65,7 @@ def test_figures_thresholds_and_choice_come_from_out_of_fold_predictions(evaluat
     evaluation = evaluate(evaluation_base, monkeypatch, "--predict-training", "true")
     assert evaluation["validation_folds"] == 2 and evaluation["selected"]["rule"] == "highest out-of-fold macro AUC"
     assert evaluation["selected"]["validation"]["images"] == len(records)
-    # The networks have random weights: only what was said out of fold can be so good.
+    # The networks have random weights, so only the made-up out-of-fold logits can be so good.
     assert evaluation["selected"]["validation"]["macro_auc"]["value"] > 0.9
     assert evaluation["selected"]["test"]["macro_auc"]["value"] < 0.8
     unpack(evaluation_base.output / "model" / "model.tar.gz", evaluation_base.base / "served")
@@ -73,7 +73,7 @@ def test_figures_thresholds_and_choice_come_from_out_of_fold_predictions(evaluat
     assert served["calibration"]["fitted_on"] == "out-of-fold" and served["metrics"]["protocol"] == "patient"
     assert "Cross-validation," in evaluation_base.page
     card = (evaluation_base.output / "evaluation" / "model_card.md").read_text()
-    assert "learnt from the images called validation" in card
+    assert "was trained on the images called validation" in card
     with (evaluation_base.output / "evaluation" / "predictions.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["network"] == "first"]
     of_split = {
@@ -163,9 +163,9 @@ def test_several_deals_are_judged_by_their_mean_and_each_is_reported(evaluation_
     whole = evaluation["candidates"]["first"]["validation"]["malignant_auc"]["value"]
     assert whole == pytest.approx(roc_auc_score(labels == 2, shares[:, 2]))
     each = found["alone"]["malignant_auc"]["each"]
-    for said, value in zip(logits, each, strict=True):
-        # Calibration changes the order of the images a little, since it acts on three classes.
-        assert value == pytest.approx(roc_auc_score(labels == 2, softmax(said)[:, 2]), abs=0.05)
+    for of_deal, value in zip(logits, each, strict=True):
+        # Calibration changes the order of the images a little, because it acts on three classes.
+        assert value == pytest.approx(roc_auc_score(labels == 2, softmax(of_deal)[:, 2]), abs=0.05)
     assert found["number"] == 3 and len(set(each)) == 3
     spread = found["alone"]["malignant_auc"]
     assert spread["mean"] == pytest.approx(np.mean(each)) and spread["lowest"] == min(each)

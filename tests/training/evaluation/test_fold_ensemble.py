@@ -1,4 +1,4 @@
-"""Folds trained by jobs of their own: their ensemble is evaluated out of fold and made one model."""
+"""Folds that are trained by separate jobs: their ensemble is evaluated out of fold and saved as one model."""
 
 import json
 
@@ -56,7 +56,7 @@ def test_folds_that_do_not_belong_together_are_refused(folds, tmp_path):
         join_folds(folds[:1], tmp_path)
     other = tmp_path / "other"
     described = json.loads((folds[1] / "model.json").read_text())
-    described["training"]["data_digest"] = "of other films"
+    described["training"]["data_digest"] = "of other images"
     write = model_directory.load(folds[1])
     (other).mkdir()
     (other / "out_of_fold.csv").write_bytes((folds[1] / "out_of_fold.csv").read_bytes())

@@ -38,7 +38,7 @@ def one_thread():
 
 
 @pytest.fixture
-def films(make_job):
+def datasets(make_job):
     paths = make_job()
     records = read_manifest(paths.channel("manifest"))
     return tuple(
@@ -83,7 +83,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("sampling", Sampling)
-def test_a_run_learns(films, sampling, capsys):
+def test_a_run_learns(datasets, sampling, capsys):
     config = TrainConfig(
         cnn=Cnn.MODIFIED_CNN,
         epochs=8,
@@ -93,19 +93,19 @@ def test_a_run_learns(films, sampling, capsys):
         sampling=sampling,
         precision=Precision.FLOAT32,
     )
-    _, progress = run(films, config)
+    _, progress = run(datasets, config)
     best = progress.history[progress.best_epoch - 1]
     assert best.validation_macro_auc > 0.8
     assert progress.history[-1].train_loss < progress.history[0].train_loss
     assert capsys.readouterr().out.splitlines() == [item.line() for item in progress.history]
 
 
-def test_the_network_ends_as_in_its_best_epoch(films):
-    network, progress = run(films)
+def test_the_network_ends_as_in_its_best_epoch(datasets):
+    network, progress = run(datasets)
     best = progress.history[progress.best_epoch - 1]
     assert best.rank == max(item.rank for item in progress.history)
-    logits = predict(network, films[1], batch_size=5, precision=Precision.FLOAT32)
-    found = measure(logits, films[1], ChoiceFigure())
+    logits = predict(network, datasets[1], batch_size=5, precision=Precision.FLOAT32)
+    found = measure(logits, datasets[1], ChoiceFigure())
     assert (found.macro_auc, found.balanced_accuracy) == (best.validation_macro_auc, best.validation_balanced_accuracy)
     assert found.choice == found.macro_auc == best.validation_choice
     assert found.loss == pytest.approx(best.validation_loss, rel=1e-5)
@@ -113,34 +113,34 @@ def test_the_network_ends_as_in_its_best_epoch(films):
 
 @pytest.mark.parametrize("pretrained", [False, True])
 @pytest.mark.parametrize("checks", [1, 7, 10])
-def test_an_interrupted_run_ends_as_an_undisturbed_one(films, tmp_path, capsys, checks, pretrained):
-    whole = run(films, pretrained=pretrained)
+def test_an_interrupted_run_ends_as_an_undisturbed_one(datasets, tmp_path, capsys, checks, pretrained):
+    whole = run(datasets, pretrained=pretrained)
     store = CheckpointStore(tmp_path, "digest")
     with pytest.raises(Interrupted):
-        run(films, checkpoints=store, check_stop=interrupt_after(checks), pretrained=pretrained)
+        run(datasets, checkpoints=store, check_stop=interrupt_after(checks), pretrained=pretrained)
     capsys.readouterr()
-    resumed = run(films, checkpoints=store, pretrained=pretrained)
+    resumed = run(datasets, checkpoints=store, pretrained=pretrained)
     assert ("resumed from epoch 1\n" in capsys.readouterr().out) == (checks > 6)
     assert_same(whole, resumed)
 
 
-def test_a_finished_run_is_not_repeated(films, tmp_path, capsys):
+def test_a_finished_run_is_not_repeated(datasets, tmp_path, capsys):
     store = CheckpointStore(tmp_path, "digest")
-    first = run(films, checkpoints=store)
+    first = run(datasets, checkpoints=store)
     capsys.readouterr()
-    again = run(films, checkpoints=store)
+    again = run(datasets, checkpoints=store)
     assert capsys.readouterr().out == "resumed from epoch 4\n"
     assert_same(first, again)
 
 
-def test_a_foreign_checkpoint_is_ignored_and_kept(films, tmp_path, capsys):
-    run(films, checkpoints=CheckpointStore(tmp_path, "other"))
+def test_a_foreign_checkpoint_is_ignored_and_kept(datasets, tmp_path, capsys):
+    run(datasets, checkpoints=CheckpointStore(tmp_path, "other"))
     capsys.readouterr()
-    resumed = run(films, checkpoints=CheckpointStore(tmp_path, "digest"))
+    resumed = run(datasets, checkpoints=CheckpointStore(tmp_path, "digest"))
     out = capsys.readouterr().out
     assert "checkpoint checkpoint.pt belongs to other data, settings or code; moved to checkpoint.ignored" in out
     assert "resumed" not in out and (tmp_path / "checkpoint.ignored").is_file()
-    assert_same(resumed, run(films))
+    assert_same(resumed, run(datasets))
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,9 @@ def test_a_foreign_checkpoint_is_ignored_and_kept(films, tmp_path, capsys):
         lambda content: content[:2000] + b"\0" + content[2001:],
     ],
 )
-def test_a_damaged_checkpoint_is_ignored(films, tmp_path, capsys, damage):
+def test_a_damaged_checkpoint_is_ignored(datasets, tmp_path, capsys, damage):
     store = CheckpointStore(tmp_path, "digest")
-    run(films, checkpoints=store)
+    run(datasets, checkpoints=store)
     store.path.write_bytes(damage(store.path.read_bytes()))
     (tmp_path / ".checkpoint.pt.left-over").write_bytes(b"half")
     assert store.load() is None
@@ -171,7 +171,7 @@ def test_the_digest_changes_with_every_part():
     assert len(digests) == 3
 
 
-def test_patience_ends_a_run(films):
+def test_patience_ends_a_run(datasets):
     config = TrainConfig(
         cnn=Cnn.MODIFIED_CNN,
         epochs=9,
@@ -181,21 +181,21 @@ def test_patience_ends_a_run(films):
         patience=2,
         precision=Precision.FLOAT32,
     )
-    _, progress = run(films, config)
+    _, progress = run(datasets, config)
     assert len(progress.history) == progress.best_epoch + 2 < 9
 
 
-def test_a_run_that_diverges_says_so(films):
+def test_a_run_that_diverges_is_refused(datasets):
     with pytest.raises(ConfigError, match="the training loss is .*lower learning_rate"):
-        films[0].labels[:] = 0
+        datasets[0].labels[:] = 0
         network = build_model("modified_cnn", classes=3)
         network.head[1].weight.data.fill_(float("nan"))
-        fit(network, *films, CONFIG, pretrained=False)
+        fit(network, *datasets, CONFIG, pretrained=False)
 
 
-def test_a_batch_that_processes_cannot_share_is_refused(films):
+def test_a_batch_that_processes_cannot_share_is_refused(datasets):
     with pytest.raises(ConfigError, match="batch_size=8 must be a multiple of the job's 3 processes"):
-        run(films, world=World(0, 3))
+        run(datasets, world=World(0, 3))
 
 
 def test_the_head_trains_alone_first():
@@ -247,7 +247,7 @@ def test_measuring_precision_leaves_no_trace():
 
 
 def test_the_folds_of_a_job_compute_in_one_format(monkeypatch):
-    """Chance in the times of a second measurement changes nothing; another size of image is measured anew."""
+    """Other times in a later fold change nothing; another image size is measured again."""
     seconds = {Precision.FLOAT32: 1.0, Precision.BFLOAT16: 0.5}
     monkeypatch.setattr(precision, "_step_seconds", lambda network, images, wanted: seconds[wanted])
 
@@ -268,17 +268,17 @@ def test_float16_is_refused_on_a_cpu():
         )
 
 
-def test_the_settings_of_the_loss_reach_it(films):
+def test_the_settings_of_the_loss_reach_it(datasets):
     config = TrainConfig(cnn=Cnn.MODIFIED_CNN, label_smoothing=0.25, positive_target=0.8, sampling=Sampling.WEIGHTED)
     network = build_model(config.cnn, classes=3)
-    films[0].labels[:4] = 0
-    loss = TrainingRun(network, *films, config, False, ALONE, lambda: None).loss
+    datasets[0].labels[:4] = 0
+    loss = TrainingRun(network, *datasets, config, False, ALONE, lambda: None).loss
     assert (loss.smoothing, loss.positive_target) == (0.25, 0.8)
-    counts = np.bincount(films[0].labels, minlength=3)
-    torch.testing.assert_close(loss.weights, torch.tensor(len(films[0]) / (3 * counts), dtype=torch.float32))
+    counts = np.bincount(datasets[0].labels, minlength=3)
+    torch.testing.assert_close(loss.weights, torch.tensor(len(datasets[0]) / (3 * counts), dtype=torch.float32))
 
 
-def test_a_new_network_takes_its_statistics_from_its_first_batch(films):
+def test_a_new_network_takes_its_statistics_from_its_first_batch(datasets):
     config = TrainConfig(
         cnn=Cnn.MODIFIED_CNN,
         epochs=1,
@@ -290,8 +290,8 @@ def test_a_new_network_takes_its_statistics_from_its_first_batch(films):
     )
 
     def mean_after_one_step(pretrained):
-        network, _ = run(films, config, pretrained=pretrained)
+        network, _ = run(datasets, config, pretrained=pretrained)
         return next(m.running_mean for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
 
-    # The statistics of pretrained weights move by a tenth; those of new weights, which come from no data, are replaced.
+    # The statistics of pretrained weights move by a tenth; those of new weights, which are not from data, are replaced.
     torch.testing.assert_close(mean_after_one_step(False), 10 * mean_after_one_step(True), rtol=1e-4, atol=1e-6)
