@@ -1,4 +1,4 @@
-"""How each metric is defined: its name, its range, what it needs, and which images count for its interval."""
+"""The definition of each metric: its name, its range, what it needs, and which images count for its interval."""
 
 from collections.abc import Callable
 

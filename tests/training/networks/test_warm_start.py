@@ -1,4 +1,4 @@
-"""Training starts from a packed model of this project: checked, of the same network, its data declared."""
+"""Training starts from a packed model: its files are checked, its network must be the same, its data declared."""
 
 import json
 
@@ -25,7 +25,7 @@ def one_thread():
 
 @pytest.fixture
 def start(make_job, tmp_path):
-    """Return a function that lays out a job with a packed model in its channel of weights."""
+    """Return a function that writes a job's inputs, with a packed model in the weights channel."""
 
     def make(declared=True, digest="other", **settings):
         paths = make_job(**SETTINGS | settings)

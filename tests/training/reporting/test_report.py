@@ -206,7 +206,7 @@ def changed(evaluated, **changes) -> str:
     return Page(render(evaluation, {})).text()
 
 
-def test_the_quick_profile_is_said_to_mean_nothing(evaluated):
+def test_the_page_states_that_figures_of_the_quick_profile_mean_nothing(evaluated):
     text = changed(evaluated, profile="quick", min_macro_auc=0.0)
     assert "No metric limit applies, and the figures mean nothing" in text
     assert "No limit applies (0.00)" in text
@@ -218,7 +218,7 @@ def test_the_limit_is_compared_with_the_figure(evaluated):
     assert f"Reaches the limit of {value - 0.01:.2f}" in changed(evaluated, min_macro_auc=value - 0.01)
 
 
-def test_a_leak_stands_at_the_top(evaluated):
+def test_a_leak_is_reported_at_the_top(evaluated):
     leak = {
         "passed": False,
         "verdict": "failed with 1 finding",
@@ -251,7 +251,7 @@ def test_an_undefined_figure_says_why(evaluated):
         ("pretrained", "head", "pretrained body, unchanged"),
     ],
 )
-def test_the_page_says_what_of_a_network_learnt(evaluated, initialisation, learns, said):
+def test_the_page_states_which_layers_were_trained(evaluated, initialisation, learns, said):
     evaluation = copy.deepcopy(evaluated.evaluation)
     evaluation["candidates"]["first"] |= {
         "initialisation": initialisation,
@@ -292,7 +292,7 @@ def test_example_images_are_shown_with_their_lesions(evaluated, page):
     assert np.abs(decoded - original).mean() < 3
 
 
-def test_examples_are_the_surest_right_and_wrong_image_of_each_class():
+def test_examples_are_the_right_and_wrong_predictions_with_the_highest_probability():
     logits = np.log([[0.8, 0.1, 0.1], [0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.1, 0.3, 0.6]])
     names = tuple("abcde")
     test = TestPredictions(names, names, names, np.array([0, 0, 0, 2, 2]), logits)
@@ -311,7 +311,7 @@ def test_examples_are_the_surest_right_and_wrong_image_of_each_class():
     assert examples[0]["probabilities"]["malignant"] == pytest.approx(0.6)
 
 
-def test_a_lesion_without_an_image_of_it_is_drawn_nowhere(evaluated):
+def test_an_example_without_a_picture_is_not_drawn(evaluated):
     example = evaluated.evaluation["examples"][0]["image_id"]
     picture = Picture(10, 20, "AAAA", "BBBB", (Circle(1.0, 2.0, 3.0, "benign"),))
     page = Page(render(evaluated.evaluation, {example: picture}))
@@ -345,7 +345,7 @@ def test_plots_take_their_colours_from_the_page_and_share_no_names():
     assert roc == roc_plot({"roc": {"normal": curve, "benign": None, "malignant": curve}}, "<title>")
 
 
-def test_missed_cancers_are_listed_with_what_is_known_of_them(evaluated, page):
+def test_missed_cancers_are_listed_with_their_details(evaluated, page):
     evaluation = evaluated.evaluation
     threshold = evaluation["selected"]["operating_points"]["sensitivity"]["threshold"]
     missed = evaluation["missed_cancers"]
@@ -363,6 +363,6 @@ def test_the_words_of_the_label_table_are_explained(evaluated):
     assert "dense-glandular" not in changed(evaluated, dataset="own")
 
 
-def test_what_is_known_of_the_release_stands_beside_the_audit(evaluated):
+def test_notes_about_the_release_are_in_the_audit_section(evaluated):
     assert "mias111 and mias113 show one breast" in changed(evaluated, dataset="mias+rsna", synthetic=False)
     assert "mias111" not in changed(evaluated, dataset="mias", synthetic=True)
