@@ -68,7 +68,11 @@ _REPORTED = ("torch", "torchvision", "numpy", "openvino")
 
 def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
-    config = settings_in(_parser().parse_args(arguments), EvaluationJobConfig)
+    parser = argparse.ArgumentParser(
+        prog="python -m mammopipe.training.evaluate", description=__doc__, allow_abbrev=False
+    )
+    add_arguments(parser, EvaluationJobConfig)
+    config = settings_in(parser.parse_args(arguments), EvaluationJobConfig)
     paths = ContainerPaths.from_environment()
     data = SegmentedData.read(paths.processing_input("data"))
     refuse_missed(data.folder, data.folder, "segment", len(data.records))
@@ -337,14 +341,6 @@ def _text(figure: Mapping[str, Any]) -> str:
         return "undefined"
     bounds = f" [{figure['low']:.3f}, {figure['high']:.3f}]" if figure["low"] is not None else ""
     return f"{figure['value']:.3f}{bounds}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mammopipe.training.evaluate", description=__doc__, allow_abbrev=False
-    )
-    add_arguments(parser, EvaluationJobConfig)
-    return parser
 
 
 if __name__ == "__main__":

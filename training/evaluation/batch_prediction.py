@@ -65,7 +65,11 @@ def predict_split(
     parts: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in models}
     for images in _in_parts(records, folder, shape):
         for name, model in models.items():
-            parts[name].append(_logits(model, images, f"{name} on {folder.name}"))
+            batches = _batches(images, f"{name} on {folder.name}")
+            parts[name] += [
+                mean_over_flips(model.predict_logits, batch, both).numpy()
+                for batch, both in zip(batches, _mirrored(model, images), strict=True)
+            ]
     names = (
         tuple(item.image_id for item in records),
         tuple(item.patient_id for item in records),
@@ -168,15 +172,6 @@ def logits_and_features(model: LoadedModel, records: Sequence[ImageRecord], fold
 def _in_parts(records: Sequence[ImageRecord], folder: Path, shape: tuple[int, int]) -> Iterator[ImageDataset]:
     for start in range(0, len(records), _IMAGES_AT_ONCE):
         yield ImageDataset(records[start : start + _IMAGES_AT_ONCE], folder, shape=shape, description=folder.name)
-
-
-def _logits(model: LoadedModel, images: ImageDataset, title: str) -> npt.NDArray[np.float32]:
-    return np.concatenate(
-        [
-            mean_over_flips(model.predict_logits, batch, both).numpy()
-            for batch, both in zip(_batches(images, title), _mirrored(model, images), strict=True)
-        ]
-    )
 
 
 def mirrored(model: LoadedModel, records: Sequence[ImageRecord]) -> npt.NDArray[np.bool_]:

@@ -56,7 +56,11 @@ def complete(
     description["reference"] = {**reference.save(folder), "distributions": distributions}
     whole = audited(evaluation["leakage"], fits, [], data.records)
     whole["fitted"] = description["fitted"] = [*evaluation["fitted"], *whole["fitted"]]
-    read = partial(_read, rows, data, model.input_shape)
+
+    def read(places: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
+        for part, folder in data.in_folders([rows[place] for place in places]):
+            yield from read_images(part, folder, shape=model.input_shape)
+
     breasts = _breasts(model, rows, logits, features)
     # Loaded again without folding, because the exported network must be the one that is served.
     served = model_directory.load(folder)
@@ -96,7 +100,10 @@ def _reference(
     rows = data.images(Split.VALIDATION)
     held = data.out_of_fold.get(evaluation["selected"]["cnn"])
     references = rows if held else spaced_sample(data.originals(Split.TRAIN))
-    trained_on = features if held else _logits_and_features(model, data, references)[1]
+    trained_on = features
+    if held is None:
+        parts = [logits_and_features(model, part, folder)[1] for part, folder in data.in_folders(references)]
+        trained_on = np.concatenate(parts)
     calibration = Calibration.read(evaluation["candidates"][evaluation["selected"]["cnn"]], data.classes)
     probabilities = calibration.probabilities(held.logits if held else logits)
     malignant = data.classes.index(Label.MALIGNANT)
@@ -114,18 +121,6 @@ def _reference(
             Fit.on("distributions of the watched figures", list(watched.values())),
         ],
     )
-
-
-def _logits_and_features(model: LoadedModel, data: SegmentedData, rows: Sequence[ImageRecord]) -> tuple[Floats, Floats]:
-    parts = [logits_and_features(model, part, folder) for part, folder in data.in_folders(rows)]
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-
-
-def _read(
-    rows: Sequence[ImageRecord], data: SegmentedData, shape: tuple[int, int], places: Sequence[int]
-) -> Iterator[npt.NDArray[np.float32]]:
-    for part, folder in data.in_folders([rows[place] for place in places]):
-        yield from read_images(part, folder, shape=shape)
 
 
 def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ def roc_plot(figures: Mapping[str, Any], title: str) -> Markup:
     plot.reference([0, 1], [0, 1])
     for name, curve in figures["roc"].items():
         if curve is not None:
-            plot.axes.plot(curve["false_positive_rate"], curve["sensitivity"], **_of_class(name))
+            colour, line = COLOURS[_PROPERTY_OF[name]], _LINE_OF.get(name, "-")
+            plot.axes.plot(curve["false_positive_rate"], curve["sensitivity"], color=colour, linestyle=line, label=name)
     return plot.svg()
 
 
@@ -92,7 +93,3 @@ def _by_epoch(
     plot.whole_x()
     plot.axes.set_ylim(bottom=0, top=1.02 if unit else None)
     return plot.svg()
-
-
-def _of_class(name: str) -> dict[str, Any]:
-    return {"color": COLOURS[_PROPERTY_OF[name]], "linestyle": _LINE_OF.get(name, "-"), "label": name}
