@@ -41,7 +41,7 @@ from mammopipe.training.config import WITHOUT_EFFECT, Learns, TrainConfig
 from mammopipe.training.fitting.breasts.cases import cases_of_level, described_level
 from mammopipe.training.fitting.breasts.dataset import Breasts
 from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest, code_digest, data_digest, run_digest
-from mammopipe.training.fitting.cross_validation import RunEnvironment, cross_validate, train_fold
+from mammopipe.training.fitting.cross_validation import FoldEnvironment, cross_validate, train_fold
 from mammopipe.training.fitting.dataset import ImageDataset, learnt, require_every_class
 from mammopipe.training.fitting.distributed import ALONE, World, joined, launch, launch_command
 from mammopipe.training.fitting.image_cache import choose_cache
@@ -219,7 +219,7 @@ def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest
         print(_opening_line(inputs, world), flush=True)
     progress: TrainingProgress
     if inputs.config.folds:
-        where = RunEnvironment(world, paths.checkpoints, inputs.digest, stop.check)
+        where = FoldEnvironment(world, paths.checkpoints, inputs.digest, stop.check)
         network, progress = (train_fold if inputs.config.fold >= 0 else cross_validate)(
             inputs.train.joined(inputs.validation),
             inputs.config,

@@ -43,7 +43,7 @@ Build = Callable[[], ImageNetwork]
 
 
 @dataclass(frozen=True)
-class RunEnvironment:
+class FoldEnvironment:
     """The environment in which a cross-validation runs."""
 
     world: World
@@ -66,7 +66,7 @@ def train_fold(
     build: Build,
     *,
     pretrained: bool,
-    where: RunEnvironment,
+    where: FoldEnvironment,
 ) -> tuple[ImageNetwork, OneFold]:
     """Train only the network of the fold `config.fold`, for all epochs; the arguments are those of `cross_validate`.
 
@@ -118,7 +118,7 @@ def cross_validate(
     build: Build,
     *,
     pretrained: bool,
-    where: RunEnvironment,
+    where: FoldEnvironment,
 ) -> tuple[ImageNetwork, CrossValidated]:
     """Train the network of each fold and the final network.
 
@@ -174,7 +174,7 @@ def _one_deal(
     build: Build,
     *,
     pretrained: bool,
-    where: RunEnvironment,
+    where: FoldEnvironment,
 ) -> tuple[list[TrainingProgress], CrossValidated]:
     """Assign the patients to folds by the seed of `config`, and train the network of each fold."""
     folds = np.array(assign_folds(given.records, config.folds, seed=config.seed, protocol=protocol))
@@ -212,7 +212,7 @@ def _fold(
     store: CheckpointStore,
     *,
     pretrained: bool,
-    where: RunEnvironment,
+    where: FoldEnvironment,
 ) -> TrainingProgress:
     """Train one fold's network, or return the result of an earlier start of this job."""
     world = where.world
