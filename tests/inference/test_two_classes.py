@@ -24,9 +24,9 @@ from mammopipe.processing.classes import TWO
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.training.model.drift_features import fit_drift_reference
 from tests.inference.conftest import save_model
+from tests.inference.dicom.cad_templates import TID_4000, breaches
 from tests.inference.dicom.dicom_examples import items, name_of, phantom_exams
-from tests.inference.dicom.test_cad_report import TID_4000, breaches
-from tests.inference.prediction.test_handler import JSON, exam, run, validate
+from tests.inference.prediction.handler.handler_requests import JSON, exam, run, validate
 
 DICOM, CONFIG = "application/dicom", PreprocessConfig(height=96, width=64)
 

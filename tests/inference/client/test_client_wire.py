@@ -154,7 +154,7 @@ def test_a_fault_of_the_server_is_not_tried_again(endpoint: Answering, status: i
 
 def test_what_is_no_answer_of_this_server_is_a_fault(endpoint: Answering) -> None:
     endpoint.replies = [(200, b"<html>"), (200, b"[]"), (500, b"<html>")]
-    for message in ("no JSON", "schema_version=None", "no error of this server"):
+    for message in ("not JSON", "schema_version=None", "not an error of this server"):
         with pytest.raises(EndpointFaultError, match=message):
             client_of(endpoint).predict(PGM)
 

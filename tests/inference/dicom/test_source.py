@@ -17,12 +17,7 @@ from mammopipe.inference.dicom.results import (
     structured_report,
 )
 from mammopipe.processing.images.mammogram import read_mammogram
-from tests.inference.dicom.dicom_examples import SECRETS, changed, exam, heat_over, one, opened, phantom_exams, results
-
-
-@pytest.fixture(scope="module")
-def exams() -> list[list[bytes]]:
-    return phantom_exams()
+from tests.inference.dicom.dicom_examples import SECRETS, changed, exam, heat_over, one, opened, results
 
 
 def test_results_keep_patient_and_study_to_the_byte(exams: list[list[bytes]]) -> None:

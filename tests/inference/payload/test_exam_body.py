@@ -214,7 +214,7 @@ def test_what_a_study_on_a_disc_has_beside_its_images_is_skipped(name: str, data
     error = refused(ZIP, zipped([(name, data)]))
     assert (error.code, error.message) == (
         "no_images",
-        f"an exam needs at least one image; files that are none: 1 {reason}",
+        f"an exam needs at least one image; skipped files: 1 {reason}",
     )
 
 
