@@ -192,6 +192,7 @@ def judge(
     """
     if EVERYTHING not in training:
         raise ConfigError("model.json has no reference.distributions: it was evaluated by an earlier version")
+    # All tests share the budget of false alarms: each may fire with an equal part of the probability (Bonferroni).
     tests = _BOTH_TESTS * len(FIGURES) * max(1, len(groups))
     return [_judge_group(name, weeks, training, baseline, config, tests) for name, weeks in groups.items()]
 
@@ -221,6 +222,7 @@ def _judge_figure(
 ) -> FigureDrift:
     counts = [reference.count(week.values[name]) for week in weeks]
     chance = 1 / (config.false_alarm_windows * tests)
+    # The limit needs one number of exams for all windows; a few unusual windows do not move the median.
     exams = statistics.median(week.exams for week in weeks)
     slack = SMALLEST_SHIFT / 2 * exams**0.5
     return FigureDrift(

@@ -41,7 +41,7 @@ from mammopipe.processing.images.mammogram import ReadConfig
 
 _MOST_NAMED = 20
 """Most skipped files that a warning names; `skipped` of the answer has all."""
-_OF_UNKNOWN_KIND = "the file is of no known kind and may be a damaged image"
+_OF_UNKNOWN_KIND = "the file's type is unknown, and it may be a damaged image"
 
 
 def answer(predictor: Predictor, task: Task, reading: ReadConfig, digest: Digest | None = None) -> Reply:
@@ -135,7 +135,9 @@ class _Work:
     def _image_body(self, image: JudgedImage, drawn: bool) -> bytes:
         if self.task.form is AnswerType.OVERLAY:
             pixels = image.pixels
-            return png(overlay(pixels, image.seen.heat) if drawn and image.seen is not None else eight_bits(pixels))
+            return png(
+                overlay(pixels, image.evidence.heat) if drawn and image.evidence is not None else eight_bits(pixels)
+            )
         heatmap = image.heatmap(self.reader.options.target) if self.shows_regions else None
         said = Answer(**self._envelope(), **image.scores(heatmap))
         if self.result is None:
@@ -145,9 +147,9 @@ class _Work:
     def _capture(self, image: JudgedImage, said: Answer) -> bytes:
         from mammopipe.inference.dicom.results import overlay_capture
 
-        if image.seen is None:
+        if image.evidence is None:
             raise ValueError("an overlay needs an image with a heatmap")
-        return overlay_capture(image.source.data, overlay(image.pixels, image.seen.heat), said)
+        return overlay_capture(image.source.data, overlay(image.pixels, image.evidence.heat), said)
 
     def _dicom(self, files: list[bytes], said: Answer | ExamAnswer, overlays: Callable[[], list[bytes]]) -> bytes:
         """Return the requested DICOM result; `overlays` makes the secondary captures if the result needs them."""
@@ -169,6 +171,7 @@ class _Work:
         options = self.reader.options
         exam = check_exam(parcel.sources, self.reader.reading.limits, priors=options.priors)
         unknown = [each.index for each in parcel.skipped if each.reason is SkipReason.UNKNOWN]
+        # The faster number format first. If rounding could change a decision, the exam is judged again in float32.
         judged = self._judge(exam.sources, unknown, exact=self.reader.predictor.exams_are_exact)
         if self.reader.predictor.is_close(judged.combined):
             judged = self._judge(exam.sources, unknown, exact=True)
@@ -292,7 +295,7 @@ def _of_skipped(skipped: tuple[Skipped, ...]) -> list[QualityWarning]:
         return []
     named = [f"{each.place}: {each.reason}" for each in skipped[:_MOST_NAMED]]
     more = [f"and {len(skipped) - _MOST_NAMED} more"] if len(skipped) > _MOST_NAMED else []
-    message = f"files that are no images were not judged: {'; '.join(named + more)}"
+    message = f"files that are not images were skipped: {'; '.join(named + more)}"
     return [QualityWarning(code="skipped-files", message=message)]
 
 
