@@ -97,7 +97,7 @@ def examine(
     """Return `drift.json` and `baseline.json` of the captures; raises `ConfigError` if most are unreadable."""
     groups = gather(captures.exams(), config)
     unreadable = sum(captures.unreadable.values())
-    exams = sum(week.exams for week in groups.get("all", ()))
+    exams = sum(window.exams for window in groups.get("all", ()))
     if unreadable > MOST_UNREADABLE * (exams + unreadable):
         reason, times = captures.unreadable.most_common(1)[0]
         raise ConfigError(
@@ -149,7 +149,7 @@ def metric_lines(report: Mapping[str, Any], time_s: float) -> list[dict[str, Any
     lines = [_embedded(whole, {}, time_s)]
     return lines + [
         _embedded(
-            {REQUESTS: sum(week["exams"] for week in group["weeks"]), INDEX: group["strength"]},
+            {REQUESTS: sum(window["exams"] for window in group["weeks"]), INDEX: group["strength"]},
             {DIMENSION: name},
             time_s,
         )

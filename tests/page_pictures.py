@@ -58,7 +58,7 @@ def main() -> None:
                     visit = Visit(browser, server.url, **settings)
                     visit.drop(*files, name="image.dcm")
                     visit.page.screenshot(path=arguments.folder / f"page-{key}.png")
-                    assert not visit.said, visit.said
+                    assert not visit.messages, visit.messages
                 browser.close()
         finally:
             server.process.kill()

@@ -35,9 +35,9 @@ def test_the_command_asks_about_a_study_and_stores_the_results(
         "Mammography CAD SR Storage",
         "Grayscale Softcopy Presentation State Storage",
     ]
-    said = capsys.readouterr().out
-    assert "stored 3 results in the study" in said and "refer to reader" in said
-    assert "DOE" not in said and {one.get("HTTP_AUTHORIZATION") for one in held.headers} == {"Bearer secret"}
+    output = capsys.readouterr().out
+    assert "stored 3 results in the study" in output and "refer to reader" in output
+    assert "DOE" not in output and {one.get("HTTP_AUTHORIZATION") for one in held.headers} == {"Bearer secret"}
 
 
 def test_the_command_without_store_leaves_the_study_as_it_is(

@@ -20,16 +20,16 @@ DROP = """(files) => {
 
 
 class Visit:
-    """The page in a browser context of its own, and all that it said and asked for."""
+    """The page in a browser context of its own, with its console messages and its requests."""
 
     def __init__(self, browser: Any, url: str, **settings: Any) -> None:
         self.context = browser.new_context(**settings)
         self.page = self.context.new_page()
-        self.said: list[str] = []
-        self.asked: list[Any] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request))
+        self.messages: list[str] = []
+        self.requests: list[Any] = []
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request))
         self.page.goto(url)
 
     def drop(self, *files: bytes, name: str = "DOE^JANE.dcm") -> Any:
@@ -48,7 +48,7 @@ class Visit:
         return str(self.page.inner_text(selector))
 
     def picture(self) -> NDArray[np.uint8]:
-        """Return what the viewer shows of the film, as colours."""
+        """Return a screenshot of the selected image, BGR."""
         shown = cv2.imdecode(
             np.frombuffer(self.page.locator(".selected .layers").screenshot(), np.uint8), cv2.IMREAD_COLOR
         )

@@ -62,6 +62,8 @@ def visit(browser: Any, local: Server) -> Iterator[Callable[..., Visit]]:
 
     yield opened
     for one in visits:
-        assert not [request.url for request in one.asked if not request.url.startswith((local.url, "blob:", "data:"))]
+        assert not [
+            request.url for request in one.requests if not request.url.startswith((local.url, "blob:", "data:"))
+        ]
         assert one.context.storage_state() == {"cookies": [], "origins": []}
         one.context.close()

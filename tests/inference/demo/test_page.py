@@ -53,17 +53,17 @@ def test_the_page_is_refused_beyond_the_loopback_interface(base: Path) -> None:
     assert ended.stderr.startswith("error: MAMMOPIPE_DEMO=true needs") and ended.stderr.count("\n") == 1
 
 
-def test_the_image_alone_is_a_picture_and_nothing_else(local: Server, films: Any) -> None:
-    reply = local.invoke(films.pgm, path="/invocations?overlay=none", Accept="image/png")
+def test_the_image_alone_is_a_picture_and_nothing_else(local: Server, phantom: Any) -> None:
+    reply = local.invoke(phantom.pgm, path="/invocations?overlay=none", Accept="image/png")
     image = cv2.imdecode(np.frombuffer(reply.body, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert np.array_equal(image, (films.pixels >> 8).astype(np.uint8))
-    refused = local.invoke(films.pgm, path="/invocations?overlay=none")
+    assert np.array_equal(image, (phantom.pixels >> 8).astype(np.uint8))
+    refused = local.invoke(phantom.pgm, path="/invocations?overlay=none")
     assert (refused.status, refused.code) == (400, "bad_option")
 
 
-def test_a_dropped_image_shows_its_scores_and_its_heat(visit: Callable[..., Visit], films: Any) -> None:
+def test_a_dropped_image_shows_its_scores_and_its_heat(visit: Callable[..., Visit], phantom: Any) -> None:
     page = visit()
-    answer = page.drop(films.pgm, name="film.pgm")
+    answer = page.drop(phantom.pgm, name="film.pgm")
     assert float(page.text("#image-score")) == pytest.approx(answer["malignancy_score"], abs=0.051)
     refer = answer["referral"]["refer"]
     assert page.text("#image-verdict") == ("Refer to reader" if refer else "Suspicious")
@@ -76,7 +76,7 @@ def test_a_dropped_image_shows_its_scores_and_its_heat(visit: Callable[..., Visi
     page.page.uncheck("#overlay")
     page.page.uncheck("#regions")
     assert warm > 0.002 and colourful(page.picture()) == 0
-    assert page.said == []
+    assert page.messages == []
 
 
 def test_a_dicom_is_shown_without_its_patient(visit: Callable[..., Visit], exam: list[bytes]) -> None:
@@ -85,9 +85,9 @@ def test_a_dicom_is_shown_without_its_patient(visit: Callable[..., Visit], exam:
     assert float(page.text("#image-score")) == pytest.approx(answer["malignancy_score"], abs=0.051)
     assert page.page.evaluate("document.querySelector('.selected .picture').naturalWidth") == answer["image"]["columns"]
     assert PERSON not in page.page.content()
-    names = [request.url + repr(request.headers) for request in page.asked]
+    names = [request.url + repr(request.headers) for request in page.requests]
     assert not [name for name in names if "DOE" in name]
-    assert page.said == []
+    assert page.messages == []
 
 
 def test_an_exam_shows_breasts_images_and_the_chosen_point(visit: Callable[..., Visit], exam: list[bytes]) -> None:
@@ -102,23 +102,25 @@ def test_an_exam_shows_breasts_images_and_the_chosen_point(visit: Callable[..., 
         page.page.check("input[value=specificity]")
     page.settle()
     assert again.value.json()["images"][0]["decision"]["operating_point"] == "specificity"
-    sent = [request.post_data_buffer or b"" for request in page.asked]
+    sent = [request.post_data_buffer or b"" for request in page.requests]
     assert not [body for body in sent if b"DOE^JANE.dcm" in body]
-    assert page.said == []
+    assert page.messages == []
 
 
-def test_a_referral_comes_first_and_a_threshold_shows_what_it_is_worth(visit: Callable[..., Visit], films: Any) -> None:
+def test_a_referral_comes_first_and_a_threshold_shows_what_it_is_worth(
+    visit: Callable[..., Visit], phantom: Any
+) -> None:
     page = visit()
-    said = json.loads(standin.image_json(referral=standin.REFERRED))
-    said["prevalence"] = {"value": 0.154, "of": "validation", "level": "image"}
-    said["heatmap"]["png"] = base64.b64encode(films.png).decode()
+    fake = json.loads(standin.image_json(referral=standin.REFERRED))
+    fake["prevalence"] = {"value": 0.154, "of": "validation", "level": "image"}
+    fake["heatmap"]["png"] = base64.b64encode(phantom.png).decode()
 
     def answer(route: Any) -> None:
         wants_json = route.request.headers["accept"] == "application/json"
-        route.fulfill(json=said) if wants_json else route.continue_()
+        route.fulfill(json=fake) if wants_json else route.continue_()
 
     page.page.route("**/invocations*", answer)
-    page.drop(films.pgm)
+    page.drop(phantom.pgm)
     card = page.text("#answer section.card")
     assert card.index("Refer to reader") < card.index("entropy 1.05, limit 0.90") < card.index("Sensitivity")
     lines = [line for line in card.split("\n") if line]
@@ -135,18 +137,18 @@ def test_reasons_name_the_images_as_their_labels_do(visit: Callable[..., Visit],
     def answer(route: Any) -> None:
         if route.request.headers["accept"] != "application/json":
             return route.continue_()
-        said = route.fetch().json()
-        removed = said["images"].pop(0)["index"]
-        for breast in said["breasts"]:
+        fake = route.fetch().json()
+        removed = fake["images"].pop(0)["index"]
+        for breast in fake["breasts"]:
             breast["images"] = [index for index in breast["images"] if index != removed]
-        said["breasts"] = [breast for breast in said["breasts"] if breast["images"]]
+        fake["breasts"] = [breast for breast in fake["breasts"] if breast["images"]]
         texts = ("image 0: not judged: image 0: excluded (implant)", "image 1: the model is undecided")
         reasons = [{"code": "uncertain", "message": text} for text in texts]
-        said["exam"]["referral"] = {"refer": True, "reasons": reasons}
-        said["exam"]["prevalence"] = {"value": 0.154, "of": "validation", "level": "patient"}
-        said["warnings"].append({"code": "refused-view", "message": "image 0 is in no score: implant"})
-        said["warnings"].append({"code": "identity-incomplete", "message": "not stated: PatientName (image 0, 1)"})
-        route.fulfill(json=said)
+        fake["exam"]["referral"] = {"refer": True, "reasons": reasons}
+        fake["exam"]["prevalence"] = {"value": 0.154, "of": "validation", "level": "patient"}
+        fake["warnings"].append({"code": "refused-view", "message": "image 0 is in no score: implant"})
+        fake["warnings"].append({"code": "identity-incomplete", "message": "not stated: PatientName (image 0, 1)"})
+        route.fulfill(json=fake)
 
     page.page.route("**/invocations*", answer)
     page.drop(*exam)
@@ -157,44 +159,44 @@ def test_reasons_name_the_images_as_their_labels_do(visit: Callable[..., Visit],
     assert f"PatientName (Image 1, {label})" in report
     assert f"{label}: the model is undecided" in report and "image 0" not in report
     assert "is not a calibrated probability. It assumes that 15 % are malignant" in report
-    assert page.said == []
+    assert page.messages == []
 
 
-def test_a_model_of_two_classes_shows_its_own(visit: Callable[..., Visit], films: Any) -> None:
+def test_a_model_of_two_classes_shows_its_own(visit: Callable[..., Visit], phantom: Any) -> None:
     page = visit()
-    said = json.loads(standin.image_json(probabilities={Label.NEGATIVE: 0.3, Label.MALIGNANT: 0.7}))
-    said["heatmap"]["png"] = base64.b64encode(films.png).decode()
+    fake = json.loads(standin.image_json(probabilities={Label.NEGATIVE: 0.3, Label.MALIGNANT: 0.7}))
+    fake["heatmap"]["png"] = base64.b64encode(phantom.png).decode()
 
     def answer(route: Any) -> None:
         wants_json = route.request.headers["accept"] == "application/json"
-        route.fulfill(json=said) if wants_json else route.continue_()
+        route.fulfill(json=fake) if wants_json else route.continue_()
 
     page.page.route("**/invocations*", answer)
-    page.drop(films.pgm)
+    page.drop(phantom.pgm)
     lines = [line for line in page.text("#answer").split("\n") if line]
     assert [lines[lines.index(f"Probability {name}") + 1] for name in ("negative", "malignant")] == ["0.300", "0.700"]
-    assert "benign" not in page.text("#answer") and page.said == []
+    assert "benign" not in page.text("#answer") and page.messages == []
 
 
-def test_a_refusal_is_shown_with_code_and_message(visit: Callable[..., Visit], films: Any, exam: list[bytes]) -> None:
+def test_a_refusal_is_shown_with_code_and_message(visit: Callable[..., Visit], phantom: Any, exam: list[bytes]) -> None:
     page = visit()
     error = page.drop(b"this is no film", name="notes.txt")["error"]
     assert page.page.get_attribute("#error", "role") == "alert"
     assert error["message"] in page.text("#error") and page.text("#error-code") == f"415 {error['code']}"
     error = page.drop(exam[0], b"P5 9 9 255 ")["error"]
     assert error["message"] in page.text("#error") and "Image 2 of 2" in page.text("#error")
-    page.drop(films.pgm)
+    page.drop(phantom.pgm)
     assert page.text("#error") == "" and page.page.is_visible("#image-score")
     page.page.route("**/invocations*", lambda route: route.abort("connectionrefused"))
     page.page.check("input[value=specificity]")
     page.page.wait_for_selector("#error-code")
     assert "The server cannot be reached." in page.text("#error") and not page.page.is_visible("#image-score")
-    assert [line for line in page.said if "Failed to load resource" not in line] == []
+    assert [line for line in page.messages if "Failed to load resource" not in line] == []
 
 
-def test_all_can_be_reached_by_keyboard(visit: Callable[..., Visit], films: Any) -> None:
+def test_all_can_be_reached_by_keyboard(visit: Callable[..., Visit], phantom: Any) -> None:
     page = visit()
-    page.drop(films.pgm)
+    page.drop(phantom.pgm)
     reached = set()
     for _ in range(40):
         page.page.keyboard.press("Tab")

@@ -12,16 +12,16 @@ from mammopipe.inference.prediction import heatmap
 from tests.inference.demo.browser_page import Visit, box
 
 
-def test_the_image_without_heat_is_the_image(visit: Callable[..., Visit], films: Any) -> None:
+def test_the_image_without_heat_is_the_image(visit: Callable[..., Visit], phantom: Any) -> None:
     page = visit()
-    page.drop(films.png, name="film.png")
+    page.drop(phantom.png, name="film.png")
     for control in ("#overlay", "#regions"):
         page.page.uncheck(control)
     page.page.check("#pixels")
-    rows, columns = films.pixels.shape
+    rows, columns = phantom.pixels.shape
     shown = page.picture()[:rows, :columns, 0]
-    below = slice(40, None)  # the image's name lies above
-    assert np.array_equal(shown[below], (films.pixels >> 8).astype(np.uint8)[below])
+    below = slice(40, None)  # the label covers the rows above
+    assert np.array_equal(shown[below], (phantom.pixels >> 8).astype(np.uint8)[below])
 
 
 def test_views_hang_right_beside_left_and_cc_above_mlo_with_their_backs_together(
@@ -94,12 +94,12 @@ def test_zoom_pan_and_window_are_those_of_all_images(visit: Callable[..., Visit]
     assert brighter.mean() > usual.mean() + 10
     page.page.click("#fit")
     assert box(first) == before and page.text("#zoom") == "100 %"
-    assert page.said == []
+    assert page.messages == []
 
 
-def test_a_region_of_the_list_is_that_of_the_image(visit: Callable[..., Visit], films: Any) -> None:
+def test_a_region_of_the_list_is_that_of_the_image(visit: Callable[..., Visit], phantom: Any) -> None:
     page = visit()
-    answer = page.drop(films.pgm)
+    answer = page.drop(phantom.pgm)
     listed = page.page.locator("#region-list button")
     assert listed.count() == len(answer["heatmap"]["regions"]) == page.page.locator(".region").count() > 0
     listed.first.hover()
@@ -113,9 +113,9 @@ def test_a_region_of_the_list_is_that_of_the_image(visit: Callable[..., Visit], 
     assert page.page.evaluate("document.activeElement.id") == "region-0"
 
 
-def test_page_overlay_and_secondary_capture_share_one_colour_scale(visit: Callable[..., Visit], films: Any) -> None:
+def test_page_overlay_and_secondary_capture_share_one_colour_scale(visit: Callable[..., Visit], phantom: Any) -> None:
     page = visit()
-    page.drop(films.pgm)
+    page.drop(phantom.pgm)
     table = page.page.evaluate("COLOURS")
     assert table == [list(colour) for colour in heat_colours.table()]
     overlay = heatmap.overlay(np.zeros((1, 256), np.uint16), np.linspace(0, 1, 256, dtype=np.float32)[None])

@@ -117,9 +117,9 @@ def test_a_suspicious_image_must_be_presented_and_a_calm_one_may_be(files: list[
 
 def test_a_required_finding_is_below_required_items_only(files: list[bytes]) -> None:
     """A workstation follows Required items from the root and stops at the first that is not."""
-    said = exam(files)
-    quiet = [image.model_copy(update={"decision": None}) for image in said.images[:3]]
-    report = opened(mammography_cad_report(files, said.model_copy(update={"images": [*quiet, said.images[3]]})))
+    answer = exam(files)
+    quiet = [image.model_copy(update={"decision": None}) for image in answer.images[:3]]
+    report = opened(mammography_cad_report(files, answer.model_copy(update={"images": [*quiet, answer.images[3]]})))
     left, right = map(intents, named(report, codes.DCM.IndividualImpressionRecommendation))
     assert left == [OPTIONAL] * 4, "the impression, its feature, the two regions of one image"
     assert right == [REQUIRED, REQUIRED, OPTIONAL, OPTIONAL, REQUIRED, REQUIRED]
@@ -158,12 +158,14 @@ def test_the_operating_point_states_its_validation(files: list[bytes]) -> None:
 
 
 def test_a_single_region_of_a_breast_is_no_composite_feature(files: list[bytes]) -> None:
-    said = exam(files)
-    none = [image.model_copy(update={"heatmap": None}) for image in said.images]
-    heatmap = said.images[1].heatmap
+    answer = exam(files)
+    none = [image.model_copy(update={"heatmap": None}) for image in answer.images]
+    heatmap = answer.images[1].heatmap
     assert heatmap is not None
-    none[1] = said.images[1].model_copy(update={"heatmap": heatmap.model_copy(update={"regions": heatmap.regions[:1]})})
-    report = opened(mammography_cad_report(files, said.model_copy(update={"images": none})))
+    none[1] = answer.images[1].model_copy(
+        update={"heatmap": heatmap.model_copy(update={"regions": heatmap.regions[:1]})}
+    )
+    report = opened(mammography_cad_report(files, answer.model_copy(update={"images": none})))
     assert breaches(report, TID_4000) == []
     [impression] = named(report, codes.DCM.IndividualImpressionRecommendation)
     assert count(impression, FINDING) == 1 and not named(report, codes.DCM.CompositeFeature)
@@ -266,6 +268,6 @@ def test_a_validator_finds_no_error(files: list[bytes], program: str, tmp_path: 
         path = tmp_path / f"{number}.dcm"
         path.write_bytes(data)
         done = subprocess.run([program, path], capture_output=True, text=True, check=False, errors="replace")
-        said = (done.stderr + done.stdout).splitlines()
-        assert done.returncode == 0 and not [line for line in said if line.startswith(("Error", "E:", "F:"))]
-        assert any("Mammography" in line for line in said)
+        output = (done.stderr + done.stdout).splitlines()
+        assert done.returncode == 0 and not [line for line in output if line.startswith(("Error", "E:", "F:"))]
+        assert any("Mammography" in line for line in output)

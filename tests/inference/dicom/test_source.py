@@ -96,8 +96,8 @@ def test_a_uid_that_is_none_is_refused_and_not_repeated(exams: list[list[bytes]]
 
 
 @pytest.mark.parametrize("form", ["pgm", "png"])
-def test_a_source_that_is_not_dicom_is_refused(films: Any, form: str) -> None:
-    data = getattr(films, form)
+def test_a_source_that_is_not_dicom_is_refused(phantom: Any, form: str) -> None:
+    data = getattr(phantom, form)
     with pytest.raises(NoSourceIdentityError, match="a DICOM result needs a DICOM file"):
         structured_report([data], one(data))
 

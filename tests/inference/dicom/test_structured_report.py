@@ -94,10 +94,10 @@ def test_an_exam_goes_from_the_whole_to_its_parts(exams: list[list[bytes]]) -> N
 def test_indices_may_skip_files_that_are_no_images(exams: list[list[bytes]]) -> None:
     """An answer counts the files of the request; of a study with a report in it, the index of an image is no place."""
     files = exams[0]
-    said = exam(files)
-    images = [image.model_copy(update={"index": 2 * image.index + 1}) for image in said.images]
-    breasts = [one.model_copy(update={"images": [2 * index + 1 for index in one.images]}) for one in said.breasts]
-    skipping = said.model_copy(update={"images": images, "breasts": breasts})
+    answer = exam(files)
+    images = [image.model_copy(update={"index": 2 * image.index + 1}) for image in answer.images]
+    breasts = [one.model_copy(update={"images": [2 * index + 1 for index in one.images]}) for one in answer.breasts]
+    skipping = answer.model_copy(update={"images": images, "breasts": breasts})
     found, uids = groups(opened(structured_report(files, skipping))), instances(files)
     assert referred(found["breast R"]) == uids[2:] and referred(found["image 5"]) == uids[2:3]
     assert set(referred(found["image 5 region 0"])) == {uids[2]}
@@ -107,9 +107,9 @@ def test_indices_may_skip_files_that_are_no_images(exams: list[list[bytes]]) -> 
 
 
 def test_a_breast_scored_beside_the_other_says_so(exams: list[list[bytes]]) -> None:
-    said = exam(exams[0])
-    beside = said.model_copy(
-        update={"breasts": [breast.model_copy(update={"compared": True}) for breast in said.breasts]}
+    answer = exam(exams[0])
+    beside = answer.model_copy(
+        update={"breasts": [breast.model_copy(update={"compared": True}) for breast in answer.breasts]}
     )
     found = groups(opened(structured_report(exams[0], beside)))
     assert coded(found["breast L"])["370129005"] == "BESIDE-MEAN"
@@ -156,13 +156,15 @@ def test_what_has_no_coordinates_stands_apart_from_the_measurements(exams: list[
         assert [item.ValueType for item in group.ContentSequence].count("SCOORD") == 1
 
 
-@pytest.mark.parametrize(("heatmap", "said"), [(None, "not asked for"), ({"regions": []}, "no region")])
-def test_a_report_without_regions_says_why(exams: list[list[bytes]], heatmap: dict[str, Any] | None, said: str) -> None:
+@pytest.mark.parametrize(("heatmap", "expected"), [(None, "not asked for"), ({"regions": []}, "no region")])
+def test_a_report_without_regions_says_why(
+    exams: list[list[bytes]], heatmap: dict[str, Any] | None, expected: str
+) -> None:
     data = exams[0][0]
     given = {**image_facts(data)["heatmap"], **heatmap} if heatmap else None
     report = structured_report([data], one(data, heatmap=given))
     [item] = section(opened(report), codes.DCM.ImagingMeasurements).ContentSequence
-    assert item.ValueType == "TEXT" and said in item.TextValue
+    assert item.ValueType == "TEXT" and expected in item.TextValue
     assert srread(BytesIO(report)).content.get_planar_roi_measurement_groups() == []
 
 
@@ -182,7 +184,7 @@ def test_the_threshold_says_what_it_did_in_validation(exams: list[list[bytes]]) 
 
 
 @pytest.mark.parametrize(
-    ("level", "rule", "said"),
+    ("level", "rule", "expected"),
     [
         ("image", None, "The probability holds for a prevalence of 0.154 (validation)"),
         ("breast", "attention", "The probability holds for a prevalence of 0.154 (validation)"),
@@ -198,9 +200,9 @@ def test_the_threshold_says_what_it_did_in_validation(exams: list[list[bytes]]) 
         ),
     ],
 )
-def test_only_a_score_that_was_calibrated_is_called_a_probability(level: str, rule: str | None, said: str) -> None:
+def test_only_a_score_that_was_calibrated_is_called_a_probability(level: str, rule: str | None, expected: str) -> None:
     facts = {"prevalence": {"value": 0.154, "of": "validation", "level": level}, "rule": rule, "decision": None}
-    assert any(text.startswith(said) for text in wording.sentences(facts))
+    assert any(text.startswith(expected) for text in wording.sentences(facts))
 
 
 def test_the_image_library_codes_side_and_view(exams: list[list[bytes]]) -> None:

@@ -1,4 +1,4 @@
-"""Headers that name an image badly, or cannot be read, in the check that a request is one exam."""
+"""Incomplete, unusual and unreadable headers in the check that a request is one exam."""
 
 import warnings
 

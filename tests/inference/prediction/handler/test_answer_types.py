@@ -108,7 +108,7 @@ def test_an_archive_holds_all_results_and_no_single_one(predictor: Predictor, di
 
 @pytest.mark.parametrize("how", ["mirrored", "upside down", "lying"])
 def test_a_turned_file_s_answer_is_in_its_own_pixels(predictor: Predictor, dicoms: list[bytes], how: str) -> None:
-    """The model sees the breast as it sees every other; a viewer shows, and a report refers to, the file's pixels."""
+    """The model sees the breast upright; regions, heatmaps and overlays refer to the file's own pixels."""
     upright = pydicom.dcmread(io.BytesIO(dicoms[0]))
     left = upright.ImageLaterality == "L"
     pixels = upright.pixel_array
@@ -121,14 +121,14 @@ def test_a_turned_file_s_answer_is_in_its_own_pixels(predictor: Predictor, dicom
     as_usual = Answer.model_validate_json(run(predictor, DICOM, native(upright, pixels), heatmap="true").body)
     upright.PatientOrientation = orientation
     body = native(upright, turned)
-    said = Answer.model_validate_json(run(predictor, DICOM, body, heatmap="true").body)
-    assert said.malignancy_score == pytest.approx(as_usual.malignancy_score)
-    assert (said.image.rows, said.image.columns) == turned.shape
-    assert said.heatmap is not None and as_usual.heatmap is not None
-    heats = [cv2.imdecode(np.frombuffer(base64.b64decode(one.heatmap.png), np.uint8), -1) for one in (as_usual, said)]
+    answer = Answer.model_validate_json(run(predictor, DICOM, body, heatmap="true").body)
+    assert answer.malignancy_score == pytest.approx(as_usual.malignancy_score)
+    assert (answer.image.rows, answer.image.columns) == turned.shape
+    assert answer.heatmap is not None and as_usual.heatmap is not None
+    heats = [cv2.imdecode(np.frombuffer(base64.b64decode(one.heatmap.png), np.uint8), -1) for one in (as_usual, answer)]
     expected = {"mirrored": heats[0][:, ::-1], "upside down": heats[0][::-1, ::-1], "lying": heats[0].T}[how]
     assert np.array_equal(heats[1], expected)
-    for region in said.heatmap.regions:
+    for region in answer.heatmap.regions:
         assert (
             heats[1][region.peak_y, region.peak_x]
             == heats[1][region.top : region.bottom, region.left : region.right].max()

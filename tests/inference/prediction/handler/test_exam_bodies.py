@@ -53,8 +53,8 @@ def test_what_only_some_files_state_is_answered_in_every_form(
     named = {"PatientName": "Doe^Jane", "PatientID": "4711", "PatientBirthDate": "19610203"}
     pair = [changed(dicoms[0], **(named | change)), changed(dicoms[1], **named)]
     for kind, body in bodies(pair):
-        said = run(predictor, kind, body)
-        codes = [warning["code"] for warning in json.loads(said.body)["warnings"]]
+        reply = run(predictor, kind, body)
+        codes = [warning["code"] for warning in json.loads(reply.body)["warnings"]]
         assert ("identity-incomplete" in codes) is (None in change.values())
         report = pydicom.dcmread(io.BytesIO(run(predictor, kind, body, form=AnswerType.DICOM).body))
         assert (report.PatientID, report.PatientBirthDate) == ("4711", "19610203")
@@ -80,11 +80,11 @@ def test_a_study_from_an_archive_is_judged_and_what_was_skipped_is_named(
     with zipfile.ZipFile(archive, "w") as target:
         for name, data in (("DOE.dcm", dicoms[0]), ("README.txt", b"of Jane Doe"), ("a/DOE.dcm", dicoms[1])):
             target.writestr(name, data)
-    said = ExamAnswer.model_validate_json(run(predictor, ZIP, archive.getvalue()).body)
-    assert [image.index for image in said.images] == [0, 2]
-    assert sorted(index for breast in said.breasts for index in breast.images) == [0, 2]
-    assert [(each.index, each.place, each.reason) for each in said.skipped] == [(1, "file 1 (.txt)", "text")]
-    named = [warning.message for warning in said.warnings if warning.code == "skipped-files"]
+    answer = ExamAnswer.model_validate_json(run(predictor, ZIP, archive.getvalue()).body)
+    assert [image.index for image in answer.images] == [0, 2]
+    assert sorted(index for breast in answer.breasts for index in breast.images) == [0, 2]
+    assert [(each.index, each.place, each.reason) for each in answer.skipped] == [(1, "file 1 (.txt)", "text")]
+    named = [warning.message for warning in answer.warnings if warning.code == "skipped-files"]
     assert named == ["files that are not images were skipped: file 1 (.txt): text"]
     report = run(predictor, ZIP, archive.getvalue(), form=AnswerType.DICOM)
     assert pydicom.dcmread(io.BytesIO(report.body)).Modality == "SR"
@@ -97,11 +97,11 @@ def test_a_file_of_no_known_kind_refers_the_exam_and_changes_no_score(
     with zipfile.ZipFile(archive, "w") as target:
         for name, data in (("DOE.dcm", dicoms[0]), ("IM1", np.random.default_rng(1).bytes(900)), ("a.dcm", dicoms[1])):
             target.writestr(name, data)
-    said = ExamAnswer.model_validate_json(run(predictor, ZIP, archive.getvalue()).body)
+    answer = ExamAnswer.model_validate_json(run(predictor, ZIP, archive.getvalue()).body)
     without = ExamAnswer.model_validate_json(run(predictor, JSON, exam(dicoms[:2])).body)
-    assert said.exam.malignancy_score == without.exam.malignancy_score
-    assert [(each.index, each.place, each.reason) for each in said.skipped] == [(1, "file 1", "unknown")]
-    for case in (said.exam, *said.breasts):
+    assert answer.exam.malignancy_score == without.exam.malignancy_score
+    assert [(each.index, each.place, each.reason) for each in answer.skipped] == [(1, "file 1", "unknown")]
+    for case in (answer.exam, *answer.breasts):
         reasons = {(reason.code, reason.message) for reason in case.referral.reasons}
         assert (
             case.referral.refer
@@ -116,9 +116,9 @@ def test_a_file_of_no_known_kind_refers_the_exam_and_changes_no_score(
 def test_priors_are_left_out_on_request(predictor: Predictor, dicoms: list[bytes]) -> None:
     current = changed(dicoms[0], StudyDate="20260101")
     prior = changed(dicoms[1], StudyDate="20160101", StudyInstanceUID="1.2.3")
-    said = ExamAnswer.model_validate_json(
+    answer = ExamAnswer.model_validate_json(
         run(predictor, JSON, exam([prior, current], options={"priors": "ignore"})).body
     )
-    assert [image.index for image in said.images] == [1] and said.breasts[0].images == [1]
-    assert [each.reason for each in said.skipped] == ["prior"]
+    assert [image.index for image in answer.images] == [1] and answer.breasts[0].images == [1]
+    assert [each.reason for each in answer.skipped] == ["prior"]
     assert refused(predictor, DICOM, current, priors="ignore").code == "bad_option"

@@ -30,33 +30,33 @@ from tests.inference.prediction.handler.handler_requests import (
 def test_the_answer_to_an_image_obeys_its_schema(predictor: Predictor, pgms: list[bytes]) -> None:
     reply = run(predictor, PGM, pgms[0], heatmap="true", operating_point="specificity")
     validate("Answer", reply.body)
-    said = Answer.model_validate_json(reply.body)
-    assert (said.schema_version, said.request_id) == (2, "r1")
-    assert said.decision is not None and said.decision.finding == "not_suspicious"
-    assert said.heatmap is not None and (said.heatmap.rows, said.heatmap.columns) == (304, 260)
-    assert {"unpack", "read", "preprocess", "infer", "explain"} <= set(said.timings_ms)
-    assert not said.referral.refer and said.decile is None and said.entropy == pytest.approx(np.log(3), abs=0.1)
+    answer = Answer.model_validate_json(reply.body)
+    assert (answer.schema_version, answer.request_id) == (2, "r1")
+    assert answer.decision is not None and answer.decision.finding == "not_suspicious"
+    assert answer.heatmap is not None and (answer.heatmap.rows, answer.heatmap.columns) == (304, 260)
+    assert {"unpack", "read", "preprocess", "infer", "explain"} <= set(answer.timings_ms)
+    assert not answer.referral.refer and answer.decile is None and answer.entropy == pytest.approx(np.log(3), abs=0.1)
     assert "refer=false" in reply.attributes and "request_id=r1" in reply.attributes
 
 
 def test_the_answer_to_an_exam_obeys_its_schema(predictor: Predictor, pgms: list[bytes]) -> None:
     reply = run(predictor, JSON, exam(pgms, options={"heatmap": True}))
     validate("ExamAnswer", reply.body)
-    said = ExamAnswer.model_validate_json(reply.body)
-    assert [image.index for image in said.images] == [0, 1, 2]
-    assert [image.image.rows for image in said.images] == [304, 305, 306]
-    assert all(image.heatmap is not None for image in said.images)
-    assert [(breast.laterality, breast.images, breast.rule) for breast in said.breasts] == [
+    answer = ExamAnswer.model_validate_json(reply.body)
+    assert [image.index for image in answer.images] == [0, 1, 2]
+    assert [image.image.rows for image in answer.images] == [304, 305, 306]
+    assert all(image.heatmap is not None for image in answer.images)
+    assert [(breast.laterality, breast.images, breast.rule) for breast in answer.breasts] == [
         ("L", [0, 2], "max"),
         ("R", [1], "max"),
     ]
-    scores = [image.malignancy_score for image in said.images]
-    assert said.breasts[0].malignancy_score == pytest.approx(max(scores[0], scores[2]))
-    assert said.exam.malignancy_score == pytest.approx(max(scores))
-    assert said.exam.decision is not None and said.exam.decision.threshold == 0.1
-    assert [warning.code for warning in said.warnings] == ["identity-incomplete"], "these files have no header"
+    scores = [image.malignancy_score for image in answer.images]
+    assert answer.breasts[0].malignancy_score == pytest.approx(max(scores[0], scores[2]))
+    assert answer.exam.malignancy_score == pytest.approx(max(scores))
+    assert answer.exam.decision is not None and answer.exam.decision.threshold == 0.1
+    assert [warning.code for warning in answer.warnings] == ["identity-incomplete"], "these files have no header"
     single = Answer.model_validate_json(run(predictor, PGM, pgms[1]).body)
-    assert single.probabilities == said.images[1].probabilities
+    assert single.probabilities == answer.images[1].probabilities
 
 
 def test_the_form_of_an_exam_does_not_matter(predictor: Predictor, pgms: list[bytes]) -> None:
@@ -84,10 +84,10 @@ def test_what_the_request_says_of_an_image_outdoes_a_guess_but_not_the_file(
     predictor: Predictor, pgms: list[bytes], dicoms: list[bytes]
 ) -> None:
     images = [{"data": base64.b64encode(pgms[0]).decode(), "laterality": "R", "view": "MLO"}]
-    said = ExamAnswer.model_validate_json(run(predictor, JSON, json.dumps({"images": images}).encode()).body)
-    assert said.images[0].image.laterality == "R"
-    assert "chest-side-against-laterality" in {warning.code for warning in said.images[0].warnings}
-    assert said.exam.referral.refer and said.exam.referral.reasons[0].code == "segmentation"
+    answer = ExamAnswer.model_validate_json(run(predictor, JSON, json.dumps({"images": images}).encode()).body)
+    assert answer.images[0].image.laterality == "R"
+    assert "chest-side-against-laterality" in {warning.code for warning in answer.images[0].warnings}
+    assert answer.exam.referral.refer and answer.exam.referral.reasons[0].code == "segmentation"
     side = pydicom.dcmread(io.BytesIO(dicoms[0])).ImageLaterality
     images = [{"data": base64.b64encode(dicoms[0]).decode(), "laterality": "L" if side == "R" else "R"}]
     error = refused(predictor, JSON, json.dumps({"images": images}).encode())
