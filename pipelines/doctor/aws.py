@@ -47,7 +47,7 @@ def _guarded(subject: str, check: Callable[[Account], Iterator[Finding]], accoun
             found.append(finding)
     except ClientError as error:
         code = error.response["Error"]["Code"]
-        text = f"{error.operation_name} was refused ({code}), so this is not known; ask for that permission"
+        text = f"{error.operation_name} was refused ({code}), so this was not checked; ask for that permission"
         found.append(Finding(Verdict.WARNING, subject, text))
     except BotoCoreError as error:
         found.append(Finding(Verdict.BLOCKS, subject, f"AWS cannot be reached: {' '.join(str(error).split())}"))
@@ -72,14 +72,14 @@ def _check_roles(account: Account) -> Iterator[Finding]:
             yield Finding(Verdict.BLOCKS, key, "not set; deploy infra/stack.yaml and copy its output of that name")
             continue
         if owner != account.number:
-            text = f"{role} belongs to account {owner}, the credentials to {account.number}; use the one or the other"
+            text = f"{role} belongs to account {owner}, the credentials to {account.number}; use one account"
             yield Finding(Verdict.BLOCKS, key, text)
             continue
         answer = look(iam.get_role, RoleName=name)
         if answer is None:
             yield Finding(Verdict.BLOCKS, key, f"there is no role {name}; deploy infra/stack.yaml or correct the name")
         elif "sagemaker.amazonaws.com" not in str(answer["Role"]["AssumeRolePolicyDocument"]):
-            yield Finding(Verdict.BLOCKS, key, f"{name} may not be taken by SageMaker; add it to the trust policy")
+            yield Finding(Verdict.BLOCKS, key, f"SageMaker may not assume {name}; add it to the role's trust policy")
         else:
             yield Finding(Verdict.GOOD, key, name)
 
@@ -91,9 +91,10 @@ def _check_bucket(account: Account) -> Iterator[Finding]:
         text = f"there is no bucket {storage.bucket}; deploy infra/stack.yaml or correct storage.bucket"
         yield Finding(Verdict.BLOCKS, "bucket", text)
         return
+    # S3 returns no constraint for a bucket in us-east-1.
     region = s3.get_bucket_location(Bucket=storage.bucket)["LocationConstraint"] or "us-east-1"
     if region != here:
-        text = f"{storage.bucket} lies in {region}, the run in {here}; SageMaker needs one region"
+        text = f"{storage.bucket} is in {region}, the run in {here}; SageMaker needs both in one region"
         yield Finding(Verdict.BLOCKS, "bucket", text)
         return
     yield Finding(Verdict.GOOD, "bucket", storage.bucket)
@@ -106,10 +107,10 @@ def _check_bucket(account: Account) -> Iterator[Finding]:
 def _check_key(account: Account) -> Iterator[Finding]:
     key = account.config.security.kms_key
     if not key:
-        text = "none, so AWS's own keys are used; set security.kms_key for one of yours"
+        text = "not set, so AWS's own keys encrypt the data; set security.kms_key to use your own"
         yield Finding(Verdict.WARNING, "key", text)
     elif "alias/" in key:
-        text = f"{key} is an alias, which jobs do not take for their volumes; set security.kms_key to the key's ARN"
+        text = f"{key} is an alias, which jobs do not accept for volumes; set security.kms_key to the key's ARN"
         yield Finding(Verdict.BLOCKS, "key", text)
     elif (answer := look(account.client("kms").describe_key, KeyId=key)) is None:
         yield Finding(Verdict.BLOCKS, "key", f"there is no key {key}; correct security.kms_key")
@@ -122,18 +123,18 @@ def _check_key(account: Account) -> Iterator[Finding]:
 def _check_network(account: Account) -> Iterator[Finding]:
     security, ec2 = account.config.security, account.client("ec2")
     if not security.subnets:
-        text = "no VPC is set; jobs run in SageMaker's own, isolated"
+        text = "no VPC is set; jobs run in SageMaker's own VPC, without network access"
         yield Finding(Verdict.GOOD if security.network_isolation else Verdict.WARNING, "network", text)
         return
     subnets = look(ec2.describe_subnets, SubnetIds=list(security.subnets))
     groups = look(ec2.describe_security_groups, GroupIds=list(security.security_groups))
     if subnets is None or groups is None:
         wrong = "security.subnets" if subnets is None else "security.security_groups"
-        yield Finding(Verdict.BLOCKS, "network", f"{wrong} names a missing resource; correct it")
+        yield Finding(Verdict.BLOCKS, "network", f"{wrong} names a resource that does not exist; correct it")
         return
     networks = {item["VpcId"] for item in [*subnets["Subnets"], *groups["SecurityGroups"]]}
     if len(networks) > 1:
-        text = f"subnets and groups lie in {len(networks)} VPCs ({', '.join(sorted(networks))}); use those of one"
+        text = f"subnets and groups are in {len(networks)} VPCs ({', '.join(sorted(networks))}); use those of one VPC"
         yield Finding(Verdict.BLOCKS, "network", text)
     else:
         yield Finding(Verdict.GOOD, "network", networks.pop())
@@ -145,7 +146,7 @@ def _check_images(account: Account) -> Iterator[Finding]:
         uri = getattr(images, name)
         match = ECR_IMAGE.fullmatch(uri)
         if match is None:
-            text = f"{uri} is no tagged ECR image; push it and set ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME:TAG"
+            text = f"{uri} is not a tagged ECR image; push it and set ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME:TAG"
             yield Finding(Verdict.BLOCKS, f"images.{name}", text)
             continue
         wanted = {"imageTag": match["tag"]} if match["tag"] else {"imageDigest": match["digest"]}
@@ -176,13 +177,15 @@ def _check_endpoint(account: Account, sagemaker: Any, name: str, *, promoted: bo
     tags = {item["Key"]: item["Value"] for item in sagemaker.list_tags(ResourceArn=answer["EndpointArn"])["Tags"]}
     status = answer["EndpointStatus"]
     if not config.tags.items() <= tags.items():
-        text = "not this project's: it lacks the project's tags; choose another endpoint.name"
+        text = "it lacks this project's tags, so it belongs to something else; choose another endpoint.name"
         yield Finding(Verdict.BLOCKS, subject, text)
     elif status != "InService":
         advice = "delete it" if status in ("Failed", "OutOfService") else "wait until it is InService"
         yield Finding(Verdict.BLOCKS, subject, f"it is {status}, which cannot be updated; {advice}")
     elif (other := _other_mode(config, sagemaker, name, answer["EndpointConfigName"])) is not None:
-        text = f"it serves {other}, endpoint.mode={config.endpoint.mode}; SageMaker changes the mode of no endpoint"
+        text = (
+            f"it serves {other}, but endpoint.mode={config.endpoint.mode}; SageMaker cannot change an endpoint's mode"
+        )
         yield Finding(Verdict.BLOCKS, subject, f"{text}. Delete it, or set endpoint.mode (and the stack's Mode) back")
     else:
         who = "an approval" if promoted else "the run"
@@ -200,7 +203,7 @@ def _other_mode(config: PipelineConfig, sagemaker: Any, name: str, settings: str
     return None if before is wanted else before
 
 
-MOST_ASKED = 100
+MOST_SIMULATED = 100
 """Number of resources in one request to `iam:SimulatePrincipalPolicy`."""
 
 
@@ -216,7 +219,7 @@ def _check_permissions(account: Account) -> Iterator[Finding]:
     except ConfigError as error:
         yield Finding(Verdict.BLOCKS, "pipeline", str(error))
         return
-    place = Place(account.number, account.session.region_name)
+    place = Place(account.number, account.session.region_name, config.security.role.split(":")[1])
     groups: dict[tuple[str, str, tuple[tuple[str, str], ...]], set[str]] = {}
     for need in needed(config, definition, resolve_parameters(definition, {}), place):
         groups.setdefault((need.role, need.action, tuple(sorted(need.context.items()))), set()).add(need.resource)
@@ -224,8 +227,11 @@ def _check_permissions(account: Account) -> Iterator[Finding]:
     for (role, action, context), resources in groups.items():
         if PLACEHOLDER_ACCOUNT in role or role.split(":")[4] != account.number:
             continue
-        found = _simulated(iam, role, action, context, sorted(resources)[:MOST_ASKED])
-        refused.setdefault(role, []).extend(f"{action} on {resource}" for resource in found)
+        ordered = sorted(resources)
+        for start in range(0, len(ordered), MOST_SIMULATED):
+            found = _simulated(iam, role, action, context, ordered[start : start + MOST_SIMULATED])
+            if found is not None:
+                refused.setdefault(role, []).extend(f"{action} on {resource}" for resource in found)
     for role, lacks in refused.items():
         subject = f"permissions of {role.rpartition('/')[2]}"
         if lacks:
@@ -237,8 +243,8 @@ def _check_permissions(account: Account) -> Iterator[Finding]:
 
 def _simulated(
     iam: Any, role: str, action: str, context: tuple[tuple[str, str], ...], resources: list[str]
-) -> list[str]:
-    """Return the resources on which a role may not perform an action."""
+) -> list[str] | None:
+    """Return the resources on which a role may not perform an action; None if there is no such role."""
     entries = [
         {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"} for key, value in context
     ]
@@ -249,8 +255,11 @@ def _simulated(
         ResourceArns=resources,
         ContextEntries=entries,
     )
-    results = answer["EvaluationResults"] if answer is not None else []
-    return [item["EvalResourceName"] for item in results if item["EvalDecision"] != "allowed"]
+    if answer is None:
+        return None
+    # A resource that IAM does not mention counts as refused.
+    allowed = {item["EvalResourceName"] for item in answer["EvaluationResults"] if item["EvalDecision"] == "allowed"}
+    return [resource for resource in resources if resource not in allowed]
 
 
 def _check_alarms(account: Account) -> Iterator[Finding]:

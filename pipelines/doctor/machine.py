@@ -13,7 +13,7 @@ from mammopipe.pipelines.doctor.findings import Finding, Verdict
 from mammopipe.processing.container.job import cores
 
 LEAST_GIGABYTES, LEAST_MEMORY, OLDEST_PYTHON = 5.0, 4.0, (3, 11)
-"""Minimum disk and memory, in GB, for a quick run on mini-MIAS."""
+"""Minimum disk and memory, in GB, for a quick run on mini-MIAS; minimum version of Python."""
 NEEDED = ("torch", "opencv-python-headless", "albumentations", "sagemaker", "moto", "openvino")
 """The packages that a local run imports."""
 DATA = {"MAMMOPIPE_MIAS": "mini-MIAS (tarball or folder)", "MAMMOPIPE_RSNA": "RSNA (folder with train.csv)"}
@@ -57,7 +57,9 @@ def show(findings: Sequence[Finding]) -> None:
 def _python() -> Iterator[Finding]:
     good = sys.version_info[:2] >= OLDEST_PYTHON
     text = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    yield Finding(Verdict.GOOD if good else Verdict.BLOCKS, "python", text if good else f"{text}; 3.11 is needed")
+    yield Finding(
+        Verdict.GOOD if good else Verdict.BLOCKS, "python", text if good else f"{text}; must be 3.11 or later"
+    )
 
 
 def _packages() -> Iterator[Finding]:
@@ -80,7 +82,7 @@ def _cores() -> Iterator[Finding]:
     if number < 2:
         yield Finding(Verdict.WARNING, "cores", f"{number}; the candidates train one after the other")
     elif busy > 1.5 * number:
-        yield Finding(Verdict.WARNING, "cores", f"{number}, and {busy:.1f} processes want one now; a run will be slow")
+        yield Finding(Verdict.WARNING, "cores", f"{number} for {busy:.1f} active processes; a run will be slow")
     else:
         yield Finding(Verdict.GOOD, "cores", f"{number}, load {busy:.1f}")
 
@@ -88,7 +90,7 @@ def _cores() -> Iterator[Finding]:
 def _memory() -> Iterator[Finding]:
     info = Path("/proc/meminfo")
     if not info.is_file():
-        yield Finding(Verdict.WARNING, "memory", "not known on this system; a run takes about 4 GB")
+        yield Finding(Verdict.WARNING, "memory", "not known on this system; a run needs about 4 GB")
         return
     lines = dict(line.split(":", 1) for line in info.read_text(encoding="ascii").splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024 / _GIGABYTE
@@ -97,7 +99,7 @@ def _memory() -> Iterator[Finding]:
     yield Finding(
         Verdict.GOOD if good else Verdict.WARNING,
         "memory",
-        text if good else f"{text}; a run takes about {LEAST_MEMORY:.0f} GB, so close other programs",
+        text if good else f"{text}; a run needs about {LEAST_MEMORY:.0f} GB, so close other programs",
     )
 
 
@@ -125,9 +127,10 @@ def _ports() -> Iterator[Finding]:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
     except OSError as error:
-        yield Finding(Verdict.BLOCKS, "ports", f"nothing can listen on 127.0.0.1: {error.strerror}; a run serves there")
+        text = f"no program can listen on 127.0.0.1: {error.strerror}; a run serves its model there"
+        yield Finding(Verdict.BLOCKS, "ports", text)
         return
-    yield Finding(Verdict.GOOD, "ports", f"free ones on 127.0.0.1, as {port}; the run takes any")
+    yield Finding(Verdict.GOOD, "ports", f"127.0.0.1 has free ports, such as {port}; a run uses any of them")
     try:
         socket.create_server(("127.0.0.1", 8080)).close()
     except OSError:
@@ -137,7 +140,7 @@ def _ports() -> Iterator[Finding]:
 def _s3() -> Iterator[Finding]:
     url = os.environ.get("AWS_ENDPOINT_URL_S3")
     if not url:
-        yield Finding(Verdict.GOOD, "s3", "the run brings its own, which ends with it")
+        yield Finding(Verdict.GOOD, "s3", "each run starts its own replacement, which ends with the run")
         return
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError

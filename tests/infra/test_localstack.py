@@ -79,7 +79,7 @@ def test_what_is_kept_is_stopped_by_what_was_written_of_it(tmp_path: Path, capsy
 
 def test_nothing_to_stop_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert localstack.main(["down", "--folder", str(tmp_path)]) == 0
-    assert "Nothing of ours is running." in capsys.readouterr().out
+    assert "Neither service is running." in capsys.readouterr().out
 
 
 def test_every_port_of_the_containers_is_on_loopback_and_every_one_has_a_health_check() -> None:

@@ -10,7 +10,7 @@ from mammopipe.pipelines.account import batch
 from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.graph.aws_rules import _model
-from mammopipe.pipelines.graph.requests import Asked
+from mammopipe.pipelines.graph.requests import StepRequest
 from mammopipe.processing.errors import ConfigError
 from tests.pipelines.compiled import CLOSED, KEY, ROLE
 from tests.pipelines.conftest import BUCKET
@@ -29,8 +29,8 @@ def test_the_requests_are_those_of_the_pipeline_with_the_package_as_the_model() 
     assert job["TransformOutput"]["S3OutputPath"] == f"s3://{BUCKET}/mammopipe/batch/answers/{job['ModelName']}"
     assert job["TransformOutput"]["KmsKeyId"] == KEY
     assert batch.requests(CONFIG, PACKAGE, SOURCE)[0]["ModelName"] != model["ModelName"], "two batches never meet"
-    faults = [*_model(Asked("m", "Model", "CreateModel", model))]
-    assert faults + [*_model(Asked("t", "Transform", "CreateTransformJob", job))] == []
+    faults = [*_model(StepRequest("m", "Model", "CreateModel", model))]
+    assert faults + [*_model(StepRequest("t", "Transform", "CreateTransformJob", job))] == []
 
 
 class SageMaker:

@@ -62,7 +62,7 @@ def test_the_package_gets_the_card_that_evaluate_wrote(services: LocalServices, 
     card = {"ModelCardContent": '{"a": 1}', "ModelCardStatus": "Draft"}
     assert cards == [{"ModelPackageArn": PACKAGE, "ModelCard": card}]
     assert said[0] == f"Package {PACKAGE} has the model card, as a draft"
-    assert "was not asked: the step cache replaced Prepare" in said[1]
+    assert "got no test image: the step cache replaced Prepare" in said[1]
 
 
 def test_without_the_setting_there_is_no_card(services: LocalServices, tmp_path: Path) -> None:

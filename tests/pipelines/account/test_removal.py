@@ -165,7 +165,7 @@ def test_other_names_missing_endpoints_and_those_at_work_are_refused(
     endpoint(sagemaker, "another")
     with pytest.raises(ConfigError, match="not of this configuration, whose endpoints are mammopipe, mammopipe-cand"):
         plan(CONFIG, sagemaker, "another")
-    with pytest.raises(ConfigError, match="this account and region has none"):
+    with pytest.raises(ConfigError, match="does not exist in this account and region"):
         plan(CONFIG, sagemaker, "mammopipe")
     endpoint(sagemaker, "mammopipe")
     real = sagemaker.describe_endpoint

@@ -223,7 +223,7 @@ def test_a_training_job_is_read_from_its_failure_file(run: Runner, scripts: Scri
 
 def test_a_training_job_that_leaves_no_model_failed(run: Runner, scripts: Scripts) -> None:
     interpreter = run(training("Train", scripts("train", "")))
-    assert "left nothing in the model folder" in interpreter.step_statuses.records["Train"].reason
+    assert "wrote no file to the model folder" in interpreter.step_statuses.records["Train"].reason
 
 
 def test_an_input_without_objects_fails_the_step(run: Runner, scripts: Scripts) -> None:

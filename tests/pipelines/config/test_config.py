@@ -127,7 +127,7 @@ def test_a_file_lies_over_its_profile_and_an_argument_over_the_file(tmp_path: Pa
         ("storage = 3", "storage = 3: must be a table"),
         ("[storage]\nbucket = 'Films'", "storage.bucket='Films'"),
         ("[storage]\nprefix = 'a//b'", "storage.prefix='a//b'"),
-        ("[security]\nsubnets = ['subnet-1']", "subnets and security_groups go together"),
+        ("[security]\nsubnets = ['subnet-1']", "subnets and security_groups must be set together"),
         ("[compute]\nspot = true\nmax_wait_seconds = 60", "compute.max_wait_seconds=60"),
         ("[compute]\ncache = '30 days'", "compute.cache='30 days'"),
         ("[endpoint]\nmode = 'batch'", "endpoint.mode = 'batch': must be one of realtime, async, both"),

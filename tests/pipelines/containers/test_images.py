@@ -95,7 +95,7 @@ def test_the_tag_follows_every_file_that_counts_and_leaves_the_index_alone(check
 
 
 def test_a_folder_without_git_has_no_tag(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no tag, since git rev-parse failed"):
+    with pytest.raises(ConfigError, match="cannot compute the images' tag: git rev-parse failed"):
         images.tree_of(tmp_path)
 
 

@@ -104,7 +104,7 @@ def test_an_interrupted_upload_sends_only_the_parts_that_s3_lacks(
 
 def test_an_upload_that_another_command_ended_is_told_so(services: LocalServices, film: Path) -> None:
     client = Client(services.storage.client, fails_at=3, error=refusal("NoSuchUpload", "UploadPart"))
-    with pytest.raises(StorageError, match="another command finished or ended this upload meanwhile; run this"):
+    with pytest.raises(StorageError, match="another command has finished or cancelled this upload; run this"):
         Storage(client).put(film, str(PLACE))
 
 
@@ -147,7 +147,9 @@ def test_credentials_that_expire_while_staging_leave_what_was_sent(
 
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "put", expire)
-        with pytest.raises(ExpiredAccessError, match="run the command again: it sends what S3 still lacks of 30 files"):
+        with pytest.raises(
+            ExpiredAccessError, match="run the command again: it uploads what S3 still lacks of 30 files"
+        ):
             staging._send(tmp_path, files, uri, services.storage, title="")
     there = {item.key.rpartition("/")[2] for item in services.storage.list(f"{uri}/")}
     assert "10.pgm" not in there and len(there) < 30

@@ -12,10 +12,11 @@ import pytest
 
 from mammopipe.pipelines import cli
 from mammopipe.pipelines.backends.step_status import Status
+from mammopipe.pipelines.config.compute import seconds_of
 from mammopipe.pipelines.data import cache_entries
 from mammopipe.pipelines.data.cache_entries import ENTRY
 from mammopipe.pipelines.data.folder_storage import FolderStorage
-from mammopipe.pipelines.data.step_cache import StepCache, seconds_of
+from mammopipe.pipelines.data.step_cache import StepCache
 from mammopipe.processing.errors import ConfigError
 from tests.pipelines.conftest import BUCKET, Runner, Scripts, output, processing, training
 

@@ -202,7 +202,7 @@ def with_two_networks(account: Account) -> None:
     ("harm", "subject", "advice"),
     [
         (without_role, "security.training_role", "deploy infra/stack.yaml"),
-        (without_trust, "security.serving_role", "add it to the trust policy"),
+        (without_trust, "security.serving_role", "add it to the role's trust policy"),
         (lambda account: account.write(role=""), "security.role", "not set; deploy infra/stack.yaml"),
         (
             lambda account: account.write(role='role = "arn:aws:iam::999999999999:role/r"'),
@@ -210,21 +210,21 @@ def with_two_networks(account: Account) -> None:
             "belongs to account 999999999999",
         ),
         (without_bucket, "bucket", "deploy infra/stack.yaml or correct storage.bucket"),
-        (with_a_bucket_far_away, "bucket", "SageMaker needs one region"),
+        (with_a_bucket_far_away, "bucket", "SageMaker needs both in one region"),
         (with_a_disabled_key, "key", "enable it"),
         (lambda account: account.write(kms_key='kms_key = "alias/mammopipe"'), "key", "to the key's ARN"),
         (
             lambda account: account.write(subnets='subnets = ["subnet-0123456789abcdef0"]'),
             "network",
-            "security.subnets names a missing resource",
+            "security.subnets names a resource that does not exist",
         ),
         (with_two_networks, "network", "use those of one"),
         (without_image, "images.processing", "build and push it"),
-        (without_image, "images.training", "is no tagged ECR image"),
+        (without_image, "images.training", "is not a tagged ECR image"),
         (with_a_small_quota, "ml.g4dn.xlarge for training job usage", "request more"),
         (lambda account: account.endpoint(tags={"project": "other"}), "endpoint mammopipe", "another endpoint.name"),
         (without_a_permission, "permissions of mammopipe-training", "deploy infra/stack.yaml again"),
-        (with_another_mode, "endpoint mammopipe", "it serves realtime, endpoint.mode=serverless"),
+        (with_another_mode, "endpoint mammopipe", "it serves realtime, but endpoint.mode=serverless"),
         (without_alarm, "rollback alarms", "there is no mammopipe-latency"),
     ],
 )
@@ -295,7 +295,7 @@ def test_what_may_not_be_looked_at_is_said(
     monkeypatch.setattr(sessions, "caller_session", lambda config: Closed(account.quotas, account.forbidden))
     code, lines = run_doctor(account, capsys)
     assert code == 0
-    refused = "warning roles: GetRole was refused (AccessDenied), so this is not known; ask for that permission"
+    refused = "warning roles: GetRole was refused (AccessDenied), so this was not checked; ask for that permission"
     assert refused in lines
 
 

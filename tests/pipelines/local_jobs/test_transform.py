@@ -82,9 +82,12 @@ def test_without_an_input_nothing_is_transformed() -> None:
     [
         ({"MaxPayloadInMB": 101}, "at most 100"),
         ({"MaxConcurrentTransforms": 3}, "MaxPayloadInMB=150: at most 100"),
-        ({"BatchStrategy": "All"}, "not known to SageMaker"),
+        ({"BatchStrategy": "All"}, "SageMaker does not know this value"),
         ({"ModelClientConfig": {"InvocationsTimeoutInSeconds": 3601}}, "at most 3600"),
-        ({"TransformResources": {"InstanceType": "ml.m5.huge", "InstanceCount": 1}}, "not known to SageMaker"),
+        (
+            {"TransformResources": {"InstanceType": "ml.m5.huge", "InstanceCount": 1}},
+            "SageMaker does not know this value",
+        ),
     ],
 )
 def test_what_aws_would_refuse_of_a_transform_is_refused(
@@ -197,5 +200,5 @@ def test_answers_are_matched_by_name_and_never_by_order(run: Runner, tmp_path: P
     found = list(answers.lines(run.services.storage, SOURCE, f"{OUT}/p"))
     assert [(line["input"], line["answer"]["of"]) for line in found] == [("1/view.dcm",) * 2, ("2/view.dcm",) * 2]
     put(run, f"{OUT}/p/other.dcm.out", "{}")
-    with pytest.raises(ConfigError, match="1 answers fit no input"):
+    with pytest.raises(ConfigError, match="1 answers belong to no input"):
         list(answers.lines(run.services.storage, SOURCE, f"{OUT}/p"))
