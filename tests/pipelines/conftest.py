@@ -42,7 +42,10 @@ def no_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
+        # The user's own configuration of AWS must not matter.
+        patch.setenv("HOME", "/nonexistent")
         patch.setattr(socket.socket, "connect", refuse)
+        patch.setattr(socket, "getaddrinfo", refuse)
         yield
 
 
