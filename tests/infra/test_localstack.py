@@ -1,4 +1,4 @@
-"""The local cloud as processes, and the whole pipeline on it: S3 of LocalStack, the SageMaker API of moto."""
+"""The local replacements of AWS as processes, and the whole pipeline on them: LocalStack for S3, moto for SageMaker."""
 
 import json
 import sys
@@ -53,7 +53,7 @@ def test_it_knows_who_calls(cloud: Cloud) -> None:
 def test_a_port_that_is_taken_is_named(cloud: Cloud, tmp_path: Path) -> None:
     port = int(cloud.environment["AWS_ENDPOINT_URL_S3"].rpartition(":")[2])
     wanted = localstack.services(tmp_path, port, free_ports(1)[0], installed=localstack.FOLDER)
-    with pytest.raises(ConfigError, match=f"localstack: http://127.0.0.1:{port} is taken"):
+    with pytest.raises(ConfigError, match=f"localstack: http://127.0.0.1:{port} is in use"):
         localstack.start(tmp_path, wanted)
 
 

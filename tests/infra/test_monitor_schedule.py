@@ -1,4 +1,4 @@
-"""The schedule of the monitor: the job that it starts on what the endpoint serves, and what its roles may do."""
+"""The schedule of the monitor: the job that it starts for the served model, and what its roles may do."""
 
 import json
 from typing import Any

@@ -73,7 +73,7 @@ class CleanSet:
         return segmented
 
     def candidate(self, scratch: Path, digest: str | None = None) -> LoadedModel:
-        """Return an untrained network whose description states the digest of this set as its training data, or another."""
+        """Return an untrained network whose description states this or another digest of its training data."""
         network = build_model("modified_cnn", classes=list(THREE), seed=1)
         epoch = {
             "epoch": 1,

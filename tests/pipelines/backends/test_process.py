@@ -147,7 +147,7 @@ def test_a_fast_file_channel_shows_the_stored_files_without_a_copy(
 
 
 def test_independent_steps_run_side_by_side_and_share_the_cores(run: Runner, scripts: Scripts) -> None:
-    # Each of the two waits until the other has started: one after the other, they would never end.
+    # Each of the two waits until the other has started, so they end only if they run in parallel.
     meet = (
         "here, other = (Path(name) for name in arguments)\n"
         "os.mkfifo(here) if not here.exists() else None\n"

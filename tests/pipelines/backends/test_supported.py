@@ -1,4 +1,4 @@
-"""What the process backend refuses, by name and before anything starts."""
+"""The process backend refuses what it cannot run, by name and before anything starts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -38,8 +38,11 @@ def the_output(step: dict[str, Any]) -> dict[str, Any]:
         (lambda step: the_output(step).update(FeatureStoreOutput={}), "Outputs.FeatureStoreOutput"),
         (lambda step: the_output(step)["S3Output"].update(S3UploadMode="Continuous"), "S3UploadMode=Continuous"),
         (lambda step: step["Arguments"]["AppSpecification"].pop("ContainerEntrypoint"), "needs a ContainerEntrypoint"),
-        (lambda step: step.update(DependsOn=["Nobody"]), "refers to 'Nobody', which is no step"),
-        (lambda step: step["Arguments"].update(RoleArn=output("Nobody", "o")), "refers to 'Nobody', which is no step"),
+        (lambda step: step.update(DependsOn=["Nobody"]), "refers to 'Nobody', which is not a step"),
+        (
+            lambda step: step["Arguments"].update(RoleArn=output("Nobody", "o")),
+            "refers to 'Nobody', which is not a step",
+        ),
         (lambda step: step["Arguments"].update(RoleArn={"Get": "Nowhere.X"}), "must begin with Parameters., Exec"),
         (lambda step: step["Arguments"].update(RoleArn={"Std:Upper": "x"}), "Std:Upper"),
     ],

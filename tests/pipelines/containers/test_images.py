@@ -1,4 +1,4 @@
-"""The images: what they are called, how they are built, and what goes to ECR; with a Docker client that only writes."""
+"""The images: their names, how they are built, and what is pushed to ECR; with a Docker client that only records."""
 
 import base64
 import json
@@ -30,7 +30,7 @@ sys.exit({code} if sys.argv[1] == "build" else 0)
 
 
 class Client:
-    """A command in the place of `docker`, and what it was asked."""
+    """A command that replaces `docker` and records its arguments."""
 
     def __init__(self, folder: Path, code: int = 0):
         self.path, self.log = folder / "client", folder / "client.log"

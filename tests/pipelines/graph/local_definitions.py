@@ -1,4 +1,4 @@
-"""Configurations of definitions that a machine without credentials compiles, and the requests of their steps."""
+"""Configurations to compile without credentials, and the requests of the compiled steps."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -75,7 +75,7 @@ def filled(compiled: dict[str, Any]) -> Scope:
 
 
 def requests(compiled: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield every step with its request, each reference resolved from the requests of the steps before."""
+    """Yield every step with its request, in which references are resolved from the requests of earlier steps."""
     scope = filled(compiled)
     for step in all_steps(compiled["Steps"]):
         if step["Type"] == "Condition":

@@ -1,4 +1,4 @@
-"""What AWS would refuse is refused at compile time: by the service's own model, and by the rules beside it."""
+"""A pipeline that AWS would refuse is refused at compile time, by the service's own model or by further rules."""
 
 import contextlib
 import copy
@@ -92,7 +92,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "an alias for a volume": (
         lambda d: processing(d)["ProcessingResources"]["ClusterConfig"].update(VolumeKmsKeyId="alias/a"),
-        "no alias",
+        "an alias is not allowed",
     ),
     "an unknown instance type": (
         lambda d: training(d)["ResourceConfig"].update(InstanceType="ml.g5.huge"),

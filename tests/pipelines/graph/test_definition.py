@@ -87,7 +87,7 @@ def test_outputs_lie_under_the_execution_and_checkpoints_do_not(compiled: dict[s
             assert "/executions/abcdefghijkl/" in output["S3Output"]["S3Uri"]
         if "OutputDataConfig" in request:
             assert "/executions/abcdefghijkl/models/" in request["OutputDataConfig"]["S3OutputPath"]
-            # Under what they belong to: settings, and the job that made the images.
+            # The folder is named by the settings and by the job that wrote the images.
             place = request["CheckpointConfig"]["S3Uri"]
             assert re.fullmatch(
                 r"s3://[\w/-]+/checkpoints/\w+/[0-9a-f]{12}-\d+-\d+-ml\.[\w.]+-\d+(-\w+)?/[\w-]+", place

@@ -1,4 +1,4 @@
-"""Settings change the compiled definition as they say; nothing here reaches a network or needs credentials."""
+"""Each setting changes the compiled definition as documented; nothing here reaches a network or needs credentials."""
 
 import json
 from typing import Any

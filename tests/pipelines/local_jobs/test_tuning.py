@@ -1,4 +1,4 @@
-"""A tuning step: what AWS gets, what breaks its rules, and what the process backend makes of the same definition."""
+"""A tuning step: the requests to AWS, what breaks AWS's rules, and how the process backend runs the same definition."""
 
 import json
 import math
@@ -110,7 +110,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "strategy": (lambda c, d: c.update(Strategy="Guess"), "SageMaker does not know this value"),
     "image": (lambda c, d: d["AlgorithmSpecification"].update(TrainingImage=""), "must be the name of an image"),
     "runtime": (lambda c, d: d["StoppingCondition"].update(MaxRuntimeInSeconds=2_419_201), "28 days"),
-    "alias": (lambda c, d: d["ResourceConfig"].update(VolumeKmsKeyId="alias/key"), "no alias"),
+    "alias": (lambda c, d: d["ResourceConfig"].update(VolumeKmsKeyId="alias/key"), "an alias is not allowed"),
 }
 
 
