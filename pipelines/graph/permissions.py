@@ -73,7 +73,7 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Place:
+class AccountAndRegion:
     """The account and region of the resources."""
 
     account: str
@@ -86,7 +86,7 @@ class Place:
 
 
 def needed(
-    config: PipelineConfig, definition: Mapping[str, Any], parameters: Mapping[str, Any], place: Place
+    config: PipelineConfig, definition: Mapping[str, Any], parameters: Mapping[str, Any], place: AccountAndRegion
 ) -> Iterator[Need]:
     """Yield the permissions that the roles of a definition need; some are repeated.
 
@@ -127,7 +127,7 @@ def _roles(item: StepRequest) -> list[str]:
     return [role for role in roles if role]
 
 
-def _of_pipeline(config: PipelineConfig, item: StepRequest, place: Place) -> Iterator[Need]:
+def _of_pipeline(config: PipelineConfig, item: StepRequest, place: AccountAndRegion) -> Iterator[Need]:
     resources = RESOURCES.get(item.kind) or _named(item)
     for resource in resources:
         kind = resource.partition("/")[0]
@@ -154,7 +154,7 @@ def _named(item: StepRequest) -> tuple[str, ...]:
     return (f"model-package/{request['ModelPackageGroupName']}/1",)
 
 
-def _of_job(item: StepRequest, place: Place) -> Iterator[Need]:
+def _of_job(item: StepRequest, place: AccountAndRegion) -> Iterator[Need]:
     """Yield the permissions that a container's own role needs."""
     request = item.request.get("TrainingJobDefinition", item.request)
     for role in _roles(item):
@@ -173,27 +173,27 @@ def _of_job(item: StepRequest, place: Place) -> Iterator[Need]:
             yield from _interfaces(role, vpc, item.step, place)
 
 
-def _of_transform(role: str, item: StepRequest, place: Place) -> Iterator[Need]:
+def _of_transform(role: str, item: StepRequest, place: AccountAndRegion) -> Iterator[Need]:
     """Yield what the model's role needs for a transform job: its inputs and its answers."""
     source = item.request["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"]
     yield from _reads_below(role, source, item.step, place)
     yield Need(role, "s3:PutObject", _object(item.request["TransformOutput"]["S3OutputPath"], place), item.step)
 
 
-def _reads_below(role: str, uri: str, step: str, place: Place) -> Iterator[Need]:
+def _reads_below(role: str, uri: str, step: str, place: AccountAndRegion) -> Iterator[Need]:
     """Yield what a role needs to list and read the objects below an S3 URI."""
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     yield Need(role, "s3:GetObject", _object(uri, place), step)
     yield Need(role, "s3:ListBucket", f"arn:{place.partition}:s3:::{bucket}", step, {"s3:prefix": prefix})
 
 
-def _pull(role: str, image: str, step: str, place: Place) -> Iterator[Need]:
+def _pull(role: str, image: str, step: str, place: AccountAndRegion) -> Iterator[Need]:
     match = IMAGE.fullmatch(image)
     if match is None:
         return
     yield Need(role, "ecr:GetAuthorizationToken", "*", step)
     # The repository may be in another account or region than the run.
-    repository = Place(match["account"], match["region"], place.partition)
+    repository = AccountAndRegion(match["account"], match["region"], place.partition)
     for action in PULL_ACTIONS:
         yield Need(role, action, repository.arn("ecr", f"repository/{match['repository']}"), step)
 
@@ -218,13 +218,13 @@ def _written(request: Mapping[str, Any]) -> Iterator[str]:
         yield request["CheckpointConfig"]["S3Uri"]
 
 
-def _object(uri: str, place: Place) -> str:
+def _object(uri: str, place: AccountAndRegion) -> str:
     """Return the ARN of an object at or below an S3 URI: a last part with a dot is a file, else a folder."""
     key = uri.removeprefix("s3://").rstrip("/")
     return f"arn:{place.partition}:s3:::{key}" + ("" if "." in key.rpartition("/")[2] else "/file")
 
 
-def _interfaces(role: str, vpc: Mapping[str, Any], step: str, place: Place) -> Iterator[Need]:
+def _interfaces(role: str, vpc: Mapping[str, Any], step: str, place: AccountAndRegion) -> Iterator[Need]:
     resources = [
         "network-interface/eni-1",
         *(f"subnet/{subnet}" for subnet in vpc["Subnets"]),

@@ -17,7 +17,7 @@ from mammopipe.processing.augmentation import Augmenter
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, write_manifest
 from mammopipe.processing.files import write_json
-from mammopipe.processing.splits.assignment import Finding, audit_leakage
+from mammopipe.processing.splits.assignment import Leak, audit_leakage
 from mammopipe.training.evaluate import evaluate
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration import calibrate
@@ -288,8 +288,8 @@ KINDS: Mapping[str, Planted] = {
 }
 
 
-def clean_findings(clean: CleanSet, scratch: Path) -> list[Finding]:
+def clean_findings(clean: CleanSet, scratch: Path) -> list[Leak]:
     """Return the findings of the whole evaluation in the unchanged set; there must be none."""
     digest = training_job_digest(clean, scratch / "job")
     found = evaluation(clean, scratch, digest=digest)["leakage"]["findings"]
-    return [Finding(item["kind"], tuple(item["images"]), item["message"]) for item in found]
+    return [Leak(item["kind"], tuple(item["images"]), item["message"]) for item in found]
