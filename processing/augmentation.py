@@ -146,7 +146,7 @@ class Augmenter:
         result = geometry(image=to_unit(pixels), keypoints=points, order=np.arange(len(points)))
         exposed = self._exposure(image=result["image"])["image"]
         copied = np.rint(np.clip(exposed, 0, 1) * FULL_SCALE).astype(np.uint16)
-        # More brightness would also brighten the black surroundings, which must stay air.
+        # A change of brightness or contrast would also change the black surroundings, which must stay air.
         copied[result["image"] <= 0] = 0
         mirrored = any(applied == "HorizontalFlip" for applied, _ in result["applied_transforms"])
         side = record.laterality.other if record.laterality and mirrored else record.laterality
@@ -163,8 +163,8 @@ class Augmenter:
 def _geometry(config: AugmentationConfig, height: int, craniocaudal: bool) -> A.Compose:
     """Return the geometric transforms for images of `height` rows.
 
-    Only a craniocaudal view may be flipped upside down: the flip swaps medial and lateral. In other views it would give
-    an anatomy that does not exist.
+    Only a craniocaudal view may be flipped upside down, which swaps medial and lateral. In other views the flip would
+    give an anatomy that does not exist.
     """
     sigma = max(1.0, config.elastic_smoothness * height)
     # A Gaussian reduces the deviation of white noise to 1 / (2 sqrt(pi) sigma) of its value, which is 1 / sqrt(3) for
@@ -172,7 +172,7 @@ def _geometry(config: AugmentationConfig, height: int, craniocaudal: bool) -> A.
     alpha = config.elastic_displacement * height * 2 * math.sqrt(3 * math.pi) * sigma
     shift = (-config.shift, config.shift)
     steps: list[Any] = [
-        # This comes first, because it can only move points that are inside the image.
+        # Elastic deformation comes first, because it moves only points that are inside the image.
         A.ElasticTransform(
             alpha=alpha, sigma=sigma, fill=0, noise_distribution="uniform", p=config.elastic_probability
         ),

@@ -71,8 +71,8 @@ def classes_of_number(number: int) -> Classes:
 def class_index(label: Label, classes: Sequence[str]) -> int:
     """Return the index of the label's class.
 
-    With the classes negative and malignant, every label except malignant is negative. Raises `LabelError` for a
-    negative image among three classes, because it may be normal or benign.
+    With the classes negative and malignant, every label except malignant is negative. With three classes, a negative
+    label raises `LabelError`, because such an image may be normal or benign.
     """
     if tuple(classes) == TWO:
         return int(label is Label.MALIGNANT)

@@ -38,7 +38,7 @@ NEAR_FAT = 0.10
 FAT_SHARE = 0.03
 """A second peak must hold more than this share of the image."""
 BOTH_SIDES = 0.05
-"""Fat touches one side of the image: at the other side it covers less than this share of the rows."""
+"""Fat touches only the chest wall's side of the image; at the other side it covers less than this share of the rows."""
 DEPTH = 4.0
 """The gap must be this many times lower than both peaks beside it."""
 LEAST_OUTSIDE = 0.001
@@ -84,7 +84,9 @@ def find_air(grey: Grey) -> Air:
 
 
 def is_air(grey: Grey, mask: Mask, air: Air) -> bool:
-    """Return whether the region outside the breast is air: the outline is smooth, or the region is flat.
+    """Return whether the region outside the breast is air.
+
+    It is air if the outline is very smooth, or if the outline is smooth and the region is flat.
 
     Where the breast fills the image, fat forms the lowest peak of the histogram. Fat is then mistaken for air, and the
     mask holds only the glands, whose outline is rough.
@@ -146,6 +148,7 @@ def _has_straight_sides(lit: Mask) -> bool:
 
 def _is_straight(margins: NDArray[np.intp]) -> bool:
     counts = np.convolve(np.bincount(margins), np.ones(3), mode="same")
+    # The first two counts are left out: there the object reaches the edge of the image.
     return bool(counts[2:].max(initial=0) > STRAIGHT * margins.size)
 
 

@@ -134,7 +134,7 @@ def _sought(
 
 
 def _find_breast(grey: Grey, laterality: Laterality | None) -> _Found:
-    """Return the breast; where the supposed air turns out to be tissue, the breast fills the image."""
+    """Return the breast; if the supposed air turns out to be tissue, the breast fills the image."""
     air = find_air(grey)
     try:
         found = _outlined(grey, air, laterality)

@@ -160,8 +160,8 @@ def _lut(item: Tags, lowest_input: float, *, fit: bool = False) -> Lut:
     """Read LUT Descriptor and LUT Data (C.11.1.1.1).
 
     Some writers state the wrong number of bits: 12-bit entries under a descriptor of 16 bits give a nearly black image.
-    So the number of bits is increased where entries have more. With `fit` (VOI LUTs, whose greatest output is white)
-    it is decreased where no entry uses the two highest bits.
+    So the number of bits is increased if entries have more. With `fit` (VOI LUTs, whose greatest output is white), it
+    is decreased if no entry uses the two highest bits.
     """
     descriptor = [int(value) for value in item.numbers(Tag.LUT_DESCRIPTOR)]
     if len(descriptor) != 3:
@@ -199,7 +199,10 @@ def _padding(tags: Tags, layout: Layout, flags: set[ImageFlag]) -> tuple[int, in
 
 
 def _as_stored(value: int, layout: Layout) -> int:
-    """Return a 16-bit value, or the bits of a stored value, with the signedness of the pixels, whatever its VR."""
+    """Return a padding value with the signedness of the pixels, whatever its VR.
+
+    Writers state it as a 16-bit number, or as the bits of a stored value.
+    """
     pattern = value & 0xFFFF
     if not layout.signed:
         return pattern

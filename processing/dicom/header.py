@@ -42,7 +42,7 @@ _SIDE_CODES = {
 }
 """Codes of left and right (CID 244), and of left and right breast."""
 HIGH_RATIO = 15.0
-"""Greatest Lossy Image Compression Ratio at which a mammogram's detail is not at risk."""
+"""Greatest Lossy Image Compression Ratio at which the detail of a mammogram counts as preserved."""
 PLAUSIBLE_SPACING_MM = (0.001, 10.0)
 """Range of pixel spacings that a mammogram, or a reduced copy of one, can have."""
 _ADULT_YEARS = 18

@@ -36,6 +36,7 @@ class DicomImage:
     rows: int
     """Rows that the file announces; `pixels` may have half as many."""
     columns: int
+    """Columns that the file announces."""
 
 
 def read_dicom(data: bytes, *, where: str, config: ReadConfig = DEFAULT_CONFIG) -> DicomImage:

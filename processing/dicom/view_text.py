@@ -5,9 +5,9 @@ with their codes. They consist of the side, prefixes for magnification (M), spot
 (TAN), the view, and suffixes for rolled (RL, RM, RI, RS), implant-displaced (ID), axillary tail (AT) and other
 modifiers.
 
-Descriptions also tell what kind of image a mammogram is: synthetic, low-energy, or one that is refused. They are free
-text that a technologist may have typed: they are searched for whole words of mammography, and only the word that was
-found is ever shown.
+Descriptions also show the kind of an image: synthetic, low-energy, or one that is refused. They are free text that a
+technologist may have typed. So they are searched for whole words of mammography, and only the word that was found is
+ever shown.
 """
 
 import re
@@ -215,14 +215,14 @@ _PROGRAMS = re.compile(
     r"\b(VOLPARA|QUANTRA|DENSITAS|PROFOUND AI|TRANSPARA|LUNIT|CMASSIST|GENIUS AI|IMAGECHECKER|SECONDLOOK|MAMMOSCREEN|"
     r"SAIGE)"
 )
-"""Programs that store their results as images; a description that also names a view is that of a mammogram."""
+"""Programs that store their results as images. If the description also names a view, the image is a mammogram."""
 _RAW_WORDS = re.compile(r"\b(RAW|UNPROCESSED|FOR PROCESSING)\b")
 _TOMOGRAPHIC_WORDS = re.compile(
     r"\b(TOMO\w*|DBT)[ _-]*(RECON\w*|SLICES?|SLABS?|PLANES?|PROJ\w*|VOLUME)\b|\bSLABS?\b|"
     r"\b(SMART[ -]?SLICES?|MIP|MPR)\b"
 )
 _PLANE_WORDS = re.compile(r"\b(SLICES?|PLANES?|PROJECTIONS?)\b")
-"""Words that exclude an image where its description also names tomosynthesis, and no 2-D image."""
+"""Words that exclude an image if its description also names tomosynthesis and does not name a 2-D image."""
 
 
 def image_kinds(tags: Tags) -> tuple[str, ...]:

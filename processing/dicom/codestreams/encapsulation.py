@@ -15,10 +15,11 @@ from mammopipe.processing.dicom.data_set import UNDEFINED
 from mammopipe.processing.errors import CorruptImageError, NotAMammogramError
 
 MAX_SURPLUS = 64
-"""Surplus bytes that an RLE segment may decode to: padding that the writer encoded with the pixels."""
+"""Greatest number of bytes beyond the pixels to which an RLE segment may decode: padding that the writer encoded."""
 _PIXELS = "Pixel Data (7FE0,0010)"
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 _TRAILING_PADDING = (0xFFFC, 0xFFFC)
+"""Data Set Trailing Padding (PS3.10 7.2)."""
 _STARTS = {Codec.JPEG: b"\xff\xd8", Codec.JPEG_LOSSLESS: b"\xff\xd8", Codec.JPEG_LS: b"\xff\xd8"}
 _STARTS |= {Codec.JPEG_2000: b"\xff\x4f\xff\x51"}
 
@@ -91,11 +92,11 @@ def _items(value: memoryview, where: str) -> Iterator[memoryview | bytes]:
 
 
 def _rle_segment(data: bytes, count: int, room: Any) -> Any:
-    """Return the `count` bytes that a segment decodes to; none if it is damaged or decodes to another number.
+    """Return the `count` bytes to which a segment decodes; no bytes if it is damaged or decodes to another number.
 
     Some writers encode padding with the pixels: a run, or pairs of zeros, each of which decodes to one byte. Others pad
-    the frame with zeros to a fixed size; then only as many are kept as a literal run of zeros may have (128). Without
-    the padding, the segment must decode to its pixels exactly.
+    the frame with zeros to a fixed size. Of these zeros, the second attempt keeps 128, because the last pixels may be a
+    literal run of zeros, which has at most that length. Without padding, the segment must decode to exactly its pixels.
 
     Args:
         data: The segment.
