@@ -17,8 +17,8 @@ def keep_heap() -> bool:
 
     A training step frees gradients and activations and then allocates as much again. Without this setting, touching the
     new pages took a third of AlexNet's step on a CPU (nothing with ResNet-50); the setting takes some 5 % more memory.
-    Images behave alike: each file needs new decoder buffers and masks. The function does nothing on systems other than
-    Linux with glibc.
+    Reading images is similar: each file needs new decoder buffers and masks. The function does nothing on systems other
+    than Linux with glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -34,9 +34,10 @@ def release_heap() -> None:
 
 
 def release_mapped(file: Path) -> None:
-    """Remove a file's pages from this process's memory where it is mapped; they are read again when they are needed.
+    """Remove the pages of a mapped file from this process's memory; they are read again when they are needed.
 
-    Does nothing on systems other than Linux, or where a mapping is private, because that may hold changed pages.
+    Private mappings are kept, because they may hold changed pages. The function does nothing on systems other than
+    Linux.
     """
     maps = Path("/proc/self/maps")
     if not maps.is_file():

@@ -14,6 +14,7 @@ from mammopipe.processing.errors import ConfigError
 PATIENCE = 300.0
 """Seconds to wait until the other hosts can resolve the first host's name; its container may start later."""
 PAUSE = 5.0
+"""Seconds between two attempts."""
 GPU_FAMILIES = ("g", "p")
 
 
@@ -42,7 +43,7 @@ def await_host(
 ) -> None:
     """Wait until a host's name can be resolved; raises `ConfigError` after `patience` seconds, unlike torchrun.
 
-    The time that the resolver itself takes counts, too: a name server that does not answer takes half a minute.
+    The time that the resolver takes counts, too: an attempt takes half a minute if the name server does not answer.
     """
     start = clock()
     while True:
@@ -60,7 +61,7 @@ def await_host(
 
 
 def require_one_kind(resources: Mapping[str, object]) -> None:
-    """Refuse instance groups of different types: the processes share a batch evenly, so each host needs as many GPUs.
+    """Refuse instance groups of different types, because the hosts must have equally many GPUs to share a batch evenly.
 
     Args:
         resources: The content of resourceconfig.json; `instance_groups` are those of a heterogeneous cluster.
@@ -81,7 +82,7 @@ def check_hosts(resources: Mapping[str, object], gpus: int) -> None:
 
 
 LOCAL_VARIABLE = "MAMMOPIPE_LOCAL_MODE"
-"""Environment variable of a job in a container of this machine, whatever instance type its configuration names."""
+"""Environment variable of a job that runs in a local container, whatever instance type its configuration names."""
 
 
 def require_gpus(resources: Mapping[str, object], gpus: int) -> None:

@@ -66,7 +66,7 @@ class _Row:
 
     where: str
     abnormality: tuple[str, str]
-    """Type and number of the abnormality, which is one of its image."""
+    """Type of the abnormality and its number within the image."""
     patient: str
     side: Laterality
     view: View
@@ -117,7 +117,7 @@ def _by_header(paths: Iterable[Path]) -> dict[str, list[Path]]:
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
         except (InvalidDicomError, OSError, EOFError, ValueError):
-            continue  # no image of the tables; a named file that is damaged is refused by the reader
+            continue  # not an image of the tables; if the tables name a damaged file, the reader refuses it later
         found.setdefault(str(header.get("PatientID", "")), []).append(path)
     return found
 

@@ -87,7 +87,7 @@ def _class(row: Mapping[str, str]) -> Label:
 
 
 def _read_header(path: Path, place: str) -> tuple[str, Laterality | None, View | None]:
-    """Return patient, side and view from folder and header; other formats than DICOM have them in their names."""
+    """Return patient, side and view, from the folder and the DICOM header, or from the name of another format."""
     known = _PATIENT.search(place)
     if path.suffix.lower() in (".dcm", ".dicom"):
         header = _header(path)

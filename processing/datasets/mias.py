@@ -201,7 +201,7 @@ DATASET = Dataset(
     terms=Terms(
         "mini-MIAS, 322 digitised films of 161 women, United Kingdom.",
         "Research only: it may not be sold or rented.",
-        "Cite J. Suckling et al. 1994, The Mammographic Image Analysis Society Digital Mammogram Database, Exerpta "
+        "Cite J. Suckling et al. 1994, The Mammographic Image Analysis Society Digital Mammogram Database, Excerpta "
         "Medica, International Congress Series 1069, 375-378.",
         "Patients mias111 and mias113 show one breast (mdb221 and mdb225): no division into splits or folds separates "
         "them, and figures count them as two patients.",

@@ -41,7 +41,7 @@ NAME = "own"
 IMAGE_SUFFIXES = (".dcm", ".dicom", ".pgm", ".png", ".tif", ".tiff")
 
 LEAST_RADIUS = 0.5
-"""Smallest radius of a lesion, in pixels; smaller ones are in another unit, such as shares of the image."""
+"""Smallest radius of a lesion, in pixels; a smaller number is in another unit, such as shares of the image."""
 MOST_SPACING_MM = 2.0
 """Largest plausible pixel spacing; a larger number is in another unit, such as microns."""
 
@@ -93,7 +93,7 @@ def images_of(table: Path, mapping: OwnTable) -> Path:
 
 
 def unused_columns(source: Path, mapping: OwnTable) -> list[str]:
-    """Return the columns that no field takes, each with the field that may be meant; none of a staged dataset."""
+    """Return the columns that no field uses, each with the field that may be meant; none for a staged dataset."""
     path = find_table(source)
     return [] if _is_staged(path) else columns_without_field(path, mapping)
 

@@ -1,8 +1,8 @@
-"""The Augment job: copies of the training images, made so that every class ends equally large; with copies=0, none.
+"""The Augment job: makes copies of the training images, so that all classes are equally large; with copies=0, none.
 
-For cross-validation every film of the development set is copied; by the protocol `published` every film there is.
-Reads the processing inputs `manifest`, `stage`, `unseen` and `images` (those of `prepared`); writes the processing
-output `data_augmentation`: the copies alone, their manifest, and a contact sheet to look at.
+For cross-validation, it copies all images of the development set; under the protocol `published`, all images. It reads
+the processing inputs `manifest`, `stage`, `unseen` and `images`, which are outputs of Prepare. It writes the processing
+output `data_augmentation`: the copies without their originals, their manifest, and a contact sheet for inspection.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class Copied(StrEnum):
     TRAIN = "train"
     """The images of the training split."""
     DEVELOPMENT = "development"
-    """The images of training and validation; each one trains the networks of the other folds."""
+    """The images of training and validation: in cross-validation, each image trains the networks of other folds."""
     ALL = "all"
     """All images, before the division into splits (protocol `published`)."""
 
@@ -70,8 +70,8 @@ class AugmentJobConfig(StoredCopies):
 
     copies_of: Copied = Field(
         default=Copied.TRAIN,
-        description="images that get copies: train; development, for cross-validation; all, for the protocol "
-        "published alone",
+        description="images that get copies: train; development, for cross-validation; all, only for the protocol "
+        "published",
     )
     question: Question = Field(
         default=Question.CLASSES,
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _pass_through(stage: Stage, *, balance: bool) -> None:
-    """Say that nothing is copied, in one file: SageMaker fails the next job if its input prefix is empty."""
+    """Write a file that says that nothing is copied: SageMaker fails the next job if its input prefix is empty."""
     text = "copies=0: no copy is stored; training.augment varies the images while a network trains"
     text += ", and training.sampling balances the classes" if balance else ""
     print(f"augment: {text}", flush=True)

@@ -191,7 +191,7 @@ def _cell(picture: Picture, record: ImageRecord) -> Picture:
 
 
 def fitting(name: str, rest: str) -> str:
-    """Return a name and the text behind it; of a name that is wider than an image, the end, which differs most."""
+    """Return a name and the text after it; a name that is too wide keeps its end, in which names differ most."""
     shown = name
     while len(shown) > 1 and cv2.getTextSize(f"..{shown}{rest}", FONT, FONT_SCALE, 1)[0][0] > CELL - 6:
         shown = shown[1:]

@@ -63,8 +63,8 @@ def read_reduced(source: Source) -> tuple[Mammogram, float]:
 def measure(sources: Sequence[Source]) -> dict[str, Any]:
     """Return the difference between decoding at half and at full resolution, and the images to decode in full.
 
-    It is measured on up to `SAMPLE` of the images that would be halved, chosen by a hash of their ids. If one of them
-    differs by less than `LEAST_PSNR`, others may too, so every image is measured.
+    The difference is measured on up to `SAMPLE` of the images that would be halved, chosen by a hash of their ids. If
+    the PSNR of one of them is below `LEAST_PSNR`, that of others may be, too, so all images are measured.
 
     Returns:
         The ids of the measured images, the least and the median PSNR in decibels (`None` if no image is tall enough),

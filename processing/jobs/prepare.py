@@ -1,12 +1,13 @@
-"""The Prepare job: label table and image tree to a split manifest and 16-bit PNG images.
+"""The Prepare job: makes a manifest with splits and 16-bit PNG images from a label table and an image tree.
 
-Reads the processing inputs `labels` (a folder with `Info.txt` or `train.csv`), `images` (the image tree) and, where
-patient ids are to be hashed, `salt` (one file with the secret). Writes the processing outputs `prepared` and
-`test-reads` (the file that opens the register of test reads). The split is made from the label table alone, before any
-pixel is read. By the protocol `published` there is no split yet: Segment splits the images, augmented ones among them.
+It reads the processing inputs `labels` (the folder of the label table, such as `Info.txt` or `train.csv`), `images`
+(the image tree) and, if patient ids are to be hashed, `salt` (one file with the secret). It writes the processing
+outputs `prepared` and `test-reads` (the file that opens the register of test reads). The images are divided by the
+label table alone, before any pixel is read. Under the protocol `published` they are not divided here: Segment divides
+originals and augmented copies.
 
 Pretrained weights are the processing input `weights`, if there are any. Prepare does not use them, but refuses missing
-and damaged ones: training would find them after three paid steps.
+and damaged ones, which training would otherwise find only after three paid steps.
 """
 
 import argparse
@@ -47,8 +48,8 @@ class PrepareSettings(Settings):
 
     protocol: SplitProtocol = Field(
         default=SplitProtocol.PATIENT,
-        description="what is divided: patients; images, each on its own; or, as published, every picture after "
-        "augmentation",
+        description="what is divided into splits: patients; images (film); or originals and copies after augmentation "
+        "(published)",
     )
     seed: int = Field(default=0, description="another seed gives another division of the patients")
     test_fraction: float = Field(default=0.2, description="share of the patients in the test split")
@@ -57,7 +58,7 @@ class PrepareSettings(Settings):
     max_height: int = Field(default=PreprocessConfig().max_height, ge=1, description="rows; taller images are reduced")
     reduced_decode: bool = Field(
         default=False,
-        description="decode JPEG 2000 at half the resolution where that is enough: faster, not the same pixels; the "
+        description="decode JPEG 2000 at half the resolution if that is enough: faster, but not the same pixels; the "
         "difference is measured and written into stage.json; images that differ much are decoded in full",
     )
     for_processing: ForProcessing = Field(
@@ -65,12 +66,13 @@ class PrepareSettings(Settings):
         description="what to do with raw images: refuse them, or convert them, with the flag for-processing-converted",
     )
     data_digest: str = Field(
-        default="", description="digest of the staged files; it changes nothing but what is remembered of them"
+        default="",
+        description="digest of the staged files, recorded in stage.json; a new digest makes a cached step run again",
     )
     max_quarantine: float = Field(default=0.05, ge=0, le=1, description="share of images that may be refused")
     phi: Phi = Field(
         default=Phi.REFUSE,
-        description="what to do with an image whose header names its patient: quarantine it, or leave the header out",
+        description="what to do with an image whose header names its patient: quarantine it, or drop the header",
     )
 
     @property
@@ -149,7 +151,7 @@ def prepare(
     """
     present = {path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()}
     mine = [record for record in records if record.path in present]
-    # One of several instances may get no image, where they are fewer than the instances.
+    # With more instances than images, an instance may get no image.
     if not mine and len(stage.hosts) == 1:
         raise LabelError(f"{images}: none of the {len(records)} images of the label table is here")
     for path in sorted(present - {record.path for record in records}):
@@ -173,7 +175,7 @@ def prepare(
 def list_refused_rows(stage: Stage, refused: Sequence[tuple[str, str]], images: int, max_quarantine: float) -> None:
     """Add the refused rows of the label table to the quarantine of the first instance.
 
-    Every instance reads the whole table; the share of its refused rows is that of all images, not of one instance's.
+    Every instance reads the whole table, so the share of refused rows is that of all images, not of one instance's.
 
     Args:
         stage: The output.
@@ -192,7 +194,7 @@ def list_refused_rows(stage: Stage, refused: Sequence[tuple[str, str]], images: 
 def prepare_image(task: PrepareTask) -> list[ImageRecord]:
     """Write one image as 16-bit PNG and return its record, with lesions and spacing scaled like the pixels.
 
-    Machine and site come from the header, as in the requests that the monitor reads, or else from the label table.
+    Machine and site come from the header, as for the requests that the drift monitor reads, or from the label table.
     """
     record = task.record
     _check_identity(task)

@@ -1,9 +1,10 @@
-"""The Segment job: every image to a network's input, breast found, rest blackened, oriented, cropped and normalised.
+"""The Segment job: makes the network's input from every image.
 
-Reads the processing inputs `prepared-manifest`, `prepared-stage`, `prepared-images`, `augmented-manifest` and
-`augmented-images`; writes the processing output `data_segmentation`: originals of every split and the training copies,
-with a montage to look at. Each image is a PNG file of its own, or lies in a shard. By the protocol `published` the
-split is made here, of originals and copies alike.
+It finds the breast and blackens the rest; then it orients, crops and normalises the image. It reads the processing
+inputs `prepared-manifest`, `prepared-stage`, `prepared-images`, `augmented-manifest`, `augmented-unseen` and
+`augmented-images`. It writes the processing output `data_segmentation`: originals of every split, the training copies,
+and a montage for inspection. Each image is a PNG file of its own, or lies in a shard. Under the protocol `published`,
+originals and copies are divided into splits here.
 """
 
 import argparse

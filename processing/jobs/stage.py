@@ -52,9 +52,9 @@ class Stage:
     records: list[ImageRecord] = field(default_factory=list)
     quarantined: list[tuple[str, str]] = field(default_factory=list)
     refused_before: list[tuple[str, str]] = field(default_factory=list)
-    """Images that were refused before this stage and counted then; they are listed, but not counted against its share.
+    """Images that were refused before this stage: they are listed, but do not count towards `max_quarantine`.
 
-    One of several instances lists them. Its own share of the images is small, so they would exceed the limit there.
+    One of several instances lists all of them. Compared with its own share of the images, they would exceed the limit.
     """
     unseen: list[str] = field(default_factory=list)
     """Ids of images in the input records whose files this host lacks (`mammopipe.processing.jobs.missed`)."""
@@ -74,7 +74,7 @@ class Stage:
 
         An unexpected exception quarantines its image, with the name of the exception, and does not end the job. A
         `MammopipeError` other than `ImageError`, such as an error in the settings, ends the job. Images that an
-        interrupted run of this job finished completely are taken over.
+        interrupted run of this job finished are not processed again.
         """
         journal = RecordJournal(self.folder / JOURNAL, self._fingerprint())
         try:

@@ -128,7 +128,7 @@ def draw_anatomy(
 
 
 def _breast_mask(shape: Shape, size: tuple[int, int], rng: np.random.Generator) -> Mask:
-    """Return the inside of the outline: two half ellipses that meet at the nipple, and the axilla above them."""
+    """Return the inside of the outline: two quarter ellipses that meet at the nipple, and the axilla above them."""
     rows, columns = size
     y = np.arange(rows, dtype=np.float32) / rows - shape.nipple_y
     reach = np.where(y < 0, shape.upper, shape.lower)
@@ -146,6 +146,7 @@ def _breast_mask(shape: Shape, size: tuple[int, int], rng: np.random.Generator) 
 
 
 def _depth(breast: Mask) -> Grey:
+    """Return the distance from the skin; the breast is continued beyond the image, whose edge is not skin."""
     margin = breast.shape[0] // 4
     wide = cv2.copyMakeBorder(breast.astype(np.uint8), margin, margin, margin, margin, cv2.BORDER_REPLICATE)
     distance = cv2.distanceTransform(wide, cv2.DIST_L2, 5)

@@ -1,7 +1,7 @@
 """Makes synthetic images in the layouts of public collections: INbreast, CBIS-DDSM, CMMD and VinDr-Mammo as released.
 
-The DICOM files are marked as phantoms. Folders, file names, tables and attributes are those of the releases, with the
-irregularities that make them hard to read: line breaks in paths, masks and cropped lesions confused, extra files.
+The DICOM files are marked as phantoms. Folders, file names, tables and attributes are those of the releases, with
+their irregularities: line breaks in paths, masks and cropped lesions confused, extra files.
 """
 
 import csv
@@ -51,7 +51,7 @@ class _Image:
 def _images(
     count: int, labels: Sequence[Label], seed: int, size: tuple[int, int], *, normal: bool = True
 ) -> Iterator[_Image]:
-    """Yield four images per woman; one of her breasts has the woman's class, the other is normal, or has it, too."""
+    """Yield four images per woman; one breast has her class, the other is normal or, without `normal`, the same."""
     if count < 4:
         raise ConfigError(f"images={count}: must be at least 4, the images of one woman")
     for woman in range(count // 4):

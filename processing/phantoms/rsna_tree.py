@@ -261,7 +261,7 @@ def _dicom(row: dict[str, str], machine: Machine, film: Film) -> bytes:
 
 
 def _identity(row: dict[str, str]) -> Dataset:
-    """Return the attributes that all real files have: file meta, numbers instead of names, and one grey frame."""
+    """Return the attributes that all real files have: file meta information, pseudonyms, and one grey frame."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = DigitalMammographyXRayImageStorageForPresentation
     meta.TransferSyntaxUID = JPEG2000Lossless

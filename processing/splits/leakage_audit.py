@@ -1,4 +1,8 @@
-"""Verifies on the image files that nothing leaks from one split into another."""
+"""Verifies on the image files that nothing leaks from one split into another.
+
+A leak by a renamed or altered copy shows in no table. So the audit also looks for images of one original in different
+splits: by features (`near_duplicates`, `duplicate_index`), then by pixels (`pixel_confirmation`, `local_agreement`).
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -190,7 +194,7 @@ def _crossings(records: Iterable[ImageRecord], what: str, kind: str) -> Iterator
 def _changed(record: ImageRecord) -> tuple[bool, bool]:
     """Return whether label or split, and whether the lesions, were edited since the images were split."""
     kept, now = record.label_digest.partition("-"), split_digest(record).partition("-")
-    # Tables without a digest, or with that of the label alone, are of before the split or of an older version.
+    # A record has no digest before the split, and only that of the label if an older version split it.
     return bool(kept[0]) and kept[0] != now[0], bool(kept[2]) and kept[2] != now[2]
 
 
@@ -317,7 +321,7 @@ def _same_images(
             if value is None or value >= confirmation.limit
         }
         left = [n for n, found in enumerate(matches) if n not in same and found.agreeing >= _DEFORMED_FEATURES]
-        # All prepared images have one height.
+        # All images of a segmented dataset have one height, so the first one shows it.
         if left and files.pixels(records[0].path).shape[0] < LEAST_HEIGHT:
             left = []
         deformed, local = deformed_pairs([pairs[place] for place in left], seen, shown, pool)
