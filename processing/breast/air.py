@@ -69,12 +69,16 @@ class Air:
     """Columns of padding left and right of the exposed field; (0, 0) where the air is exactly black."""
 
 
+BLACKENED = Air(0.0, FAINTEST_TISSUE, blackened=True, fog=False, field=(0, 0))
+"""The background that a detector writes, or that of an image without air: what is not exactly black is tissue."""
+
+
 def find_air(grey: Grey) -> Air:
     """Return the background's levels of a working copy (float32, rows x columns, 0..1)."""
     lit = _largest(cv2.GaussianBlur(grey, (0, 0), 1.2) > BLACK)
     left, right = empty_columns(grey > SPECK)
     if not _is_rectangle(lit) and not _has_straight_sides(lit) and _specks(grey) < SPECKS:
-        return Air(0.0, FAINTEST_TISSUE, blackened=True, fog=False, field=(0, 0))
+        return BLACKENED
     exposed = grey[:, left : grey.shape[1] - right]
     level, threshold = _lowest_peak(exposed)
     valley = _valley(exposed, level)
@@ -104,11 +108,6 @@ def is_air(grey: Grey, mask: Mask, air: Air) -> bool:
     smooth = cv2.GaussianBlur(grey, (0, 0), 1.5)
     slope = cv2.magnitude(*(cv2.Sobel(smooth, cv2.CV_32F, *way, scale=0.125) for way in ((1, 0), (0, 1))))
     return roughness <= ROUGH and float(np.median(slope[outside])) <= FLAT * air.threshold
-
-
-def full_of_tissue() -> Air:
-    """Return the background of an image without air: every pixel that is not exactly black is tissue."""
-    return Air(0.0, FAINTEST_TISSUE, blackened=True, fog=False, field=(0, 0))
 
 
 def empty_columns(lit: Mask) -> tuple[int, int]:

@@ -45,8 +45,8 @@ class Curves:
     normal_x: Floats
     normal_y: Floats
 
-    def and_those(self, other: "Curves") -> "Curves":
-        """Return these curves and, behind them, those of another search."""
+    def joined(self, other: "Curves") -> "Curves":
+        """Return these curves, followed by those of another search."""
         pairs = (
             (self.x, other.x),
             (self.y, other.y),
@@ -83,7 +83,7 @@ def candidate_curves(grey: Grey, mask: Mask) -> Curves:
     family = _family()
     whole = _best_curves(grey, mask, CANDIDATES, np.ones(len(family.parameters), np.bool_))
     # A curve that leaves the corner at its lower edge is one of the whole breast.
-    return whole.and_those(_best_curves(grey[corner], mask[corner], CORNER_CANDIDATES, family.parameters[:, 1] <= 1))
+    return whole.joined(_best_curves(grey[corner], mask[corner], CORNER_CANDIDATES, family.parameters[:, 1] <= 1))
 
 
 def _best_curves(grey: Grey, mask: Mask, count: int, allowed: Mask) -> Curves:

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import platform
-from collections.abc import Iterable
 from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -53,10 +52,7 @@ def release_mapped(file: Path) -> None:
 def host_memory() -> int:
     """Return the memory of this host or container, in bytes."""
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
-    return min([whole, *_numbers(limits)])
-
-
-def _numbers(paths: Iterable[Path]) -> list[int]:
-    texts = [path.read_text(encoding="ascii").strip() for path in paths if path.is_file()]
-    return [int(text) for text in texts if text.isdigit()]
+    limits = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # cgroup v2, v1
+    texts = [path.read_text(encoding="ascii").strip() for path in limits if path.is_file()]
+    # Without a limit, version 2 says "max".
+    return min([whole, *(int(text) for text in texts if text.isdigit())])

@@ -60,24 +60,24 @@ def await_host(
             wait(PAUSE)
 
 
-def require_one_kind(resources: Mapping[str, object]) -> None:
-    """Refuse instance groups of different types, because the hosts must have equally many GPUs to share a batch evenly.
+def check_hosts(resources: Mapping[str, object], gpus: int) -> None:
+    """Refuse hosts that cannot train together, or whose GPUs are not seen (`require_gpus`).
 
     Args:
         resources: The content of resourceconfig.json; `instance_groups` are those of a heterogeneous cluster.
+        gpus: The number of GPUs that the container sees.
+
+    Raises:
+        ConfigError: Instance groups have different types, or a GPU instance shows no GPU.
     """
     groups = resources.get("instance_groups")
+    # The processes share a batch evenly, so the hosts must have equally many GPUs.
     kinds = {str(group.get("instance_type", "")) for group in (groups if isinstance(groups, list) else []) if group}
     if len(kinds) > 1:
         raise ConfigError(
             f"resourceconfig.json: instance_groups of the types {', '.join(sorted(kinds))}; training needs hosts of "
             "one type"
         )
-
-
-def check_hosts(resources: Mapping[str, object], gpus: int) -> None:
-    """Refuse hosts that cannot train together, or whose GPUs are not seen (`require_one_kind`, `require_gpus`)."""
-    require_one_kind(resources)
     require_gpus(resources, gpus)
 
 

@@ -93,7 +93,8 @@ def check_is_mammogram(tags: Tags, *, sop_class: str = "", raw: bool = False) ->
 
 
 def _says(tags: Tags, tag: Tag, meaning: str) -> str:
-    return f"{label(tag)} is {quoted(chr(92).join(tags.texts(tag)))}: {meaning}"
+    values = "\\".join(tags.texts(tag))
+    return f"{label(tag)} is {quoted(values)}: {meaning}"
 
 
 def _named(uid: str) -> str:

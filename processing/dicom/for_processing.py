@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
+from mammopipe.processing.dicom.grayscale import FULL_SCALE
 from mammopipe.processing.dicom.pixel_data import Cells
 from mammopipe.processing.errors import CorruptImageError, UnsupportedImageError
 
-FULL_SCALE = 65535
 AIR_SHARE = 0.995
 LEAST_ATTENUATION, MOST_ATTENUATION = 0.25, 7.0
 """Attenuation of tissue, the natural logarithm of a ratio: some millimetres of fat, and more than 9 cm of gland."""

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
+from mammopipe.processing.dicom.attributes import Facts, Tag, Tags, label, quoted
 from mammopipe.processing.dicom.grayscale import (
     GREATEST,
     SMALLEST,
@@ -24,8 +24,6 @@ from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.read_config import ReadConfig
 
 Choice = TypeVar("Choice")
-
-Facts = dict[str, str | int | float | bool]
 
 
 def read_chain(tags: Tags, layout: Layout, config: ReadConfig) -> tuple[Chain, Facts, set[ImageFlag]]:

@@ -10,7 +10,7 @@ import math
 import re
 
 from mammopipe.processing.datasets.manifest import Laterality, View
-from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
+from mammopipe.processing.dicom.attributes import Facts, Tag, Tags, label, quoted
 from mammopipe.processing.dicom.file import DicomFile, is_dicom, parse
 from mammopipe.processing.dicom.view_text import (
     coded_view,
@@ -24,7 +24,6 @@ from mammopipe.processing.errors import CorruptImageError, UnsupportedImageError
 from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits
 
-Facts = dict[str, str | int | float | bool]
 Flags = set[ImageFlag]
 
 _MORE_SPECIFIC = {("CC", "XCCL"), ("CC", "XCCM"), ("CC", "XCC"), ("XCC", "XCCL"), ("XCC", "XCCM"), ("CC", "FB")}

@@ -60,6 +60,8 @@ _ABBREVIATION = re.compile(
     r"(?P<suffix>(?:[ ]?(?:ID|RL|RM|RI|RS|AT|NP|AC|XL|XM|MAG|SPOT|TAN|[MS]))*)"
     r"(?:[ ]?(?P<after>LEFT|RIGHT|LT|RT|L|R))?[ ]?[0-9]{0,2}"
 )
+_AMBIGUOUS = re.compile(r"[LRMS]?AT|ISO|LM|FB")
+"""Abbreviations that have another meaning as words of a description."""
 SIDE_WORDS = {
     **dict.fromkeys(
         ("L", "LT", "LEFT", "LBREAST", "LEFTBREAST", "LINKS", "LINKE", "GAUCHE", "IZQUIERDA", "IZQUIERDO", "SINISTRA",
@@ -149,17 +151,13 @@ def names_view(item: Tags) -> bool:
 
 def find_view(text: str) -> ViewText:
     """Return the view that a description names (`Mammo R CC`); an empty result if it names none or several."""
-    found = [read_view_text(word) for word in _words(text) if not _ENGLISH.fullmatch(word)]
+    found = [read_view_text(word) for word in _words(text) if not _AMBIGUOUS.fullmatch(word)]
     views = {each.view or each.other for each in found if each.view or each.other}
     if len(views) != 1:
         return ViewText()
     sides = {each.side for each in found if each.side} | sides_in(text)
     first = next(each for each in found if each.view or each.other)
     return ViewText(first.view, first.other, sides.pop() if len(sides) == 1 else None, first.implant_displaced)
-
-
-_ENGLISH = re.compile(r"[LRMS]?AT|ISO|LM|FB")
-"""Abbreviations that have another meaning as words of a description."""
 
 
 _DESCRIPTIONS = (Tag.SERIES_DESCRIPTION, Tag.PROTOCOL_NAME, Tag.ACQUISITION_PROTOCOL_NAME)

@@ -71,7 +71,9 @@ def measure(sources: Sequence[Source]) -> dict[str, Any]:
         the required PSNR, and the ids of the images below it (`whole`), which must be decoded in full.
     """
     measured: dict[str, float] = {}
-    for source, psnr in _in_order(sorted(sources, key=_draw)):
+    # Ordered by a hash of the id, so that the sample does not depend on the order of the table.
+    drawn = sorted(sources, key=lambda item: hashlib.sha256(f"half/{item.record.image_id}".encode()).hexdigest())
+    for source, psnr in _in_order(drawn):
         if psnr is not None:
             measured[source.record.image_id] = psnr
         if len(measured) == SAMPLE and min(measured.values()) >= LEAST_PSNR:
@@ -118,7 +120,3 @@ def _in_order(sources: Iterable[Source]) -> Iterator[tuple[Source, float | None]
             # An unreadable image is skipped here; Prepare quarantines it later for the same reason.
             yield waiting[position], None if isinstance(found, Refused) else found
             position += 1
-
-
-def _draw(source: Source) -> str:
-    return hashlib.sha256(f"half/{source.record.image_id}".encode()).hexdigest()

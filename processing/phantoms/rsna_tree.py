@@ -19,29 +19,12 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID, DigitalMammographyXRayImageStorageForPresentation, JPEG2000Lossless
 
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
+from mammopipe.processing.datasets.rsna import COLUMNS
 from mammopipe.processing.dicom.file import PHANTOM_WRITER
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes, write_csv
 from mammopipe.processing.phantoms.anatomy import Density
 from mammopipe.processing.phantoms.film import Film, make_film
-
-COLUMNS = [
-    "site_id",
-    "patient_id",
-    "image_id",
-    "laterality",
-    "view",
-    "age",
-    "cancer",
-    "biopsy",
-    "invasive",
-    "BIRADS",
-    "implant",
-    "density",
-    "machine_id",
-    "difficult_negative_case",
-]
-"""The columns of `train.csv`, in order."""
 
 _IDS = ("patient_id", "image_id")
 _UID_ROOT = "2.25.7205759403792794"
@@ -111,7 +94,7 @@ def write_rsna_tree(folder: Path, *, patients: int = 12, seed: int = 0, height: 
     for row, machine, film in rsna_films(patients, seed, height=height):
         write_bytes(folder / "train_images" / row["patient_id"] / f"{row['image_id']}.dcm", _dicom(row, machine, film))
         rows.append(row)
-    write_csv(folder / "train.csv", COLUMNS, rows)
+    write_csv(folder / "train.csv", list(COLUMNS), rows)
 
 
 def write_rsna_image(folder: Path, row: Mapping[str, str], *, seed: int = 0, height: int = 256) -> None:

@@ -53,9 +53,6 @@ class Variant(StrEnum):
         return pixels
 
 
-ALTERED = tuple(variant for variant in Variant if variant is not Variant.AS_IT_IS)
-
-
 @dataclass(frozen=True)
 class Features:
     """The features of one image: positions (n, 2) and binary descriptors (n, 32), strongest first."""

@@ -20,7 +20,7 @@ from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View, write_manifest
 from mammopipe.processing.files import sha256, write_json
 from mammopipe.processing.images.mammogram import Mammogram, write_png
-from mammopipe.processing.splits.assignment import Finding, audit_leakage
+from mammopipe.processing.splits.leakage_audit import Finding, audit_leakage
 from mammopipe.training.evaluate import evaluate
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration import calibrate

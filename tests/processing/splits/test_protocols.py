@@ -23,7 +23,8 @@ from mammopipe.processing.datasets.manifest import (
 from mammopipe.processing.errors import ConfigError, ManifestError
 from mammopipe.processing.jobs import augment, prepare, segment
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
-from mammopipe.processing.splits.assignment import SplitConfig, assign_folds, assign_splits, audit_leakage
+from mammopipe.processing.splits.assignment import SplitConfig, assign_folds, assign_splits
+from mammopipe.processing.splits.leakage_audit import audit_leakage
 
 FILMS = 20
 
