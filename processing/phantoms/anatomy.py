@@ -60,18 +60,18 @@ class Canvas:
     pectoral: Mask
 
 
-def draw_shape(patient: np.random.Generator, film: np.random.Generator, view: View, aspect: float) -> Shape:
+def draw_shape(patient: np.random.Generator, image: np.random.Generator, view: View, aspect: float) -> Shape:
     """Return the shape of a breast of `patient` with small differences for each image.
 
     Args:
         patient: The patient's random generator.
-        film: The image's random generator.
+        image: The image's random generator.
         view: CC or MLO.
         aspect: Greatest width of the breast, in heights of the image.
     """
 
     def draw(low: float, high: float) -> float:
-        return float(patient.uniform(low, high) * film.uniform(0.96, 1.04))
+        return float(patient.uniform(low, high) * image.uniform(0.96, 1.04))
 
     nipple_x = min(draw(0.34, 0.56), 0.90 * aspect)
     axilla = min(draw(0.26, 0.42), 0.85 * nipple_x)

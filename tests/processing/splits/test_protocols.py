@@ -30,7 +30,7 @@ FILMS = 20
 
 
 def rows(patients: int = 60) -> list[ImageRecord]:
-    """Return two films a patient, the classes in turn."""
+    """Return two images for each patient, the classes in turn."""
     return [
         ImageRecord(f"f{number:03d}", f"p{number // 2:03d}", "mias", Laterality.LEFT, View.MLO,
                     list(Label)[number % 3])
@@ -101,7 +101,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_jobs(tree: Path, base: Path, protocol: str, copies_of: str) -> Path:
-    """Run the three jobs, each on what the one before left, and return the folder of segmented films."""
+    """Run the three jobs, each on what the one before left, and return the folder of segmented images."""
     prepared, augmented = (base / "job" / "processing" / "output" / name for name in ("prepared", "data_augmentation"))
     inputs = base / "job" / "processing" / "input"
     inputs.mkdir(parents=True)
