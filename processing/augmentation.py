@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mammopipe.processing.breast.preprocess import FULL_SCALE, to_unit
-from mammopipe.processing.classes import named, widest
+from mammopipe.processing.classes import class_of, possible_classes
 from mammopipe.processing.datasets.manifest import ImageRecord, Lesion, Split, View
 from mammopipe.processing.errors import ConfigError
 
@@ -92,8 +92,8 @@ def plan_copies(
     if copies < 0:
         raise ConfigError(f"copies={copies} must not be negative")
     training = [record for record in records if record.split in of and not record.source_image_id]
-    classes = classes or widest(record.label for record in training)
-    of_image = {record.image_id: named(record.label, classes) for record in training}
+    classes = classes or possible_classes(record.label for record in training)
+    of_image = {record.image_id: class_of(record.label, classes) for record in training}
     counts = Counter(of_image.values())
     total = max(counts.values(), default=0) * (copies + 1)
     plan: dict[str, int] = {}

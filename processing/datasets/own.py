@@ -204,7 +204,7 @@ def _patient(row: Row, path: str, *, labelled: bool) -> str:
     if row["patient"]:
         return row["patient"]
     if labelled:
-        raise ValueError("patient is empty; without it a patient's images could come into two splits")
+        raise ValueError("patient is empty; without it, a patient's images could be in two splits")
     return image_id_of(path)
 
 
@@ -212,7 +212,7 @@ def _word(row: Row, name: str, choices: type[StrEnum]) -> str:
     words = [str(item) for item in choices]
     if row[name] not in words:
         raise ValueError(
-            f"{name} {row[name]!r} must be one of {', '.join(words)} (own.values.{name} says what a value means)"
+            f"{name} {row[name]!r} must be one of {', '.join(words)} (own.values.{name} maps other values)"
         )
     return row[name]
 
@@ -258,8 +258,7 @@ def _spacing(row: Row) -> float | None:
 
 
 def _lesions(row: Row, label: Label) -> Iterator[Lesion]:
-    said = row["lesion_label"]
-    own = Label(_word(row, "lesion_label", Label)) if said else label
+    own = Label(_word(row, "lesion_label", Label)) if row["lesion_label"] else label
     if row["lesions"]:
         try:
             items = json.loads(row["lesions"])
@@ -300,8 +299,8 @@ def _lesion(item: Mapping[str, Any], label: Label, finding: str) -> Lesion:
 def _in_pixels(radius: float) -> float:
     if radius < LEAST_RADIUS:
         raise ValueError(
-            f"a lesion of radius {radius:g} must have at least {LEAST_RADIUS:g} pixels; places and sizes are pixels, "
-            "not shares of the image"
+            f"a lesion of radius {radius:g} must have at least {LEAST_RADIUS:g} pixels; positions and sizes are in "
+            "pixels, not shares of the image"
         )
     return radius
 

@@ -230,7 +230,7 @@ def read_rows(path: Path, mapping: OwnTable, *, labelled: bool) -> list[Row]:
     for name in REQUIRED if labelled else ("image",):
         if name not in places:
             raise LabelError(
-                f"{path}: no column {name!r}; its columns are {', '.join(table.columns)}: say which one it is by "
+                f"{path}: no column {name!r}; its columns are {', '.join(table.columns)}: map one of them with "
                 f'[own.columns] {name} = "..."'
             )
     if not table.rows:

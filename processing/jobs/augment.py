@@ -88,17 +88,24 @@ def main(arguments: Sequence[str]) -> None:
     division = Division.read(paths.processing_input("stage"))
     copied, balance, rarer_only = config.copies_of, config.balance, config.rarer_only
     if (copied is Copied.ALL) is not (division.protocol is SplitProtocol.PUBLISHED):
-        raise ConfigError(f"copies_of={copied} and protocol={division.protocol}: all goes with published, and only so")
+        raise ConfigError(
+            f"copies_of={copied} and protocol={division.protocol}: all is for the protocol published, and for no other"
+        )
     records = read_manifest(paths.processing_input("manifest"), division.protocol)
     manifest, lists = paths.processing_input("manifest"), paths.processing_input("unseen")
-    lost = refuse_missed(manifest, lists, "prepare", len(records), max_share=config.max_quarantine)
-    said = {"protocol": str(division.protocol), "copies_of": str(copied), "copies": config.copies, "balance": balance}
-    said |= {"rarer_only": True} if rarer_only else {}
-    said |= {} if config.question is Question.CLASSES else {"question": str(config.question)}
-    made = {**said, "seed": config.seed, "policy": asdict(AugmentationConfig())}
-    stage = Stage.open("augment", paths, "data_augmentation", made, records)
+    missing = refuse_missed(manifest, lists, "prepare", len(records), max_share=config.max_quarantine)
+    settings: dict[str, object] = {
+        "protocol": str(division.protocol),
+        "copies_of": str(copied),
+        "copies": config.copies,
+        "balance": balance,
+    }
+    settings |= {"rarer_only": True} if rarer_only else {}
+    settings |= {} if config.question is Question.CLASSES else {"question": str(config.question)}
+    settings |= {"seed": config.seed, "policy": asdict(AugmentationConfig())}
+    stage = Stage.open("augment", paths, "data_augmentation", settings, records)
     if stage.host == stage.hosts[0]:
-        stage.refused_before += [(image_id, "no instance of Prepare saw its file") for image_id in lost]
+        stage.refused_before += [(image_id, "no instance of Prepare saw its file") for image_id in missing]
     classes = TWO if config.question is Question.BINARY else None
     each = config.copies - rarer_only
     plan = plan_copies(records, each, copied.splits, balance=balance and config.copies > 0, classes=classes)

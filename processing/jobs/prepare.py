@@ -107,9 +107,9 @@ def main(arguments: Sequence[str]) -> None:
     records = table.records
     if protocol is not SplitProtocol.PUBLISHED:
         records = keep_splits(records, split) if states_splits(records) else assign_splits(records, split, protocol)
-    said = {"dataset": options.dataset, "max_height": job.max_height, "phi": str(job.phi)}
-    config = {**said, "protocol": str(protocol), "split": asdict(split)}
-    # Written only if it is on, so that the configuration without it stays the same as in earlier versions.
+    config: dict[str, object] = {"dataset": options.dataset, "max_height": job.max_height, "phi": str(job.phi)}
+    config |= {"protocol": str(protocol), "split": asdict(split)}
+    # These are recorded only if they are set, so that the record without them stays the same as in earlier versions.
     config |= {"reduced_decode": True} if job.reduced_decode else {}
     raw = job.for_processing
     config |= {} if raw is ForProcessing.REFUSE else {"for_processing": str(raw)}

@@ -64,8 +64,8 @@ def main(arguments: Sequence[str]) -> None:
     job = settings_in(options, SegmentSettings)
     preprocess_config = settings_in(options, PreprocessConfig, for_processing=division.for_processing)
     images = _images(paths, division)
-    made = {"preprocess": preprocess_config.to_json(), "digest": preprocess_config.digest}
-    config = {"protocol": str(division.protocol), "split": asdict(division.config), **made}
+    config: dict[str, object] = {"protocol": str(division.protocol), "split": asdict(division.config)}
+    config |= {"preprocess": preprocess_config.to_json(), "digest": preprocess_config.digest}
     stage = Stage.open("segment", paths, "data_segmentation", config, [record for record, _ in images])
     segment(images, stage, preprocess_config, montage_images=job.montage_images)
     if job.shard_megabytes:

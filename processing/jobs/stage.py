@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from mammopipe.processing.classes import listed
+from mammopipe.processing.classes import counted_labels
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, write_manifest
 from mammopipe.processing.errors import ImageError, MammopipeError, QuarantineError
@@ -97,8 +97,8 @@ class Stage:
         return records is not None
 
     def _fingerprint(self) -> str:
-        said = [self.name, dict(self.config), self.input_digest, versions()]
-        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+        identity = [self.name, dict(self.config), self.input_digest, versions()]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
 
     def quarantine(self, image_id: str, reason: str) -> None:
         """Quarantine an image with the reason."""
@@ -183,7 +183,7 @@ def count(records: Iterable[ImageRecord]) -> dict[str, Any]:
     """Return the number of images, the number of copies among them, and the numbers by split and label."""
     records = list(records)
     found = Counter((record.split, record.label) for record in records)
-    labels = listed(label for _, label in found)
+    labels = counted_labels(label for _, label in found)
     by_split = {str(split): {str(label): found[split, label] for label in labels} for split in Split}
     copies = sum(bool(record.source_image_id) for record in records)
     return {"images": len(records), "copies": copies, "by_split": by_split}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mammopipe.processing.classes import TWO, named
+from mammopipe.processing.classes import TWO, class_of
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes
@@ -42,7 +42,7 @@ def write_own_tree(
         (folder / "images").mkdir(parents=True, exist_ok=True)
         write_png(folder / name, drawn.pixels)
         row = {"image": name, "patient": f"P{patient:03d}", "side": str(laterality), "view": "MLO"}
-        row["label"] = str(named(label, TWO) if two_classes else label)
+        row["label"] = str(class_of(label, TWO) if two_classes else label)
         for item in drawn.lesions or [None]:
             places = [] if item is None else [item.x - item.radius, item.y - item.radius]
             places += [] if item is None else [item.x + item.radius, item.y + item.radius]

@@ -268,7 +268,7 @@ def test_a_table_that_is_not_there_is_said(tmp_path: Path) -> None:
         (f"{HEAD}\n1.png,P\0,normal\n", "line 2 contains a zero byte"),
         (
             f"{HEAD},side\n1.png,P1,normal,links\n",
-            "side 'links' must be one of L, R (own.values.side says what a value means)",
+            "side 'links' must be one of L, R (own.values.side maps other values)",
         ),
         (f"{HEAD},pixel_spacing_mm\n1.png,P1,normal,70\n", "pixel_spacing_mm 70 must be at most 2 millimetres"),
         (

@@ -145,5 +145,5 @@ def test_for_cross_validation_validation_images_are_copied_too_and_the_audit_kno
 
 
 def test_all_images_are_copied_as_published_only(tree: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="copies_of=all and protocol=patient: all goes with published, and only so"):
+    with pytest.raises(ConfigError, match="copies_of=all and protocol=patient: all is for the protocol published"):
         run_jobs(tree, tmp_path, "patient", "all")
