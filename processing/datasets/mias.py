@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from mammopipe.processing.datasets.definition import Dataset, Table, Terms
+from mammopipe.processing.datasets.definition import Dataset, LabelTable, Terms
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, View
 from mammopipe.processing.errors import LabelError
 
@@ -196,6 +196,6 @@ DATASET = Dataset(
     patterns=(LABEL_TABLE, "Licence.txt", "*.pgm"),
     same_breast={"mias113": "mias111"},
     meanings=MEANINGS,
-    read_table=lambda path: Table(read_labels(path)),
-    check=lambda folder: Table(check_release(folder)),
+    read_table=lambda path: LabelTable(read_labels(path)),
+    check=lambda folder: LabelTable(check_release(folder)),
 )
