@@ -55,7 +55,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
-        os.chmod(name, 0o644)
+        os.chmod(name, 0o644)  # mkstemp makes files that only their owner may read
         os.replace(name, path)
     except (IsADirectoryError, NotADirectoryError) as error:
         Path(name).unlink(missing_ok=True)

@@ -260,6 +260,7 @@ def _place(crop: NDArray[Any], box: _Box, chest_side: Side, config: PreprocessCo
 def _normalise(pixels: NDArray[np.uint16], tissue: NDArray[np.bool_], config: PreprocessConfig) -> NDArray[np.uint16]:
     """Return the pixels with the tissue's percentiles at black and white, harmonised, and 0 outside the tissue."""
     low, high = np.percentile(pixels[tissue], [config.low_percentile, config.high_percentile])
+    # The divisor is at least 1, because the percentiles of flat tissue are equal.
     unit = np.clip((pixels.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1.0)), 0.0, 1.0)
     unit = harmonise(unit, tissue, config.harmonisation)
     return np.where(tissue, np.rint(unit * np.float32(FULL_SCALE)), np.float32(0)).astype(np.uint16)

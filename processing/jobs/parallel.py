@@ -154,7 +154,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _start_worker() -> None:
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # there is a process per core, and OpenCV's own threads would compete for the cores
     keep_heap()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -23,6 +23,7 @@ from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.container.arguments import add_arguments, settings_in
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.processing.datasets.collection import is_image
 from mammopipe.processing.datasets.manifest import ImageRecord, Lesion, SplitProtocol
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.dicom.header import origin
@@ -39,7 +40,6 @@ from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, k
 from mammopipe.processing.turn import Turn
 from mammopipe.processing.weight_sums import require_whole
 
-IMAGE_SUFFIXES = (".dcm", ".pgm", ".png", ".tif", ".tiff")
 BURNT_IN = "BurnedInAnnotation"
 
 
@@ -155,7 +155,7 @@ def prepare(
     if not mine and len(stage.hosts) == 1:
         raise LabelError(f"{images}: none of the {len(records)} images of the label table is here")
     for path in sorted(present - {record.path for record in records}):
-        if Path(path).suffix.lower() in IMAGE_SUFFIXES:
+        if is_image(Path(path)):
             stage.quarantine(Path(path).stem, f"{path}: no row in the label table names this image")
     unseen = [record for record in records if record.path not in present]
     if len(stage.hosts) == 1:

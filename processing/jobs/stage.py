@@ -120,6 +120,7 @@ class Stage:
             )
         write_csv(self.part(UNSEEN, "csv"), [COLUMN], [{COLUMN: image_id} for image_id in sorted(self.unseen)])
         write_json(self.part("stage", "json"), self._account())
+        # The manifest comes last: where there is one, the stage is complete.
         write_manifest(self.records, self.part("manifest", "csv"))
         for leftover in (THUMBNAILS, JOURNAL):
             _remove(self.folder / leftover)

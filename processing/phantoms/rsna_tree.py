@@ -112,15 +112,15 @@ def write_rsna_image(folder: Path, row: Mapping[str, str], *, seed: int = 0, hei
     machine = Machine.SIGMOID if row["machine_id"] == Machine.SIGMOID else Machine.LINEAR
     rows, columns = machine.full_size
     benign = Label.BENIGN if row["biopsy"] == "1" else Label.NORMAL
-    patient, image = (int(np.random.default_rng((seed, int(row[key]))).integers(2**62)) for key in _IDS)
+    patient_seed, image_seed = (int(np.random.default_rng((seed, int(row[key]))).integers(2**62)) for key in _IDS)
     image = make_film(
-        image,
+        image_seed,
         label=Label.MALIGNANT if row["cancer"] == "1" else benign,
         laterality=Laterality(row["laterality"]),
         view=View.CC if row["view"] == View.CC.value else View.MLO,
         height=height,
         width=round(height * columns / rows),
-        patient_seed=patient,
+        patient_seed=patient_seed,
         padded=False,
         bits=12 if machine is Machine.LINEAR else 16,
     )
