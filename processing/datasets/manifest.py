@@ -158,11 +158,8 @@ class ImageRecord:
         return self.source_image_id or self.image_id
 
     def placed(self, split: Split | None, fold: int | None) -> "ImageRecord":
-        """Return the record with a split and fold, and with a new digest.
-
-        Whole tables are placed, so the record is made from the list of its values, much faster than by
-        `dataclasses.replace`.
-        """
+        """Return the record with a split, a fold and a new digest."""
+        # Whole tables are placed, and `dataclasses.replace` is much slower than a list of the values.
         values = list(_VALUES(self))
         values[_SPLIT], values[_FOLD] = split, fold
         label = _digest(self.dataset, self.original_id, self.label, split)

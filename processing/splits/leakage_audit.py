@@ -1,7 +1,6 @@
 """Verifies on the image files that nothing leaks from one split into another.
 
-A leak by a renamed or altered copy shows in no table. So the audit also looks for images of one original in different
-splits: by features (`near_duplicates`, `duplicate_index`), then by pixels (`pixel_confirmation`, `local_agreement`).
+No table shows a renamed or altered copy. So images of different splits are compared, by features and then by pixels.
 """
 
 from collections import Counter, defaultdict
@@ -234,7 +233,6 @@ def _variant_name(image_id: str, variant: Variant) -> str:
 
 
 def _named(name: str) -> tuple[str, Variant]:
-    """Return the image id and the variant of a stored name."""
     image_id, _, variant = name.partition("\n")
     return image_id, Variant(variant) if variant else Variant.AS_IT_IS
 
