@@ -66,7 +66,7 @@ class _Row:
 
     where: str
     abnormality: tuple[str, str]
-    """Type and number of the abnormality, which is one of its image."""
+    """Type of the abnormality and its number within the image."""
     patient: str
     side: Laterality
     view: View
@@ -102,7 +102,7 @@ class _Files:
         for name in map(str.casefold, (*parts[-2:-1], *parts[:1])):
             if name in self.by_folder:
                 return self.by_folder[name]
-        if self._by_header is None:
+        if self._by_header is None:  # reading every header takes long, so only if no name leads to a file
             self._by_header = _by_header(path for path in self.paths if path.suffix.lower() in (".dcm", ".dicom"))
         return self._by_header.get(parts[0], []) if parts else []
 
@@ -117,7 +117,7 @@ def _by_header(paths: Iterable[Path]) -> dict[str, list[Path]]:
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
         except (InvalidDicomError, OSError, EOFError, ValueError):
-            continue  # no image of the tables; a named file that is damaged is refused by the reader
+            continue  # not an image of the tables; if the tables name a damaged file, the reader refuses it later
         found.setdefault(str(header.get("PatientID", "")), []).append(path)
     return found
 
@@ -133,6 +133,7 @@ def read_release(folder: Path) -> LabelTable:
         raise LabelError(f"{folder}: none of {', '.join((LABEL_TABLE, *OTHER_TABLES))} here")
     refused: list[tuple[str, str]] = []
     rows: dict[str, list[_Row]] = {}
+    # Of several copies of a table, only the uppermost is read: in the reversed order it is the last of its name.
     for table in {path.name.lower(): path for path in reversed(tables)}.values():
         for row in _rows(table, refused):
             group = rows.setdefault(row.image_id, [])

@@ -36,7 +36,7 @@ OUTLINES = "AllXML"
 PIXEL_SPACING_MM = 0.07
 """Pixel spacing of the detector; some headers of the anonymised files lack it."""
 VIEWS = {"CC": View.CC, "ML": View.MLO, "MLO": View.MLO, "FB": None}
-"""The views of table and file names; there is no class of views for FB (from below)."""
+"""The views of table and file names; `View` has no member for FB (from below)."""
 
 _COLUMNS = ("Laterality", "View", "File Name", "ACR", "Bi-Rads")
 _IMAGE = re.compile(r"(\d+)_([0-9a-z]+)_MG_([LR])_([A-Z]+)(_ANON)?(\.dcm|\.dicom)?", re.IGNORECASE)
@@ -68,7 +68,7 @@ class _Files:
             if number is None:
                 continue
             if path.suffix.lower() == ".xml":
-                if not _NO_FINDING.search(placed_by(path)):  # copies hold the muscle's outlines in files of their own
+                if not _NO_FINDING.search(placed_by(path)):  # some copies have separate files for the muscle's outlines
                     found.outlines.setdefault(number[0], path)
             elif is_image(path) and _MASK.search(path.relative_to(folder).as_posix()):
                 if not _NO_FINDING.search(placed_by(path)):

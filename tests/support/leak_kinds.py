@@ -17,7 +17,7 @@ from mammopipe.processing.augmentation import Augmenter
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, write_manifest
 from mammopipe.processing.files import write_json
-from mammopipe.processing.splits.assignment import Leak, audit_leakage
+from mammopipe.processing.splits.leakage_audit import Leak, audit_leakage
 from mammopipe.training.evaluate import evaluate
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration import calibrate
