@@ -20,7 +20,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Laterality, Spli
 from mammopipe.processing.datasets.mias import RELEASE_COUNTS, read_labels
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import write_png
-from mammopipe.processing.splits.assignment import assign_splits, audit_leakage
+from mammopipe.processing.splits import assign_splits, audit_leakage
 from mammopipe.training.metrics.bootstrap import bootstrap_interval
 from mammopipe.training.metrics.classification import balanced_accuracy
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mammopipe.processing.classes import Question, classes_of, named
-from mammopipe.processing.datasets.definition import MAX_REFUSED, Table
+from mammopipe.processing.classes import Question, class_of, classes_of
+from mammopipe.processing.datasets.definition import MAX_REFUSED, LabelTable
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol
 from mammopipe.processing.errors import ImageError, LabelError
 from mammopipe.processing.read_config import ForProcessing, Phi, ReadConfig
@@ -58,7 +58,7 @@ class Look:
 
 
 def look(
-    table: Table,
+    table: LabelTable,
     images: Path,
     split: SplitConfig,
     *,
@@ -163,9 +163,9 @@ def problems(
         return
     patients: dict[Label, set[str]] = {}
     for record in records:
-        patients.setdefault(named(record.label, classes), set()).add(record.patient_id)
+        patients.setdefault(class_of(record.label, classes), set()).add(record.patient_id)
     for part in Split:
-        present = {named(record.label, classes) for record in placed if record.split is part}
+        present = {class_of(record.label, classes) for record in placed if record.split is part}
         lacking = [label for label in classes if label not in present]
         if lacking:
             held = ", ".join(f"{label} (of {len(patients.get(label, ()))} patients)" for label in lacking)
@@ -183,7 +183,7 @@ def _fold_problems(
     dealt = assign_folds(records, folds, seed=split.seed, protocol=SplitProtocol.PATIENT)
     present: dict[int, set[Label]] = {fold: set() for fold in range(folds)}
     for record, fold in zip(records, dealt, strict=True):
-        present[fold].add(named(record.label, classes))
+        present[fold].add(class_of(record.label, classes))
     lacking = {fold: [str(label) for label in classes if label not in held] for fold, held in present.items()}
     found = [f"fold {fold} would have no {' and no '.join(names)}" for fold, names in lacking.items() if names]
     if found:
