@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import Level
-from mammopipe.training.model.views.attention import ViewMask, ViewAttention
+from mammopipe.training.model.views.attention import ViewAttention, ViewMask
 from mammopipe.training.networks.grad_cam import WithMaps
 from mammopipe.training.networks.network import ImageNetwork
 from mammopipe.training.networks.pooling import Views
