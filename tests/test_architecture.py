@@ -19,6 +19,8 @@ ALLOWED = {
     "pipelines": {"pipelines", "inference", "training", "processing"},
 }
 TORCH = ("torch", "torchvision")
+ANSWERS = ("inference/contract", "inference/client")
+"""The rooms of the two ends of a request; the client reads what the contract says without pydantic."""
 MOST_FILES, MOST_LINES, MOST_LINES_OF_A_FUNCTION = 15, 350, 60
 
 
@@ -126,6 +128,17 @@ def test_a_file_has_one_subject_and_a_function_fits_a_screen() -> None:
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 too_long += [f"{path}: {node.name}, {lines} lines"] if lines > MOST_LINES_OF_A_FUNCTION else []
     assert not too_long
+
+
+def test_a_name_means_one_thing() -> None:
+    """No public class has the name of another one, except an answer as the server writes it and the client reads it."""
+    places: dict[str, set[str]] = {}
+    for path in modules():
+        room = path.relative_to(ROOT).parent.as_posix()
+        for node in tree_of(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, set()).add("the answer" if room in ANSWERS else path.as_posix())
+    assert {name: sorted(found) for name, found in places.items() if len(found) > 1} == {}
 
 
 def run(code: str, folder: Path) -> str:

@@ -26,7 +26,7 @@ from mammopipe.pipelines.backends.processes import RunEnding
 from mammopipe.pipelines.backends.step_status import Status, StepStatuses
 from mammopipe.pipelines.backends.supported import all_steps, check
 from mammopipe.pipelines.local_jobs.transform import run_transform
-from mammopipe.pipelines.local_jobs.tuning import Search, run_tuning
+from mammopipe.pipelines.local_jobs.tuning import SearchStep, run_tuning
 from mammopipe.processing.errors import MammopipeError
 from mammopipe.processing.files import disk_fault
 from mammopipe.processing.splits import read_register
@@ -185,7 +185,7 @@ class Interpreter(Execution):
         request = self._request(step, HyperParameterTuningJobName=job_name(execution, step["Name"], most=32))
         self.sagemaker.create_hyper_parameter_tuning_job(**request)
         reuse = partial(self._reused, step, "Training")
-        return run_tuning(Search(step["Name"], request, self.context, self._threads[step["Name"]], reuse))
+        return run_tuning(SearchStep(step["Name"], request, self.context, self._threads[step["Name"]], reuse))
 
     def _transform(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
         request = self._request(step, TransformJobName=self._job_name(step))

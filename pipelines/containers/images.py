@@ -29,7 +29,7 @@ REPOSITORY = "mammopipe"
 
 
 @dataclass(frozen=True)
-class BuildOptions:
+class ImageBuildOptions:
     """How images are built on this machine."""
 
     base_image: str = ""
@@ -56,7 +56,7 @@ class BuildOptions:
         return [*chosen, *secret, "--network", "host"]
 
 
-def tag_of(root: Path, options: BuildOptions) -> str:
+def tag_of(root: Path, options: ImageBuildOptions) -> str:
     """Return the tag of the images of the checkout `root`, built with these options."""
     if not options.arguments:
         return tree_of(root)
@@ -92,7 +92,7 @@ def _git(root: Path, environment: Mapping[str, str], *words: str) -> str:
     return done.stdout.strip()
 
 
-def build(root: Path, options: BuildOptions, *, client: str = "docker") -> list[str]:
+def build(root: Path, options: ImageBuildOptions, *, client: str = "docker") -> list[str]:
     """Build the images of the checkout and also tag them `latest`.
 
     Args:
@@ -128,7 +128,7 @@ def sizes(names: list[str], *, client: str = "docker") -> dict[str, int]:
     return dict(zip(names, map(int, done.stdout.split()), strict=True))
 
 
-def push(root: Path, options: BuildOptions, session: Any, *, client: str = "docker") -> dict[str, str]:
+def push(root: Path, options: ImageBuildOptions, session: Any, *, client: str = "docker") -> dict[str, str]:
     """Push the images built from the checkout with these options to ECR.
 
     A tag that ECR already has is skipped: its repositories are immutable, and equal tags mean the same code built the

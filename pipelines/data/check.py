@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mammopipe.processing.classes import Question, classes_of, named
-from mammopipe.processing.datasets.definition import MAX_REFUSED, Table
+from mammopipe.processing.datasets.definition import MAX_REFUSED, LabelTable
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol
 from mammopipe.processing.errors import ImageError, LabelError
 from mammopipe.processing.read_config import ForProcessing, Phi, ReadConfig
@@ -58,7 +58,7 @@ class Look:
 
 
 def look(
-    table: Table,
+    table: LabelTable,
     images: Path,
     split: SplitConfig,
     *,

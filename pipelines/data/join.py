@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mammopipe.processing.datasets.arranged import IMAGE_FOLDER, LABEL_TABLE, link_images
-from mammopipe.processing.datasets.definition import Table
+from mammopipe.processing.datasets.definition import LabelTable
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, write_manifest
 from mammopipe.processing.datasets.registry import EVALUATED
 from mammopipe.processing.errors import ConfigError
@@ -35,7 +35,7 @@ def sources_of(texts: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def join(sources: Mapping[str, Path], folder: Path, split: SplitConfig | None = None) -> Table:
+def join(sources: Mapping[str, Path], folder: Path, split: SplitConfig | None = None) -> LabelTable:
     """Write the staged form of several datasets into `folder`: one manifest, and links to all images.
 
     Ids of images and patients get the name of their dataset as prefix, so that none occurs twice; the column `dataset`
@@ -64,7 +64,7 @@ def join(sources: Mapping[str, Path], folder: Path, split: SplitConfig | None = 
     records = [record for table in tables.values() for record in _placed(table.records, split, stated=stated)]
     write_manifest(records, folder / LABEL_TABLE)
     refused = [row for table in tables.values() for row in table.refused]
-    return Table(records, refused, [row for table in tables.values() for row in table.unlabelled])
+    return LabelTable(records, refused, [row for table in tables.values() for row in table.unlabelled])
 
 
 def _placed(records: Sequence[ImageRecord], split: SplitConfig | None, *, stated: bool) -> list[ImageRecord]:

@@ -17,7 +17,7 @@ from mammopipe.pipelines.data.s3 import ExpiredAccessError, S3Object, Storage, t
 from mammopipe.processing import declared_data
 from mammopipe.processing.container.s3_uri import S3Uri
 from mammopipe.processing.datasets.arranged import arrange
-from mammopipe.processing.datasets.definition import Dataset, Table
+from mammopipe.processing.datasets.definition import Dataset, LabelTable
 from mammopipe.processing.datasets.own import NAME as OWN
 from mammopipe.processing.datasets.own import arrange as arrange_own
 from mammopipe.processing.datasets.own_table import OwnTable
@@ -91,7 +91,7 @@ def stage(dataset: Dataset, source: Path, uri: str, storage: Storage) -> Staged:
         return Staged(uri, len(files), len(sent), size, dataset.is_synthetic(folder, table))
 
 
-def _arranged(released: Dataset, source: Path, folder: Path) -> Table:
+def _arranged(released: Dataset, source: Path, folder: Path) -> LabelTable:
     """Write the staged form of a collection into `folder`; collections are too large to be unpacked from an archive."""
     if not source.is_dir():
         raise ConfigError(f"{source}: must be the folder of {released.name} as released, unpacked")

@@ -24,7 +24,7 @@ MISSING = {
 """Error codes that mean that the resource does not exist."""
 
 
-class Verdict(StrEnum):
+class Severity(StrEnum):
     """The consequence of a finding for a run."""
 
     GOOD = "ok"
@@ -33,10 +33,10 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """The result of one check."""
 
-    verdict: Verdict
+    verdict: Severity
     subject: str
     text: str
     """The state and, if there is a problem, what to do."""

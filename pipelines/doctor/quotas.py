@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from mammopipe.pipelines.config.compute import has_local_disks
 from mammopipe.pipelines.config.endpoint import EndpointMode
 from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.doctor.findings import Account, Finding, Verdict
+from mammopipe.pipelines.doctor.findings import Account, CheckResult, Severity
 
 VOLUME = "Size of EBS volume for a {kind} instance"
 """Name of the quota of one instance's disk, as the error of an exceeded one states it (`ResourceLimitExceeded`)."""
@@ -18,7 +18,7 @@ DEFAULT_VOLUME_GB = 1024
 """The default of the quota of a disk, in GB ("Amazon SageMaker AI endpoints and quotas")."""
 
 
-def check_quotas(account: Account) -> Iterator[Finding]:
+def check_quotas(account: Account) -> Iterator[CheckResult]:
     """Compare the account's quotas with the instances and the disks that a run needs at once."""
     pages = account.client("service-quotas").get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
     quotas = {item["QuotaName"]: item["Value"] for page in pages for item in page["Quotas"]}
@@ -28,18 +28,18 @@ def check_quotas(account: Account) -> Iterator[Finding]:
         value = quotas.get(quota)
         if value is None:
             text = f"no quota of that name in {account.session.region_name}; is the instance type offered there?"
-            yield Finding(Verdict.WARNING, quota, text)
+            yield CheckResult(Severity.WARNING, quota, text)
         elif value < least:
             text = f"quota {value:.0f}, needed {least}; request more in Service Quotas, or use another instance type"
-            yield Finding(Verdict.BLOCKS, quota, text)
+            yield CheckResult(Severity.BLOCKS, quota, text)
         elif value < most:
             text = f"quota {value:.0f}, {most} at once; the candidates will wait for each other, ask for {most}"
-            yield Finding(Verdict.WARNING, quota, text)
+            yield CheckResult(Severity.WARNING, quota, text)
         else:
-            yield Finding(Verdict.GOOD, quota, f"{most} of {value:.0f}")
+            yield CheckResult(Severity.GOOD, quota, f"{most} of {value:.0f}")
 
 
-def _volumes(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Finding]:
+def _volumes(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[CheckResult]:
     """Compare the disk of one instance of each kind of job with its quota, which is adjustable and rarely looked at."""
     compute = config.compute
     kind = "spot training job" if compute.spot else "training job"
@@ -57,15 +57,15 @@ def _volumes(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Fi
                 f"not listed here; compute.{key}={size} is over the default {DEFAULT_VOLUME_GB} GB: look it up in "
                 "Service Quotas"
             )
-            yield Finding(Verdict.WARNING, name, text)
+            yield CheckResult(Severity.WARNING, name, text)
         elif quota is not None and quota < size:
             text = f"quota {quota:.0f} GB, compute.{key} is {size}; request more in Service Quotas"
-            yield Finding(Verdict.BLOCKS, name, text)
+            yield CheckResult(Severity.BLOCKS, name, text)
         elif quota is not None:
-            yield Finding(Verdict.GOOD, name, f"{size} of {quota:.0f} GB")
+            yield CheckResult(Severity.GOOD, name, f"{size} of {quota:.0f} GB")
 
 
-def _trials(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Finding]:
+def _trials(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[CheckResult]:
     """Compare the training jobs that a search runs at a time with their quota; AWS refuses a search above it."""
     wanted = config.tuning.parallel
     if not config.tuning.ranges:
@@ -75,7 +75,7 @@ def _trials(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Fin
     if wanted > most:
         text = f"tuning.parallel={wanted} is over {most:.0f}; request more in Service Quotas, or lower it"
         subject = found or "training jobs of a search at a time"
-        yield Finding(Verdict.BLOCKS if found else Verdict.WARNING, subject, text)
+        yield CheckResult(Severity.BLOCKS if found else Severity.WARNING, subject, text)
 
 
 def _instances_needed(config: PipelineConfig) -> dict[str, tuple[int, int]]:

@@ -73,7 +73,7 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Place:
+class AccountAndRegion:
     """The account and region of the resources."""
 
     account: str
@@ -86,7 +86,7 @@ class Place:
 
 
 def needed(
-    config: PipelineConfig, definition: Mapping[str, Any], parameters: Mapping[str, Any], place: Place
+    config: PipelineConfig, definition: Mapping[str, Any], parameters: Mapping[str, Any], place: AccountAndRegion
 ) -> Iterator[Need]:
     """Yield the permissions that the roles of a definition need; some are repeated.
 
@@ -126,7 +126,7 @@ def _roles(item: Asked) -> list[str]:
     return [role for role in roles if role]
 
 
-def _of_pipeline(config: PipelineConfig, item: Asked, place: Place) -> Iterator[Need]:
+def _of_pipeline(config: PipelineConfig, item: Asked, place: AccountAndRegion) -> Iterator[Need]:
     resources = RESOURCES.get(item.kind) or _named(item)
     for resource in resources:
         kind = resource.partition("/")[0]
@@ -155,7 +155,7 @@ def _named(item: Asked) -> tuple[str, ...]:
     return (f"model-package/{request['ModelPackageGroupName']}/1",)
 
 
-def _of_job(item: Asked, place: Place) -> Iterator[Need]:
+def _of_job(item: Asked, place: AccountAndRegion) -> Iterator[Need]:
     """Yield the permissions that a container's own role needs."""
     request = item.request.get("TrainingJobDefinition", item.request)
     for role in _roles(item):
@@ -176,7 +176,7 @@ def _of_job(item: Asked, place: Place) -> Iterator[Need]:
             yield from _interfaces(role, walls, item.step, place)
 
 
-def _of_transform(role: str, item: Asked, place: Place) -> Iterator[Need]:
+def _of_transform(role: str, item: Asked, place: AccountAndRegion) -> Iterator[Need]:
     """Yield what the model's role needs for a transform job: its inputs and its answers."""
     source = item.request["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"]
     bucket, _, prefix = source.removeprefix("s3://").partition("/")
@@ -225,13 +225,13 @@ def _written(request: Mapping[str, Any]) -> Iterator[str]:
         yield request["CheckpointConfig"]["S3Uri"]
 
 
-def _object(uri: str, place: Place) -> str:
+def _object(uri: str, place: AccountAndRegion) -> str:
     """Return the ARN of the objects at or below an S3 URI."""
     key = uri.removeprefix("s3://").rstrip("/")
     return f"arn:{place.partition}:s3:::{key}" + ("" if "." in key.rpartition("/")[2] else "/file")
 
 
-def _interfaces(role: str, walls: Mapping[str, Any], step: str, place: Place) -> Iterator[Need]:
+def _interfaces(role: str, walls: Mapping[str, Any], step: str, place: AccountAndRegion) -> Iterator[Need]:
     resources = [
         "network-interface/eni-1",
         *(f"subnet/{subnet}" for subnet in walls["Subnets"]),

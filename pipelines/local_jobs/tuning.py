@@ -45,7 +45,7 @@ class Reuse(Protocol):
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchStep:
     """A search step, resolved."""
 
     step: str
@@ -67,7 +67,7 @@ class Search:
         return dict(self.request["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"])
 
 
-def run_tuning(search: Search) -> dict[str, Any]:
+def run_tuning(search: SearchStep) -> dict[str, Any]:
     """Run the trials of a search.
 
     Args:
@@ -112,7 +112,7 @@ def described(summary: Mapping[str, Any]) -> str:
     return f"{shown}: {figure['MetricName']} {figure['Value']:.4f}" if figure else f"{shown}: {_reason(summary)}"
 
 
-def _say(search: Search, line: str) -> None:
+def _say(search: SearchStep, line: str) -> None:
     """Add a line to the log of the search, which the run's display shows."""
     with (search.context.logs / f"{search.step}.log").open("a", encoding="utf-8") as stream:
         stream.write(f"{line}\n")
@@ -159,7 +159,7 @@ def _failed() -> "optuna.trial.TrialState":
     return TrialState.FAIL
 
 
-def _trial(search: Search, number: int, values: Mapping[str, str]) -> dict[str, Any]:
+def _trial(search: SearchStep, number: int, values: Mapping[str, str]) -> dict[str, Any]:
     """Run one training job and return its summary; a job that fails ends the trial, not the search."""
     request = training_request(search, number, values)
     name = f"{search.step}-{number:03d}"
@@ -193,7 +193,7 @@ def _trial(search: Search, number: int, values: Mapping[str, str]) -> dict[str, 
     }
 
 
-def training_request(search: Search, number: int, values: Mapping[str, str]) -> dict[str, Any]:
+def training_request(search: SearchStep, number: int, values: Mapping[str, str]) -> dict[str, Any]:
     """Return the `CreateTrainingJob` request of a trial, with the hyperparameters as SageMaker passes them."""
     definition = dict(search.request["TrainingJobDefinition"])
     static = definition.pop("StaticHyperParameters")

@@ -28,7 +28,7 @@ from mammopipe.processing.datasets.collection import (
     read_rows,
     worst,
 )
-from mammopipe.processing.datasets.definition import Dataset, Table, Terms
+from mammopipe.processing.datasets.definition import Dataset, LabelTable, Terms
 from mammopipe.processing.datasets.lesion_masks import Mask
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View
 from mammopipe.processing.errors import LabelError
@@ -122,7 +122,7 @@ def _by_header(paths: Iterable[Path]) -> dict[str, list[Path]]:
     return found
 
 
-def read_release(folder: Path) -> Table:
+def read_release(folder: Path) -> LabelTable:
     """Return one record per image of the tables below a folder, with its masks.
 
     Raises:
@@ -155,7 +155,7 @@ def read_release(folder: Path) -> Table:
         masks[image_id] = list(_masks(group, files, found))
     if not records:
         raise LabelError(f"{folder}: no image of the tables is here{'; ' + refused[0][1] if refused else ''}")
-    return Table(records, refused, masks={image_id: held for image_id, held in masks.items() if held})
+    return LabelTable(records, refused, masks={image_id: held for image_id, held in masks.items() if held})
 
 
 def _rows(table: Path, refused: list[tuple[str, str]]) -> Iterable[_Row]:

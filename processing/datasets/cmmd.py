@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mammopipe.processing.datasets.collection import files_below, is_image, read_rows
-from mammopipe.processing.datasets.definition import Dataset, Table, Terms
+from mammopipe.processing.datasets.definition import Dataset, LabelTable, Terms
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.errors import LabelError
 
@@ -32,7 +32,7 @@ _VIEW_CODES = {"399162004": View.CC, "R-10242": View.CC, "399368009": View.MLO, 
 _Breast = tuple[str, Laterality]
 
 
-def read_release(folder: Path) -> Table:
+def read_release(folder: Path) -> LabelTable:
     """Return one record per image of a breast in the table below a folder.
 
     Raises:
@@ -62,7 +62,7 @@ def read_release(folder: Path) -> Table:
     if not records:
         reasons = [reason for _, reason in (*unlabelled, *refused)]
         raise LabelError(f"{folder}: no image of a breast of {tables[0].name}{'; ' + reasons[0] if reasons else ''}")
-    return Table(_with_unique_ids(records), refused, unlabelled)
+    return LabelTable(_with_unique_ids(records), refused, unlabelled)
 
 
 def _breasts(table: Path, refused: list[tuple[str, str]]) -> dict[_Breast, dict[str, str]]:

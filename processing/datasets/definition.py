@@ -18,7 +18,7 @@ MAX_REFUSED = 0.01
 
 
 @dataclass(frozen=True)
-class Table:
+class LabelTable:
     """The content of a dataset's label table, and the rows that cannot be used."""
 
     records: list[ImageRecord]
@@ -68,9 +68,9 @@ class Dataset:
     """File name of the label table; the dataset's folder is recognised by this file, or by one of `other_tables`."""
     patterns: tuple[str, ...]
     """Glob patterns of the files that staging uploads, including the label table."""
-    read_table: Callable[[Path], Table]
+    read_table: Callable[[Path], LabelTable]
     """Reads the label table at a path; raises `LabelError` if it is not this dataset's."""
-    check: Callable[[Path], Table]
+    check: Callable[[Path], LabelTable]
     """Reads the dataset's folder; raises `LabelError` if it differs from the released dataset."""
     image_folder: str = ""
     """Folder of the images in the dataset's folder; empty for that folder itself. Records' paths are relative to it."""
@@ -99,7 +99,7 @@ class Dataset:
             for name, words in self.meanings.items()
         )
 
-    def read(self, path: Path) -> Table:
+    def read(self, path: Path) -> LabelTable:
         """Return the label table at `path`, which is the file itself or its folder."""
         return self.read_table(path if path.is_file() else path / self.label_table)
 
@@ -127,7 +127,7 @@ class Dataset:
         """Return the files that staging uploads from the dataset's folder, sorted."""
         return sorted({path for pattern in self.patterns for path in folder.glob(pattern) if path.is_file()})
 
-    def is_synthetic(self, folder: Path, table: Table) -> bool:
+    def is_synthetic(self, folder: Path, table: LabelTable) -> bool:
         """Return whether the label table or any DICOM header shows that a folder holds phantoms."""
         from mammopipe.processing.dicom.file import PHANTOM_WRITER
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from mammopipe.processing.datasets.definition import Dataset, Table, Terms
+from mammopipe.processing.datasets.definition import Dataset, LabelTable, Terms
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, View
 from mammopipe.processing.errors import LabelError
 
@@ -188,12 +188,12 @@ def _table_digest(table: Path) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def _checked(folder: Path) -> Table:
-    return Table(check_release(folder))
+def _checked(folder: Path) -> LabelTable:
+    return LabelTable(check_release(folder))
 
 
-def _table(path: Path) -> Table:
-    return Table(read_labels(path))
+def _table(path: Path) -> LabelTable:
+    return LabelTable(read_labels(path))
 
 
 DATASET = Dataset(

@@ -98,7 +98,7 @@ AS_THEY_ARE = OwnTable()
 
 
 @dataclass(frozen=True)
-class Row:
+class OwnTableRow:
     """One row of the table with our field names and all values as text."""
 
     line: int
@@ -223,7 +223,7 @@ def _of_frame(frame: "pandas.DataFrame") -> _Cells:
     return _Cells([str(name) for name in frame.columns], [(line, row) for line, row in rows if any(map(_text, row))])
 
 
-def read_rows(path: Path, mapping: OwnTable, *, labelled: bool) -> list[Row]:
+def read_rows(path: Path, mapping: OwnTable, *, labelled: bool) -> list[OwnTableRow]:
     """Return the rows with our field names and mapped values."""
     table = _read(path)
     places = _places(path, table.columns, mapping)
@@ -240,7 +240,7 @@ def read_rows(path: Path, mapping: OwnTable, *, labelled: bool) -> list[Row]:
         texts = {name: _text(cells[place]) for name, place in places.items()}
         if table.decimal_comma:
             texts |= {name: _with_point(texts[name]) for name in NUMBERS if name in texts}
-        found.append(Row(line, {name: _mapped(name, text, mapping) for name, text in texts.items()}))
+        found.append(OwnTableRow(line, {name: _mapped(name, text, mapping) for name, text in texts.items()}))
     _require_distinct_patients(path, found)
     return found
 
@@ -254,9 +254,9 @@ def columns_without_field(path: Path, mapping: OwnTable) -> list[str]:
     return [f"{name} ({field}?)" if field else name for name, field in meant.items()]
 
 
-def _require_distinct_patients(path: Path, rows: Sequence[Row]) -> None:
+def _require_distinct_patients(path: Path, rows: Sequence[OwnTableRow]) -> None:
     """Raise `LabelError` for two spellings that may be one patient, whose images would come into two splits."""
-    first: dict[str, Row] = {}
+    first: dict[str, OwnTableRow] = {}
     for row in rows:
         known = first.setdefault(_spelling(row["patient"]), row)
         if known["patient"] != row["patient"]:

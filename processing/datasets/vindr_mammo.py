@@ -25,7 +25,7 @@ from mammopipe.processing.datasets.collection import (
     read_rows,
     tables_in,
 )
-from mammopipe.processing.datasets.definition import Dataset, Table, Terms
+from mammopipe.processing.datasets.definition import Dataset, LabelTable, Terms
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, Split, View
 from mammopipe.processing.errors import LabelError
 
@@ -42,7 +42,7 @@ _VIEWS = {view.value: view for view in View}
 _SIDES = {side.value: side for side in Laterality}
 
 
-def read_release(folder: Path) -> Table:
+def read_release(folder: Path) -> LabelTable:
     """Return one record per image of the table below a folder, with the boxes of its findings as circles.
 
     Raises:
@@ -76,7 +76,7 @@ def read_release(folder: Path) -> Table:
         for name, paths in sorted(files.items())
         if name not in named
     ]
-    return Table([records[image_id] for image_id in sorted(records)], refused, unlabelled)
+    return LabelTable([records[image_id] for image_id in sorted(records)], refused, unlabelled)
 
 
 def _record(row: Mapping[str, str], paths: Iterable[Path], folder: Path, lesions: Iterable[Lesion]) -> ImageRecord:

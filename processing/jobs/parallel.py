@@ -36,7 +36,7 @@ class Refused:
     reason: str
 
 
-class Progress:
+class ProgressDisplay:
     """Shows progress: a bar on a terminal, otherwise a line every `SECONDS_BETWEEN_LINES` and one at the end."""
 
     def __init__(self, title: str, total: int, *, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
@@ -83,7 +83,7 @@ def map_images(
         workers: The number of processes; by default one per core.
     """
     workers = max(1, min(workers or cores(), total))
-    progress = Progress(title, total, stream=sys.stderr)
+    progress = ProgressDisplay(title, total, stream=sys.stderr)
     try:
         for item, result in _run(function, iter(items), workers):
             progress.add(refused=isinstance(result, Refused))

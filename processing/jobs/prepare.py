@@ -28,7 +28,7 @@ from mammopipe.processing.dicom.header import origin
 from mammopipe.processing.errors import ConfigError, ImageError, LabelError
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import identity_fields, write_png
-from mammopipe.processing.jobs.half_decode import Source, measure, read_reduced
+from mammopipe.processing.jobs.half_decode import ImageFile, measure, read_reduced
 from mammopipe.processing.jobs.split_settings import image_place
 from mammopipe.processing.jobs.stage import Stage, require_few_refused
 from mammopipe.processing.read_config import ForProcessing, Phi
@@ -83,7 +83,7 @@ class PrepareSettings(Settings):
 class PrepareTask:
     """One image to decode: its file, and the stage's folder for the PNG."""
 
-    source: Source
+    source: ImageFile
     folder: Path
     phi: Phi
 
@@ -161,7 +161,7 @@ def prepare(
             stage.quarantine(record.image_id, f"{record.path}: no such file; the label table names it")
     else:  # another instance may have the image: a later job compares the lists of all instances
         stage.unseen = [record.image_id for record in unseen]
-    sources = [Source(record, images / record.path, max_height, half, for_processing) for record in mine]
+    sources = [ImageFile(record, images / record.path, max_height, half, for_processing) for record in mine]
     if half:
         difference = measure(sources)
         stage.measured["reduced_decode"] = difference

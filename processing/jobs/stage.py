@@ -28,7 +28,7 @@ THUMBNAILS = ".thumbnails"
 """Folder of thumbnails for the montage, removed at the end of the job."""
 
 
-class Task(Protocol):
+class ImageTask(Protocol):
     """The work of a job on one image."""
 
     @property
@@ -36,7 +36,7 @@ class Task(Protocol):
         """The image's record before the work."""
 
 
-AnyTask = TypeVar("AnyTask", bound=Task)
+AnyTask = TypeVar("AnyTask", bound=ImageTask)
 
 
 @dataclass

@@ -12,9 +12,9 @@ from typing import TypeVar
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol
 from mammopipe.processing.datasets.registry import same_breast
 from mammopipe.processing.errors import ConfigError, LabelError
-from mammopipe.processing.splits.leakage_audit import Finding, LeakageReport, audit_leakage
+from mammopipe.processing.splits.leakage_audit import Leak, LeakageReport, audit_leakage
 
-__all__ = ["Finding", "LeakageReport", "SplitConfig", "assign_folds", "assign_splits", "audit_leakage"]
+__all__ = ["Leak", "LeakageReport", "SplitConfig", "assign_folds", "assign_splits", "audit_leakage"]
 
 Unit = tuple[str, str]
 """Dataset and name of a unit that is never divided: a patient, or under other protocols an original or an image."""

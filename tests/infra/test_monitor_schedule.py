@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mammopipe.pipelines.graph.aws_rules import _model
-from mammopipe.pipelines.graph.permissions import Place, _of_job
+from mammopipe.pipelines.graph.permissions import AccountAndRegion, _of_job
 from mammopipe.pipelines.graph.request_rules import RULES
 from mammopipe.pipelines.graph.requests import Asked
 
@@ -17,7 +17,7 @@ from .states_language import Machine
 from .template import Template, load
 from .test_transitions import ARN, approve
 
-PLACE = Place("123456789012", REGION)
+PLACE = AccountAndRegion("123456789012", REGION)
 GIVEN = {"MonitorSchedule": "rate(7 days)", "CapturePercent": 10}
 IMAGE = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/mammopipe/serving:"
 MODEL = "s3://mammopipe-123456789012-eu-central-1/mammopipe/executions/run{}/model/model.tar.gz"

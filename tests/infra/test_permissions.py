@@ -9,12 +9,12 @@ import pytest
 
 from mammopipe.pipelines import PipelineConfig, build_pipeline
 from mammopipe.pipelines.graph.parameters import resolve_parameters
-from mammopipe.pipelines.graph.permissions import Need, Place, needed
+from mammopipe.pipelines.graph.permissions import AccountAndRegion, Need, needed
 
 from .conftest import REGION, Account
 from .policies import allowed
 
-PLACE = Place("123456789012", REGION)
+PLACE = AccountAndRegion("123456789012", REGION)
 
 
 def configuration(account: Account, *parts: dict[str, Any]) -> PipelineConfig:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mammopipe.training.model.operating_points import OperatingPoint, Rate
+from mammopipe.training.model.operating_points import DecisionThreshold, Rate
 
 
 def image_point(threshold: float, sensitivity: float = 0.9, specificity: float = 0.5) -> dict[str, Any]:
@@ -10,7 +10,7 @@ def image_point(threshold: float, sensitivity: float = 0.9, specificity: float =
     rates = (
         Rate(value, max(0.0, value - 0.1), min(1.0, value + 0.1)) for value in (sensitivity, specificity, 0.5, 0.2)
     )
-    return OperatingPoint(threshold, 0.9, *rates, 200, 20, 100).as_dict()
+    return DecisionThreshold(threshold, 0.9, *rates, 200, 20, 100).as_dict()
 
 
 def level_figures(**thresholds: float | None) -> dict[str, Any]:
