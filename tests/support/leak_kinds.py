@@ -20,7 +20,7 @@ from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View, write_manifest
 from mammopipe.processing.files import sha256, write_json
 from mammopipe.processing.images.mammogram import Mammogram, write_png
-from mammopipe.processing.splits.assignment import Finding, audit_leakage
+from mammopipe.processing.splits.assignment import Leak, audit_leakage
 from mammopipe.training.evaluate import evaluate
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration import calibrate
@@ -386,11 +386,11 @@ KINDS: Mapping[str, Planted] = {
 }
 
 
-def clean_findings(clean: CleanSet, scratch: Path) -> list[Finding]:
+def clean_findings(clean: CleanSet, scratch: Path) -> list[Leak]:
     """Return what the whole evaluation finds in the set as it is: nothing may be."""
     digest = training_job_digest(clean, scratch / "job")
     found = evaluation(clean, scratch, digest=digest)["leakage"]["findings"]
-    return [Finding(item["kind"], tuple(item["images"]), item["message"]) for item in found]
+    return [Leak(item["kind"], tuple(item["images"]), item["message"]) for item in found]
 
 
 def phantom_set(folder: Path, patients: int, config: PreprocessConfig) -> CleanSet:
