@@ -89,7 +89,7 @@ def python_page() -> str:
 
 def _described(name: str, thing: Any, level: str) -> Iterator[str]:
     yield f"{level} `{name}`\n"
-    function = thing.fget if isinstance(thing, property) else thing
+    function: Any = thing.fget if isinstance(thing, property) else thing
     if isinstance(thing, property):
         yield f"    {name.rpartition('.')[2]}: {_plain(inspect.signature(function).return_annotation)}\n"
     elif inspect.isfunction(function):

@@ -18,25 +18,7 @@ def add(subparsers: Subparsers) -> None:
         "run every network under every protocol and tabulate the results; resumes an interrupted experiment",
         "experiment mias --source all-mias.tar.gz --profile full --out experiment",
     )
-    parser.add_argument(
-        "dataset",
-        choices=["mias", LEAVE_ONE_OUT],
-        help="mias: networks and protocols on mini-MIAS; leave-one-out: train on all datasets but one, evaluate on it",
-    )
-    parser.add_argument(
-        "sources",
-        nargs="*",
-        metavar="NAME=FOLDER",
-        help="only with leave-one-out: the datasets, such as inbreast=INbreast",
-    )
-    parser.add_argument(
-        "--source",
-        default=PHANTOMS,
-        metavar="PATH|phantoms",
-        help="only with mias: tarball or folder (default: phantoms, synthetic images)",
-    )
-    phantoms_argument(parser)
-    parser.add_argument("--weights", default="", metavar="PATH", help="pretrained weights to start from")
+    _add_images(parser)
     parser.add_argument("--recipe", metavar="NAME", help="a shipped configuration, such as mias-located")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; data.seed is the seed of every cell")
     parser.add_argument(
@@ -77,6 +59,29 @@ def add(subparsers: Subparsers) -> None:
     )
     again = "start the same command again: finished cells are kept"
     parser.set_defaults(command=experiment, again=again)
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name the datasets, their images and the pretrained weights."""
+    parser.add_argument(
+        "dataset",
+        choices=["mias", LEAVE_ONE_OUT],
+        help="mias: networks and protocols on mini-MIAS; leave-one-out: train on all datasets but one, evaluate on it",
+    )
+    parser.add_argument(
+        "sources",
+        nargs="*",
+        metavar="NAME=FOLDER",
+        help="only with leave-one-out: the datasets, such as inbreast=INbreast",
+    )
+    parser.add_argument(
+        "--source",
+        default=PHANTOMS,
+        metavar="PATH|phantoms",
+        help="only with mias: tarball or folder (default: phantoms, synthetic images)",
+    )
+    phantoms_argument(parser)
+    parser.add_argument("--weights", default="", metavar="PATH", help="pretrained weights to start from")
 
 
 def _leave_one_out(options: argparse.Namespace) -> int:
