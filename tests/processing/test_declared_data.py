@@ -1,4 +1,4 @@
-"""What staged weights declare of their own training data reaches model.json, report and card."""
+"""The declaration of the data of staged weights reaches model.json, the report and the card."""
 
 import json
 from pathlib import Path

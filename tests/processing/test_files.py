@@ -1,4 +1,4 @@
-"""Archives: plain files come out, nothing leaves the folder; the same on Pythons without PEP 706."""
+"""Archives: plain files are extracted, and nothing outside the folder, also by a Python without PEP 706."""
 
 import io
 import tarfile

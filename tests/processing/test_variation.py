@@ -1,4 +1,4 @@
-"""Varied images: the same from the same numbers, air stays air, lesions move with the pixels, every switch is one."""
+"""Varied images: equal random numbers give equal images, air stays air, lesions follow, every switch has an effect."""
 
 from dataclasses import fields, replace
 

@@ -11,14 +11,14 @@ from mammopipe.processing.datasets.manifest import Laterality, View
 from tests.support.clinical_phantoms import ClinicalPhantom, Kind, make_clinical_phantom
 
 IMAGES = 8
-"""Of each kind: both sides and both views in turn."""
+"""Number of images of each kind: both sides and both views in turn."""
 NO_SIDE = (Kind.FULL_FIELD, Kind.CUT_OFF)
-"""Kinds that touch both sides of the image: there nothing but a header shows the chest wall."""
+"""Kinds that touch both sides of the image, so that only a header shows the chest wall's side."""
 
 
 @dataclass(frozen=True)
 class Segmented:
-    """A phantom, and what was found with its true header."""
+    """A phantom, and its segmentation with the true header."""
 
     phantom: ClinicalPhantom
     region: BreastRegion

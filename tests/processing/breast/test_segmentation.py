@@ -17,7 +17,7 @@ from mammopipe.processing.jobs.contact_sheets import draw_contours
 
 @dataclass(frozen=True)
 class Film:
-    """A left oblique film, chest wall at the left, with the masks it was made of."""
+    """A left oblique film, chest wall at the left, with its true masks."""
 
     pixels: NDArray[np.uint16]
     breast: NDArray[np.bool_]
@@ -38,7 +38,7 @@ def make_film(
     y, x = np.mgrid[:height, :width].astype(np.float32) / height
     image = (x >= padding) & (x < width / height - padding)
     x = x - padding
-    # Distance to the skin, 0 at it and 1 deep inside: half an ellipse on the chest wall.
+    # Depth below the skin, 0 at the skin and up to 1; the breast is half an ellipse on the chest wall.
     depth = 1 - np.sqrt((x / 0.42) ** 2 + ((y - 0.45) / 0.52) ** 2)
     breast = (depth > 0) & image
     corner = (x < 0.22 - 0.4 * y) & breast

@@ -1,4 +1,4 @@
-"""What a training job needs of its hosts: the interface between them, their names, and the GPUs that are paid."""
+"""What a training job needs from its hosts: the interface between them, their names, and the GPUs of their type."""
 
 import json
 from pathlib import Path

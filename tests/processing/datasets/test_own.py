@@ -1,4 +1,4 @@
-"""A site's own table: columns and values as it has them, images found, what cannot be used refused by name."""
+"""A site's own table: its columns and values are mapped, its images found, and unusable rows refused by name."""
 
 import json
 import re
@@ -80,14 +80,14 @@ def test_a_row_that_cannot_be_used_is_left_out_with_its_line_and_reason(tmp_path
     text = f"{HEAD},lesion_x,lesion_y,lesion_radius\n1.png,P1,normal,,,\n{row}\n"
     found = read_own(table(tmp_path, text, "1.png", "2.png"))
     assert [record.image_id for record in found.records] == ["1"]
-    ((_, said),) = found.refused
-    assert said.startswith("labels.csv, line 3: ") and reason in said
+    ((_, stated),) = found.refused
+    assert stated.startswith("labels.csv, line 3: ") and reason in stated
 
 
 def test_rows_that_contradict_each_other_are_left_out(tmp_path: Path) -> None:
     path = table(tmp_path, f"{HEAD}\n1.png,P1,normal\n1.png,P1,benign\n2.png,P1,normal\n", "1.png", "2.png")
-    ((_, said),) = read_own(path).refused
-    assert "image '1.png' has label 'normal' and, in line 3, 'benign'" in said
+    ((_, reason),) = read_own(path).refused
+    assert "image '1.png' has label 'normal' and, in line 3, 'benign'" in reason
 
 
 @pytest.mark.parametrize(

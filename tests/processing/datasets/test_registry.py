@@ -1,4 +1,4 @@
-"""A dataset is one object: whatever the pipeline asks of one, it asks of that object."""
+"""Each dataset is one object, from which the pipeline takes everything that it needs to know about the dataset."""
 
 from pathlib import Path
 

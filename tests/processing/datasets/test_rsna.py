@@ -1,3 +1,5 @@
+"""The label table of RSNA 2023, and Prepare on its exams."""
+
 import csv
 from collections import Counter
 from collections.abc import Callable

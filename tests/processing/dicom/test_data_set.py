@@ -1,4 +1,4 @@
-"""Data sets that are valid and odd, or hostile: empty attributes, other representations, many and deep elements."""
+"""Unusual but valid data sets, and hostile ones: empty attributes, other representations, many and deep elements."""
 
 import struct
 import time
@@ -30,11 +30,10 @@ REQUIRED = {
     Tag.PIXEL_REPRESENTATION,
 }
 """Type 1 attributes of the Image Pixel Module that the reader needs."""
-SIGNAL = {"Laterality": "L"}
 
 
 def raw(tag: int, syntax: str, value: bytes = b"", vr: str | None = None) -> bytes:
-    """Return one element as it is in a file."""
+    """Return the bytes of one element in a file."""
     order = ">" if syntax == BIG else "<"
     head = struct.pack(order + "HH", tag >> 16, tag & 0xFFFF)
     if syntax == IMPLICIT:
@@ -46,7 +45,7 @@ def raw(tag: int, syntax: str, value: bytes = b"", vr: str | None = None) -> byt
 
 
 def with_element(make_dicom: MakeDicom, syntax: str, tag: int, element: bytes) -> bytes:
-    """Return a file in which `element` stands in place of the attribute `tag`, at its place in the order of tags."""
+    """Return a file with `element` in place of the attribute `tag`, at its position in the order of tags."""
     data = make_dicom(CELLS, bits=12, syntax=syntax)
     order = ">" if syntax == BIG else "<"
     start = data.index(struct.pack(order + "HH", 0x0028, 0x0002), 132)

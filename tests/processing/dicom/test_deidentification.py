@@ -1,4 +1,4 @@
-"""Identifying attributes are named, their values are not."""
+"""Identifying attributes are reported by name; their values are never shown."""
 
 from collections.abc import Callable
 from pathlib import Path

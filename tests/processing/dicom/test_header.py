@@ -1,4 +1,4 @@
-"""Side, view and spacing from all the attributes that can tell them."""
+"""Laterality, view and spacing, from all the attributes that can state them."""
 
 from collections.abc import Callable
 from typing import Any

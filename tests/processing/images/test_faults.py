@@ -1,4 +1,4 @@
-"""A fault in one file affects that file only, and its text reaches no message."""
+"""A fault in one file affects that file only, and the text of the error reaches no message."""
 
 from collections.abc import Callable
 

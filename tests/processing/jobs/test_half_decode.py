@@ -1,4 +1,4 @@
-"""Half a decode: off unless asked for, of the same geometry as a whole one, measured, and refused where it differs."""
+"""Decoding at half resolution: off by default, of the same geometry, measured, and not used if it differs too much."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ RECORD = ImageRecord(
 
 @pytest.fixture(scope="module")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """The first patient's machine is the linear one, the second's pads its frame and inverts."""
+    """The first patient's machine is the linear one; the second patient's pads its frame and inverts the values."""
     folder = tmp_path_factory.mktemp("trees")
     for patients in (1, 2):
         write_rsna_tree(folder / str(patients), patients=patients, height=500)

@@ -244,8 +244,8 @@ def test_without_copies_the_stage_is_passed_through(
 ) -> None:
     output = container(manifest=prepared, stage=prepared, images=prepared / "images") / "data_augmentation"
     augment.main(["--copies", "0", "--balance", balance])
-    said = capsys.readouterr().out
-    assert "copies=0: no copy is stored" in said and ("training.sampling balances" in said) is (balance == "true")
+    text = capsys.readouterr().out
+    assert "copies=0: no copy is stored" in text and ("training.sampling balances" in text) is (balance == "true")
     assert read_manifest(output) == []
     (stage,) = output.glob("stage*.json")
     described = json.loads(stage.read_text())

@@ -1,3 +1,5 @@
+"""Many images on several processes: every image has its result, whatever happens to its worker."""
+
 import io
 import os
 import select

@@ -1,4 +1,4 @@
-"""What the leakage audit says of each leak, on small textures whose features are found in milliseconds."""
+"""The findings of the leakage audit for each kind of leak, on small textures, which take milliseconds."""
 
 from collections.abc import Mapping
 from dataclasses import replace

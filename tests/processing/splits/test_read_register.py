@@ -60,10 +60,10 @@ def test_the_same_images_are_the_same_test_whatever_is_done_with_them() -> None:
 def test_the_account_counts_the_reads_of_this_split_and_names_those_of_others() -> None:
     earlier = [FIRST, replace(FIRST, test_digest="other"), replace(FIRST, test_digest="phantoms", synthetic=True)]
     now = replace(FIRST, date="2026-02-02T00:00:00Z")
-    said = account(earlier, now)
-    assert (said["reads"], said["other_splits"]) == (2, 1)
-    assert "was read 2 times, first on 2026-01-02; this evaluation is number 2." in sentence(said)
-    assert "Other test splits of the dataset were read 1 times" in sentence(said)
+    stated = account(earlier, now)
+    assert (stated["reads"], stated["other_splits"]) == (2, 1)
+    assert "was read 2 times, first on 2026-01-02; this evaluation is number 2." in sentence(stated)
+    assert "Other test splits of the dataset were read 1 times" in sentence(stated)
     assert sentence(account([], now)) == "This evaluation is the first of this test split in the register."
     assert "not known" in sentence(account(None, now))
 

@@ -1,4 +1,4 @@
-"""Frames in pixel data: fragments, offset tables, padding, and what shows that there are several."""
+"""Frames in pixel data: fragments, offset tables, padding, and the signs of several frames."""
 
 import struct
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Each transfer syntax, whole and damaged."""
+"""Pixel data of each transfer syntax, intact and damaged."""
 
 from collections.abc import Callable
 from typing import Any
