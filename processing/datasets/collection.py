@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mammopipe.processing.datasets.manifest import Label, Lesion
 from mammopipe.processing.errors import LabelError
@@ -53,6 +53,25 @@ def preferred(paths: Iterable[Path]) -> Path:
 def is_image(path: Path) -> bool:
     """Return whether the file name ends like that of an image."""
     return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_dicom_name(path: Path) -> bool:
+    """Return whether the file name ends like that of a DICOM file."""
+    return path.suffix.lower() in (".dcm", ".dicom")
+
+
+def dicom_header(path: Path, keywords: Sequence[str]) -> Any:
+    """Return these attributes of a DICOM file by keyword; empty for a file that is no DICOM file, or damaged.
+
+    The reader refuses such a file later, and says why.
+    """
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(keywords))
+    except (InvalidDicomError, OSError, EOFError, ValueError):
+        return {}
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
