@@ -46,7 +46,7 @@ def test_a_wrong_declaration_is_refused(tmp_path: Path, declared: object, messag
         find_weights(tmp_path, "modified_cnn")
 
 
-def test_weights_that_saw_the_evaluated_data_are_named_and_undeclared_ones_too(tmp_path: Path) -> None:
+def test_weights_trained_on_the_evaluated_data_and_undeclared_ones_are_named(tmp_path: Path) -> None:
     weights(tmp_path)
     known = find_weights(tmp_path, "modified_cnn").to_json()
     assert declared_data.seen(known, ["mias", "cbis-ddsm"]) == ["cbis-ddsm"]

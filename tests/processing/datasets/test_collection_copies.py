@@ -190,7 +190,7 @@ def changed(path: Path, column: str, value: str) -> str:
 
 
 @pytest.mark.parametrize(("column", "value"), [("xmax", "-5"), ("xmin", "nan"), ("ymax", "1e999"), ("ymin", "left")])
-def test_a_vindr_box_that_is_none_refuses_its_image_alone(tree: Tree, column: str, value: str) -> None:
+def test_an_invalid_vindr_box_refuses_its_image_only(tree: Tree, column: str, value: str) -> None:
     folder = tree("vindr-mammo")
     image_id = changed(folder / vindr_mammo.FINDINGS, column, value)
     table, _ = read(folder)

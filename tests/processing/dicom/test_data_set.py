@@ -141,7 +141,7 @@ def test_a_sequence_of_unknown_representation_is_implicit(make_dicom: MakeDicom)
 
 
 @pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT])
-def test_a_bare_data_set_is_read_and_says_so(make_dicom: MakeDicom, syntax: str) -> None:
+def test_a_data_set_without_file_header_is_read_and_flagged(make_dicom: MakeDicom, syntax: str) -> None:
     data = make_dicom(CELLS, bits=12, syntax=syntax, ImageType=["ORIGINAL", "PRIMARY"], Modality="MG")
     bare = data[data.index(b"\x08\0\x08\0", 132) :]
     image = read_mammogram(bare)
@@ -153,7 +153,7 @@ def test_a_bare_data_set_is_read_and_says_so(make_dicom: MakeDicom, syntax: str)
         read_mammogram(compressed[compressed.index(b"\x08\0\x08\0", 132) :])
 
 
-def test_functional_groups_say_what_the_image_does_not(make_dicom: MakeDicom, make_item: Callable[..., Any]) -> None:
+def test_functional_groups_supply_missing_attributes(make_dicom: MakeDicom, make_item: Callable[..., Any]) -> None:
     """C.7.6.16: a single generated 2-D image in tomosynthesis storage has its attributes there."""
     shared = make_item(
         FrameAnatomySequence=[make_item(FrameLaterality="R")],

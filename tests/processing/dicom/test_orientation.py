@@ -104,7 +104,7 @@ def test_an_orientation_of_the_other_side_is_refused(
 
 
 @pytest.mark.parametrize("orientation", [["P", "F"], ["P", "L"], ["P", "H"]])
-def test_side_and_picture_together_outweigh_an_orientation(make_dicom: MakeDicom, orientation: list[str]) -> None:
+def test_side_and_image_together_outweigh_an_orientation(make_dicom: MakeDicom, orientation: list[str]) -> None:
     """Some writers put one orientation into the images of both sides."""
     image = read_mammogram(make_dicom(breast("L"), bits=12, ImageLaterality="L", PatientOrientation=orientation))
     plain = read_mammogram(make_dicom(breast("L"), bits=12, ImageLaterality="L"))

@@ -220,7 +220,7 @@ def test_copies_of_the_rarer_classes_alone_make_all_classes_equally_large(prepar
     assert copies == {label: most - count for label, count in counts.items() if count < most}
 
 
-def test_no_copy_at_all_is_refused(prepared: Path, container: Container, tmp_path: Path) -> None:
+def test_zero_copies_are_refused(prepared: Path, container: Container, tmp_path: Path) -> None:
     records = read_manifest(prepared)
     write_manifest([record for record in records if record.label is Label.NORMAL], tmp_path / "manifest.csv")
     output = container(manifest=tmp_path, stage=prepared, images=prepared / "images")
@@ -293,7 +293,7 @@ def test_whole_weights_and_a_packed_model_are_accepted(tmp_path: Path) -> None:
     require_whole(tmp_path)
 
 
-def test_segment_hands_on_what_prepare_did_with_raw_images(tree: Path, container: Container, tmp_path: Path) -> None:
+def test_segment_passes_on_how_prepare_treated_raw_images(tree: Path, container: Container, tmp_path: Path) -> None:
     prepared = container(labels=tree, images=tree) / "prepared"
     prepare.main(["--dataset", "mias", "--for-processing", "convert"])
     source = tmp_path / "stage"

@@ -57,7 +57,7 @@ def test_the_same_images_are_the_same_test_whatever_is_done_with_them() -> None:
     assert same != frozen_test_digest([replace(item, synthetic=True) for item in rows])
 
 
-def test_the_account_counts_the_reads_of_this_split_and_names_those_of_others() -> None:
+def test_the_summary_counts_the_reads_of_this_split_and_names_those_of_others() -> None:
     earlier = [FIRST, replace(FIRST, test_digest="other"), replace(FIRST, test_digest="phantoms", synthetic=True)]
     now = replace(FIRST, date="2026-02-02T00:00:00Z")
     stated = account(earlier, now)
