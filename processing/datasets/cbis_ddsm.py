@@ -22,10 +22,10 @@ from mammopipe.processing.datasets.collection import (
     by_folder,
     dicom_header,
     files_below,
+    folder_and_name,
     is_dicom_name,
     is_image,
     meaning_of,
-    placed_by,
     preferred,
     read_rows,
     worst,
@@ -190,7 +190,7 @@ def _parts(path: str) -> tuple[str, ...]:
 def _image(rows: Sequence[_Row], files: _Files) -> Path | None:
     """Return the file of the whole image, the first that is found for one of its abnormalities."""
     for row in rows:
-        found = [path for path in files.find(row.image) if not _NO_IMAGE.search(placed_by(path))]
+        found = [path for path in files.find(row.image) if not _NO_IMAGE.search(folder_and_name(path))]
         if found:
             return preferred(found)
     return None

@@ -157,7 +157,7 @@ def by_folder(paths: Iterable[Path], root: Path) -> dict[str, list[Path]]:
     return found
 
 
-def placed_by(path: Path) -> str:
+def folder_and_name(path: Path) -> str:
     """Return a file's name with that of its folder, `Masks/20586908.png`, which show the kind of the file.
 
     The folders further up may have names that the user chose.

@@ -21,8 +21,8 @@ from mammopipe.processing.datasets.collection import (
     circle_around,
     class_of_birads,
     files_below,
+    folder_and_name,
     is_image,
-    placed_by,
     preferred,
     read_rows,
 )
@@ -67,11 +67,12 @@ class _Files:
             number = re.match(r"\d+", path.name)
             if number is None:
                 continue
+            # Some copies have separate files for the muscle's outlines and masks.
             if path.suffix.lower() == ".xml":
-                if not _NO_FINDING.search(placed_by(path)):  # some copies have separate files for the muscle's outlines
+                if not _NO_FINDING.search(folder_and_name(path)):
                     found.outlines.setdefault(number[0], path)
             elif is_image(path) and _MASK.search(path.relative_to(folder).as_posix()):
-                if not _NO_FINDING.search(placed_by(path)):
+                if not _NO_FINDING.search(folder_and_name(path)):
                     found.masks.setdefault(number[0], []).append(path)
             elif is_image(path) and _IMAGE.fullmatch(path.stem):
                 found.images.setdefault(number[0], []).append(path)

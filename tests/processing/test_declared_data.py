@@ -49,7 +49,7 @@ def test_a_wrong_declaration_is_refused(tmp_path: Path, declared: object, messag
 def test_weights_trained_on_the_evaluated_data_and_undeclared_ones_are_named(tmp_path: Path) -> None:
     weights(tmp_path)
     known = find_weights(tmp_path, "modified_cnn").to_json()
-    assert declared_data.seen(known, ["mias", "cbis-ddsm"]) == ["cbis-ddsm"]
+    assert declared_data.trained_on(known, ["mias", "cbis-ddsm"]) == ["cbis-ddsm"]
     assert "trained on cbis-ddsm: they may have seen the test" in declared_data.sentence(known, ["cbis-ddsm"])
     assert declared_data.sentence(known, ["mias"]).endswith("The declaration cannot be checked here.")
     assert "cannot be known" in declared_data.sentence(known | {"declared": None}, ["mias"])

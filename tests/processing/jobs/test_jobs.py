@@ -32,7 +32,7 @@ from mammopipe.processing.jobs import augment, prepare, segment
 from mammopipe.processing.jobs.split_settings import Division
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 from mammopipe.processing.read_config import ForProcessing
-from mammopipe.processing.weight_sums import require_whole
+from mammopipe.processing.weight_sums import check_sums
 
 FILMS = 24
 Container = Callable[..., Path]
@@ -290,7 +290,7 @@ def test_whole_weights_and_a_packed_model_are_accepted(tmp_path: Path) -> None:
     for name in ("model.tar.gz", "resnet50.pth"):
         (tmp_path / name).write_text("a")
     (tmp_path / "resnet50.pth.sha256").write_text(f"{hashlib.sha256(b'a').hexdigest()}  resnet50.pth\n")
-    require_whole(tmp_path)
+    check_sums(tmp_path)
 
 
 def test_segment_passes_on_how_prepare_treated_raw_images(tree: Path, container: Container, tmp_path: Path) -> None:
