@@ -41,7 +41,7 @@ def tree_of(path: Path) -> ast.Module:
 
 
 def imports(source: Path | ast.AST) -> Iterator[str]:
-    """Yield what a module, or a part of one, imports: modules, and names that may be modules."""
+    """Yield what a module or another node imports: modules, and names that may be modules."""
     for node in ast.walk(tree_of(source) if isinstance(source, Path) else source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -70,7 +70,7 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 def at_import(path: Path) -> set[str]:
-    """Return what a module imports when it is imported, with the packages above; not what its functions import."""
+    """Return the imports at the top of a module, including the packages above; without those inside functions."""
     nodes: list[ast.AST] = [tree_of(path)]
     found: set[str] = set()
     while nodes:
@@ -142,7 +142,7 @@ def test_a_name_means_one_thing() -> None:
 
 
 def run(code: str, folder: Path) -> str:
-    """Return what a new Python prints that runs the code with `folder` as its working folder."""
+    """Return the output of a new Python process that runs the code in `folder`."""
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
