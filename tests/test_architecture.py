@@ -20,6 +20,8 @@ ALLOWED = {
     "pipelines": {"pipelines", "inference", "training", "processing"},
 }
 TORCH = ("torch", "torchvision")
+ANSWERS = ("inference/contract", "inference/client")
+"""The rooms of the two ends of a request; the client reads what the contract says without pydantic."""
 MOST_FILES, MOST_LINES, MOST_LINES_OF_A_FUNCTION = 15, 350, 60
 
 
@@ -41,7 +43,7 @@ def tree_of(path: Path) -> ast.Module:
 
 @cache
 def imports(source: Path | ast.AST) -> tuple[str, ...]:
-    """Return what a module, or a part of one, imports: modules, and names that may be modules."""
+    """Return what a module or another node imports: modules, and names that may be modules."""
     return tuple(_imports(source, tree_of(source) if isinstance(source, Path) else source))
 
 
@@ -74,7 +76,7 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 def at_import(path: Path) -> set[str]:
-    """Return what a module imports when it is imported, with the packages above; not what its functions import."""
+    """Return the imports at the top of a module, including the packages above; without those inside functions."""
     nodes: list[ast.AST] = [tree_of(path)]
     found: set[str] = set()
     while nodes:
@@ -134,8 +136,19 @@ def test_a_file_has_one_subject_and_a_function_fits_a_screen() -> None:
     assert not too_long
 
 
+def test_a_name_means_one_thing() -> None:
+    """No public class has the name of another one, except an answer as the server writes it and the client reads it."""
+    places: dict[str, set[str]] = {}
+    for path in modules():
+        room = path.relative_to(ROOT).parent.as_posix()
+        for node in tree_of(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, set()).add("the answer" if room in ANSWERS else path.as_posix())
+    assert {name: sorted(found) for name, found in places.items() if len(found) > 1} == {}
+
+
 def run(code: str, folder: Path, **environment: str) -> str:
-    """Return what a new Python prints that runs the code with `folder` as its working folder."""
+    """Return the output of a new Python process that runs the code in `folder`, with more in its environment."""
     command, given = [sys.executable, "-c", code], {**os.environ, **environment}
     done = subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from mammopipe.inference.contract.schema import NOTICE
 from mammopipe.inference.dicom.instance import Images, ResultSeries, identifiers
-from mammopipe.inference.dicom.source import Source
+from mammopipe.inference.dicom.source import SourceImage
 from mammopipe.inference.dicom.wording import Facts
 from mammopipe.processing.dicom.attributes import Tag, Tags
 from mammopipe.processing.dicom.file import parse
@@ -85,6 +85,7 @@ def _modality(tags: Tags, signed: bool) -> Dataset:
         module.ModalityLUTSequence[0].ModalityLUTType = "US"  # unspecified
         return module
     slope, intercept = _number(tags, Tag.RESCALE_SLOPE), _number(tags, Tag.RESCALE_INTERCEPT)
+    # A slope of 0 would make every pixel equal; the reader ignores it as well.
     if slope and intercept is not None:
         module.RescaleIntercept, module.RescaleSlope, module.RescaleType = f"{intercept:.10g}", f"{slope:.10g}", "US"
     return module
@@ -94,6 +95,8 @@ def _voi(tags: Tags, signed: bool) -> Dataset:
     """Return the first VOI LUT, else the first window; an item of the sequence holds only one of them (C.11.8)."""
     item = Dataset()
     if luts := tags.items(Tag.VOI_LUT_SEQUENCE):
+        # The VOI LUT's input is the output of the modality transformation, whose values are signed if the intercept is
+        # below 0 (PS3.3 C.11.2.1.1).
         rescaled = _number(tags, Tag.RESCALE_INTERCEPT)
         item.VOILUTSequence = [_lut(luts[0], rescaled < 0 if rescaled is not None else signed)]
         return item
@@ -113,6 +116,7 @@ def _lut(item: Tags, signed: bool) -> Dataset:
         int(Tag.LUT_DESCRIPTOR), "SS" if signed else "US", [_as_vr(count, signed), _as_vr(first, signed), bits]
     )
     data = item.data(Tag.LUT_DATA)
+    # The result is written as Explicit VR Little Endian.
     if not item.little_endian(Tag.LUT_DATA):
         data = b"".join(data[at : at + 2][::-1] for at in range(0, len(data), 2))
     copy.add_new(int(Tag.LUT_DATA), "OW", data)
@@ -175,18 +179,18 @@ def _series(images: Images) -> list[Dataset]:
     return list(found.values())
 
 
-def _reference(source: Source) -> Dataset:
+def _reference(source: SourceImage) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.sop_class, source.instance
     return item
 
 
-def _referring(item: Dataset, source: Source) -> Dataset:
+def _referring(item: Dataset, source: SourceImage) -> Dataset:
     item.ReferencedImageSequence = [_reference(source)]
     return item
 
 
-def _area(source: Source) -> Dataset:
+def _area(source: SourceImage) -> Dataset:
     """Return a displayed area that covers the whole image, scaled to fit the window (C.10.4)."""
     area = _referring(Dataset(), source)
     area.DisplayedAreaTopLeftHandCorner = [1, 1]
@@ -204,7 +208,7 @@ def _layer() -> Dataset:
     return layer
 
 
-def _annotation(source: Source, part: Facts) -> Dataset:
+def _annotation(source: SourceImage, part: Facts) -> Dataset:
     """Return the annotation of an image: its regions as numbered closed boxes, and one line of text."""
     regions = (part.get("heatmap") or {}).get("regions", [])
     annotation = _referring(Dataset(), source)

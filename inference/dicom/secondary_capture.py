@@ -17,7 +17,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
 from mammopipe.inference.contract.schema import NOTICE
-from mammopipe.inference.dicom.source import OF_PIXELS, Source
+from mammopipe.inference.dicom.source import OF_PIXELS, SourceImage
 from mammopipe.inference.dicom.wording import Facts, plain
 
 TEXT_WIDTH = 0.42
@@ -25,7 +25,7 @@ TEXT_WIDTH = 0.42
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def capture(overlay_bgr: NDArray[np.uint8], source: Source, facts: Facts, **document: Any) -> SCImage:
+def capture(overlay_bgr: NDArray[np.uint8], source: SourceImage, facts: Facts, **document: Any) -> SCImage:
     """Return the overlay as a Secondary Capture image, still without the identity of its source.
 
     Args:
@@ -40,14 +40,14 @@ def capture(overlay_bgr: NDArray[np.uint8], source: Source, facts: Facts, **docu
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
-        patient_orientation=("L", "F"),
+        patient_orientation=("L", "F"),  # highdicom requires one; `_derivation` replaces it by the source's
         laterality=facts["image"]["laterality"],
         study_instance_uid=source.study,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
+        transfer_syntax_uid=ExplicitVRLittleEndian,  # `_compress` replaces the pixels and the transfer syntax
         pixel_spacing=source.pixel_spacing,
         **document,
     )
-    image.ConversionType = "WSD"
+    image.ConversionType = "WSD"  # made by a workstation (PS3.3 C.8.6.1)
     _derivation(image, source, facts)
     _compress(image, np.asarray(picture, np.uint8))
     return image
@@ -86,7 +86,7 @@ def _lines(facts: Facts) -> tuple[str, ...]:
     return (NOTICE, score, *(["REFER TO READER"] if refer else []))
 
 
-def _derivation(image: SCImage, source: Source, facts: Facts) -> None:
+def _derivation(image: SCImage, source: SourceImage, facts: Facts) -> None:
     reference = Dataset()
     reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.sop_class, source.instance
     reference.PurposeOfReferenceCodeSequence = [

@@ -22,7 +22,7 @@ from typing import Any
 from mammopipe.inference.contract.errors import RequestError
 from mammopipe.inference.contract.schema import PrevalenceSource
 from mammopipe.inference.monitoring.windows import PROGRESS, SUFFIX, Windows
-from mammopipe.inference.payload.exam_body import Source, unpack
+from mammopipe.inference.payload.exam_body import ReceivedImage, unpack
 from mammopipe.inference.payload.limits import HandlerLimits
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
 from mammopipe.processing.dicom.header import origin
@@ -75,7 +75,7 @@ class Captures:
         """
         files = sorted(map(str, self.folder.rglob(f"*{SUFFIX}")))
         if not files:
-            raise ConfigError(f"{self.folder}: no *{SUFFIX} here, which is what data capture writes")
+            raise ConfigError(f"{self.folder}: the folder has no *{SUFFIX} files, which data capture writes")
         for path in _with_progress(self.windows.needed(files)):
             # Read as bytes: a line that is not UTF-8 counts as unreadable and does not end the job.
             with open(path, "rb") as lines:
@@ -87,8 +87,8 @@ class Captures:
     def _exam(self, line: bytes) -> CapturedExam | None:
         try:
             captured = json.loads(line)
-            data, said = captured["captureData"], captured["eventMetadata"]["inferenceTime"]
-            time = datetime.fromisoformat(said.replace("Z", "+00:00")).astimezone(UTC)
+            data, stated = captured["captureData"], captured["eventMetadata"]["inferenceTime"]
+            time = datetime.fromisoformat(stated.replace("Z", "+00:00")).astimezone(UTC)
             images = tuple(_with_origin(*pair) for pair in self._pairs(data))
         except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
             self.unreadable[f"not a captured request ({type(error).__name__})"] += 1
@@ -101,18 +101,19 @@ class Captures:
             return None
         return CapturedExam(time, images)
 
-    def _pairs(self, data: Mapping[str, Any]) -> Iterator[tuple[CapturedImage, Source | None]]:
+    def _pairs(self, data: Mapping[str, Any]) -> Iterator[tuple[CapturedImage, ReceivedImage | None]]:
         answers = _answers(data.get("endpointOutput"))
         sources = _sources(data.get("endpointInput"))
         for index in range(max(len(answers), len(sources))):
             source = sources[index] if index < len(sources) else None
             figures = _answered(answers[index], self.prevalence) if index < len(answers) else {}
+            # An answer as JSON has the figures; of an overlay or a DICOM result only the request's image has them.
             if "level_low" not in figures and source is not None:
                 figures = {**self._measured(source), **figures}
             if figures:
                 yield CapturedImage(figures), source
 
-    def _measured(self, source: Source) -> dict[str, float]:
+    def _measured(self, source: ReceivedImage) -> dict[str, float]:
         image = read_mammogram(source.data, config=ReadConfig(for_processing=self.preprocess.for_processing))
         image = replace(image, laterality=image.laterality or source.laterality, view=image.view or source.view)
         return image_figures(preprocess(image, self.preprocess).quality)
@@ -155,7 +156,7 @@ def _answered(answer: Mapping[str, Any], prevalence: float | None) -> dict[str, 
     return {**figures, "malignancy": malignancy}
 
 
-def _sources(captured: Mapping[str, Any] | None) -> tuple[Source, ...]:
+def _sources(captured: Mapping[str, Any] | None) -> tuple[ReceivedImage, ...]:
     """Return the images of a request; empty if it was not captured or names images on S3, which are not fetched."""
     if captured is None:
         return ()
@@ -165,7 +166,7 @@ def _sources(captured: Mapping[str, Any] | None) -> tuple[Source, ...]:
         return ()
 
 
-def _with_origin(image: CapturedImage, source: Source | None) -> CapturedImage:
+def _with_origin(image: CapturedImage, source: ReceivedImage | None) -> CapturedImage:
     if source is None:
         return image
     machine, site = origin(source.data, where="<captured>")

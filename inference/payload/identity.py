@@ -29,7 +29,7 @@ from mammopipe.inference.contract.errors import (
 )
 from mammopipe.inference.contract.request import Priors
 from mammopipe.inference.contract.schema import QualityWarning, Skipped, SkipReason
-from mammopipe.inference.payload.exam_body import Source
+from mammopipe.inference.payload.exam_body import ReceivedImage
 from mammopipe.processing.dicom.attributes import Tags, label
 from mammopipe.processing.dicom.file import is_dicom, parse
 from mammopipe.processing.errors import ImageError
@@ -76,13 +76,13 @@ class Header:
 class OneExam:
     """The images of one study of one patient."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[ReceivedImage, ...]
     skipped: tuple[Skipped, ...]
     """Images of earlier studies, if the request asks to ignore them."""
     warnings: tuple[QualityWarning, ...]
 
 
-def check_exam(sources: Sequence[Source], limits: Limits, *, priors: Priors = Priors.REFUSE) -> OneExam:
+def check_exam(sources: Sequence[ReceivedImage], limits: Limits, *, priors: Priors = Priors.REFUSE) -> OneExam:
     """Return the images that are judged together.
 
     Args:
@@ -101,7 +101,7 @@ def check_exam(sources: Sequence[Source], limits: Limits, *, priors: Priors = Pr
     for before, after in combinations(range(len(headers)), 2):
         if different := _contradiction(headers[before].patient, headers[after].patient):
             raise MixedPatientsError(
-                "mixed_patients", f"{different} is not that of an earlier image; an exam is of one patient"
+                "mixed_patients", f"{different} differs from that of an earlier image; an exam has one patient"
             ).at(sources[after].index, sources[after].place)
     kept, skipped = _one_study(sources, headers, priors)
     found = [_incomplete(sources, headers)] if len(sources) > 1 else []
@@ -114,7 +114,7 @@ def check_exam(sources: Sequence[Source], limits: Limits, *, priors: Priors = Pr
     return OneExam(kept, skipped, tuple(each for each in found if each is not None))
 
 
-def _check_instances(sources: Sequence[Source], headers: Sequence[Header]) -> None:
+def _check_instances(sources: Sequence[ReceivedImage], headers: Sequence[Header]) -> None:
     seen: set[str] = set()
     for source, header in zip(sources, headers, strict=True):
         if header.instance and header.instance in seen:
@@ -130,10 +130,11 @@ def _contradiction(one: Stated, other: Stated) -> str:
 
 
 def _one_study(
-    sources: Sequence[Source], headers: Sequence[Header], priors: Priors
-) -> tuple[tuple[Source, ...], tuple[Skipped, ...]]:
+    sources: Sequence[ReceivedImage], headers: Sequence[Header], priors: Priors
+) -> tuple[tuple[ReceivedImage, ...], tuple[Skipped, ...]]:
     """Return the images of the only or the latest study, and the skipped images of earlier studies."""
     studies: list[list[int]] = []
+    # An image without study attributes fits every study; it is refused if there is more than one.
     for index, header in enumerate(headers):
         fitting = [study for study in studies if all(_same_study(headers[other], header) for other in study)]
         if len(fitting) > 1:
@@ -146,7 +147,7 @@ def _one_study(
         return tuple(sources), ()
     if priors is Priors.REFUSE:
         raise _mixed_studies(
-            "the image is of another study than an earlier one; an exam is one study, or state priors=ignore",
+            "the image belongs to another study than an earlier one; an exam has one study, unless priors=ignore",
             sources[studies[1][0]],
         )
     current = set(_latest(studies, headers, sources))
@@ -184,7 +185,7 @@ def _days_between(days: Iterable[date | None]) -> int:
     return (max(known) - min(known)).days if known else 0
 
 
-def _latest(studies: Sequence[list[int]], headers: Sequence[Header], sources: Sequence[Source]) -> list[int]:
+def _latest(studies: Sequence[list[int]], headers: Sequence[Header], sources: Sequence[ReceivedImage]) -> list[int]:
     days = [max((day for index in study if (day := headers[index].day)), default=None) for study in studies]
     for study, day in zip(studies, days, strict=True):
         if day is None:
@@ -199,11 +200,11 @@ def _latest(studies: Sequence[list[int]], headers: Sequence[Header], sources: Se
     return studies[days.index(newest)]
 
 
-def _mixed_studies(message: str, source: Source) -> Exception:
+def _mixed_studies(message: str, source: ReceivedImage) -> Exception:
     return MixedStudiesError("mixed_studies", message).at(source.index, source.place)
 
 
-def _contradictory(images: Sequence[tuple[Source, Header]]) -> QualityWarning | None:
+def _contradictory(images: Sequence[tuple[ReceivedImage, Header]]) -> QualityWarning | None:
     """Return the warning that names attributes in which the images of one study differ, with the images."""
     stated = [(label(tag), [header.study.get(label(tag)) for _, header in images]) for tag in (ACCESSION, STUDY_ID)]
     days = [header.acquired for _, header in images]
@@ -227,7 +228,7 @@ def _contradictory(images: Sequence[tuple[Source, Header]]) -> QualityWarning | 
     )
 
 
-def _incomplete(sources: Sequence[Source], headers: Sequence[Header]) -> QualityWarning | None:
+def _incomplete(sources: Sequence[ReceivedImage], headers: Sequence[Header]) -> QualityWarning | None:
     """Return the warning that names attributes which only some images state, or which are required but missing."""
     missing: list[str] = []
     names = dict.fromkeys(
@@ -245,12 +246,12 @@ def _incomplete(sources: Sequence[Source], headers: Sequence[Header]) -> Quality
         return None
     return QualityWarning(
         code="identity-incomplete",
-        message="that all images are one patient's and one study's is only the sender's statement; not stated: "
+        message="the files do not prove that all images belong to one patient and one study; not stated: "
         + "; ".join(missing),
     )
 
 
-def _read(source: Source, limits: Limits) -> Header:
+def _read(source: ReceivedImage, limits: Limits) -> Header:
     if not is_dicom(source.data):
         return Header({}, {}, "", None, None)
     try:
@@ -280,7 +281,7 @@ def _text(tags: Tags, tag: int) -> str:
     if tag == ISSUER_QUALIFIERS:
         return next((item.text(UNIVERSAL_ENTITY_ID) for item in tags.items(tag)), "")
     value = tags.data(tag)
-    # pydicom warns where it guesses: of an unknown character set, and of bytes that are none of it, which it replaces.
+    # pydicom warns if the character set is unknown, and if it replaces bytes that are not of the set. Both are guesses.
     with warnings.catch_warnings(record=True) as guesses:
         warnings.simplefilter("always")
         try:
@@ -296,10 +297,10 @@ def _text(tags: Tags, tag: int) -> str:
 
 
 def _as_bytes(value: bytes) -> str:
-    """Return ASCII as it is and every other byte as letters and digits.
+    """Return the bytes as text: ASCII unchanged, every other byte as `x` and two hexadecimal digits.
 
-    The result is only compared. Names are compared without accents and signs; so equal bytes stay equal, and different
-    bytes stay different.
+    The result is only compared. Letters and digits survive the normalisation of names, so different bytes stay
+    different.
     """
     return "".join(chr(byte) if byte < 0x80 else f"x{byte:02x}" for byte in value)
 

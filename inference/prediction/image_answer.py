@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mammopipe.inference.contract.errors import BadOptionError, ExcludedViewError, from_image_error
 from mammopipe.inference.contract.request import RequestOptions
 from mammopipe.inference.contract.schema import Heatmap, ImageExclusion, ImageInfo, Prevalence, QualityWarning
-from mammopipe.inference.payload.exam_body import Source
+from mammopipe.inference.payload.exam_body import ReceivedImage
 from mammopipe.inference.prediction.heatmap import OUTSIDE_LIMIT, Evidence, grey_png, regions
 from mammopipe.inference.prediction.image_prediction import Prediction
 from mammopipe.inference.prediction.predictor import Predictor
@@ -41,10 +41,10 @@ class Clock:
 class JudgedImage:
     """One image with its prediction."""
 
-    source: Source
+    source: ReceivedImage
     mammogram: Mammogram
     prediction: Prediction
-    seen: Evidence | None
+    evidence: Evidence | None
     """Evidence over the pixels in the file's orientation; `None` if the request did not ask for it."""
     prevalence: Prevalence
     """Prevalence that the probabilities assume."""
@@ -91,16 +91,16 @@ class JudgedImage:
 
     def heatmap(self, target: Label) -> Heatmap | None:
         """Return the heatmap for an answer; `None` if there is no evidence."""
-        if self.seen is None:
+        if self.evidence is None:
             return None
-        rows, columns = self.seen.heat.shape
+        rows, columns = self.evidence.heat.shape
         return Heatmap(
             target=target,
             rows=rows,
             columns=columns,
-            regions=regions(self.seen.heat),
-            outside_share=round(self.seen.outside, 4),
-            png=base64.b64encode(grey_png(self.seen.heat)).decode(),
+            regions=regions(self.evidence.heat),
+            outside_share=round(self.evidence.outside, 4),
+            png=base64.b64encode(grey_png(self.evidence.heat)).decode(),
         )
 
 
@@ -113,13 +113,14 @@ class Reader:
     options: RequestOptions
     clock: Clock
 
-    def image(self, source: Source, *, explain: bool, exact: bool = False) -> JudgedImage:
+    def image(self, source: ReceivedImage, *, explain: bool, exact: bool = False) -> JudgedImage:
         """Return an image with its prediction; raises `RequestError` if the image cannot be used."""
         laterality = None
         try:
             mammogram = self.clock.time("read", lambda: _read(source, self.reading))
             laterality = mammogram.laterality
             prepared = self.clock.time("preprocess", lambda: self.predictor.prepare(mammogram))
+            # The forward pass leaves Python's lock free, so the digest is computed beside it (`Digest.start`).
             if source.digest is not None:
                 source.digest.start()
             prediction = self.clock.time(
@@ -133,16 +134,16 @@ class Reader:
             if isinstance(refusal, ExcludedViewError):
                 refusal.laterality = laterality
             raise refusal from None
-        seen = None
+        evidence = None
         if explain:
             judged, target = prediction, self.options.target
-            seen = self.clock.time("explain", lambda: self.predictor.explain(judged, mammogram, target))
-            prediction = _with_warning(prediction, seen)
-            seen = replace(seen, heat=mammogram.turn.undo(seen.heat))
-        return JudgedImage(source, mammogram, prediction, seen, self.predictor.shown_for(self.predictor.level))
+            evidence = self.clock.time("explain", lambda: self.predictor.explain(judged, mammogram, target))
+            prediction = _with_warning(prediction, evidence)
+            evidence = replace(evidence, heat=mammogram.turn.undo(evidence.heat))
+        return JudgedImage(source, mammogram, prediction, evidence, self.predictor.shown_for(self.predictor.level))
 
 
-def _read(source: Source, reading: ReadConfig) -> Mammogram:
+def _read(source: ReceivedImage, reading: ReadConfig) -> Mammogram:
     """Return the image with the request's laterality and view.
 
     They may not contradict the file, but they override a laterality inferred from the pixels.
@@ -157,11 +158,11 @@ def _read(source: Source, reading: ReadConfig) -> Mammogram:
     return replace(mammogram, laterality=mammogram.laterality or source.laterality, view=mammogram.view or source.view)
 
 
-def _with_warning(prediction: Prediction, seen: Evidence) -> Prediction:
-    if seen.outside <= OUTSIDE_LIMIT:
+def _with_warning(prediction: Prediction, evidence: Evidence) -> Prediction:
+    if evidence.outside <= OUTSIDE_LIMIT:
         return prediction
     warning = QualityWarning(
         code="evidence-outside-breast",
-        message=f"{seen.outside:.0%} of the heat lay outside of the tissue; do not rely on it",
+        message=f"{evidence.outside:.0%} of the heat is outside the tissue; do not rely on it",
     )
     return replace(prediction, warnings=(*prediction.warnings, warning))

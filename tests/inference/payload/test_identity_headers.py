@@ -1,4 +1,4 @@
-"""Headers that name an image badly, or cannot be read, in the check that a request is one exam."""
+"""Incomplete, unusual and unreadable headers in the check that a request is one exam."""
 
 import warnings
 
@@ -6,7 +6,7 @@ import pytest
 
 from mammopipe.inference.contract.errors import RequestError
 from mammopipe.inference.contract.request import Priors
-from mammopipe.inference.payload.exam_body import Source
+from mammopipe.inference.payload.exam_body import ReceivedImage
 from mammopipe.inference.payload.identity import check_exam
 from mammopipe.processing.read_config import Limits
 from tests.inference.payload.examples import dicom
@@ -15,7 +15,7 @@ from tests.inference.payload.test_priors import PRIOR
 
 
 def test_a_header_that_cannot_be_read_names_its_image() -> None:
-    sources = [Source(dicom(1), index=3, archived=True), Source(dicom(2)[:150], index=5, archived=True)]
+    sources = [ReceivedImage(dicom(1), index=3, archived=True), ReceivedImage(dicom(2)[:150], index=5, archived=True)]
     with pytest.raises(RequestError) as caught:
         check_exam(sources, Limits())
     assert caught.value.detail == {"image": 5} and caught.value.message.startswith("file 5: <bytes>: no TransferSyntax")
@@ -41,7 +41,7 @@ def test_the_group_of_a_name_that_differs_is_named(one: str, other: str, group: 
     with pytest.raises(RequestError) as caught:
         pair({"PatientName": one, **utf8}, {"PatientName": other, **utf8})
     named = f"PatientName (0010,0010){group}"
-    assert caught.value.message.endswith(f"{named} is not that of an earlier image; an exam is of one patient")
+    assert caught.value.message.endswith(f"{named} differs from that of an earlier image; an exam has one patient")
 
 
 def test_an_image_of_no_known_study_is_refused_in_words() -> None:

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.serving.exam_images import CHANGES, relatives
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.pipelines import cli
-from mammopipe.pipelines.commands.models.predict import Table
+from mammopipe.pipelines.commands.models.predict import PredictionTable
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms.own_tree import write_own_tree
 from mammopipe.training.model.archive import pack
@@ -67,22 +67,22 @@ def test_a_table_on_a_full_disk_keeps_its_rows_and_two_commands_never_write_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, row = tmp_path / "predictions.csv", {"model": "m", "path": "a.png", "error": ""}
-    with Table(path, list(row), "m") as table:
+    with PredictionTable(path, list(row), "m") as table:
         table.add([row])
         with pytest.raises(ConfigError, match="another command is writing it"):
-            Table(path, list(row), "m").__enter__()
+            PredictionTable(path, list(row), "m").__enter__()
 
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(ConfigError, match="cannot be written: No space left on device"):
         patch.setattr(os, "replace", full)
-        Table(path, list(row), "m").__enter__()
+        PredictionTable(path, list(row), "m").__enter__()
     assert [item.name for item in tmp_path.iterdir()] == [
         path.name
     ] and path.read_text() == "model,path,error\nm,a.png,\n"
     (tmp_path / "link.csv").symlink_to(path)
-    with Table(tmp_path / "link.csv", list(row), "m") as table:
+    with PredictionTable(tmp_path / "link.csv", list(row), "m") as table:
         assert table.done == {"a.png"}
     assert (tmp_path / "link.csv").is_symlink()
 
@@ -108,7 +108,7 @@ def test_several_processes_and_a_table_give_the_same_rows_and_exams_beside_them(
         else:
             expected = max(score for (patient, _), score in of_images.items() if patient == row["patient_id"])
         assert float(row["malignancy"]) == pytest.approx(expected, abs=1e-6)
-    # Exams that were not asked for at first, or were lost, are made of the same images.
+    # The rows of exams can be made later from the same images, for example if the table was lost.
     table, whole = tmp_path / "predictions-exams.csv", (tmp_path / "predictions-exams.csv").read_text()
     table.write_text("".join(whole.splitlines(keepends=True)[:3]))
     assert cli.main(words) == 0
@@ -126,7 +126,7 @@ def exam_rows(base: Path, folder: Path, files: Sequence[bytes]) -> list[dict[str
 
 
 def test_a_folder_of_an_exam_follows_the_rules_of_the_endpoint(base: Path, tmp_path: Path) -> None:
-    """As `test_handler` holds for a request: what is no view is left out by name, the rest refuses the exam."""
+    """As in requests: an image that is not a whole-breast view is left out; any other faulty image refuses the exam."""
     sound = [relatives()[0], relatives()[len(CHANGES)]]
     spot, minor, other = (changed_relative(change) for change in ("PaddleDescription", "PatientAge", "PatientName"))
     rows = exam_rows(base, tmp_path / "spot", [*sound, spot])

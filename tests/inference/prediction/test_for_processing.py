@@ -1,4 +1,4 @@
-"""Raw images: each way to apply a model treats them as its training did; an endpoint can be stricter, never milder."""
+"""Raw images are treated as in training by every way to apply a model; an endpoint may be stricter, never milder."""
 
 import base64
 import csv
@@ -20,7 +20,7 @@ from mammopipe.inference.settings import from_environment
 from mammopipe.pipelines.cli import main
 from mammopipe.pipelines.external_evaluation.judging import Judgement, judge
 from mammopipe.processing.breast.preprocess import PreprocessConfig
-from mammopipe.processing.datasets.definition import Table
+from mammopipe.processing.datasets.definition import LabelTable
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.errors import ConfigError, ImageError
 from mammopipe.processing.files import write_bytes, write_json
@@ -39,7 +39,7 @@ Model = Callable[[ForProcessing], Path]
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A raw image of 14 bits: counts behind a breast."""
+    """A raw 14-bit image: simulated detector counts behind a breast."""
     pixels = make_clinical_phantom(1, Kind.DARK_FAT, view=View.CC, bits=12).pixels
     attenuation = np.where(pixels > 0, 0.5 + 3.5 * pixels / 65535, 0)
     counts = np.random.default_rng(0).poisson(9000 * np.exp(-attenuation)).astype(np.uint16)
@@ -129,7 +129,7 @@ def test_evaluate_does_as_training_did(
     config = PreprocessConfig(height=96, width=64, for_processing=trained)
     journal = Journal(tmp_path / "judged.jsonl", "model and data")
     try:
-        found: Judgement = judge(predictors[trained], config, Table([record]), raw.parent, journal)
+        found: Judgement = judge(predictors[trained], config, LabelTable([record]), raw.parent, journal)
     finally:
         journal.close()
     assert (len(found.images), len(found.refused)) == ((1, 0) if trained is CONVERT else (0, 1))
