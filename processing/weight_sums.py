@@ -1,4 +1,4 @@
-"""The SHA-256 sums that files of weights state: in their names, or in a file beside them."""
+"""Checks files of weights against the SHA-256 sums that are stated in their names or in a file beside them."""
 
 import re
 from pathlib import Path
@@ -30,7 +30,7 @@ def checked_sha256(path: Path) -> str:
     return digest
 
 
-def require_whole(folder: Path) -> None:
+def check_sums(folder: Path) -> None:
     """Refuse a folder of weights without any, or with a file that differs from its stated sum.
 
     Raises:

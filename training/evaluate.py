@@ -21,8 +21,7 @@ from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProtocol
 from mammopipe.processing.files import write_bytes, write_csv, write_json
 from mammopipe.processing.jobs.missed import refuse_missed
-from mammopipe.processing.splits.assignment import audit_leakage
-from mammopipe.processing.splits.leakage_audit import Leak
+from mammopipe.processing.splits.leakage_audit import Leak, audit_leakage
 from mammopipe.training.evaluation.batch_prediction import breast_predictions, predict_breasts, predict_split
 from mammopipe.training.evaluation.calibration_figures import calibration_figures
 from mammopipe.training.evaluation.candidates import baseline, candidate_figures, deal_figures, selected_figures

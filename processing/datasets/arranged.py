@@ -1,7 +1,7 @@
 """Brings public collections into one layout for training: `manifest.csv`, and the images below `images/`.
 
-A collection's own layout needs all its files at once, for example to find the mask of a lesion. The jobs of a run share
-the images among several instances. So staging reads the collection once, with its masks, and writes its records.
+A collection's own layout needs all its files at once, for example to find the mask of a lesion, but a job's instances
+each receive only a share of the images. So staging reads the collection once, with its masks, and writes its records.
 """
 
 from dataclasses import replace
@@ -56,7 +56,7 @@ def link_images(dataset: Dataset, source: Path, images: Path, prefix: str = "") 
         dataset: The dataset as released.
         source: Its folder.
         images: Folder to write.
-        prefix: What the ids of images and patients begin with in the returned table.
+        prefix: Prefix of the ids of images and patients in the returned table.
 
     Returns:
         The table with the paths of the links, and the rows that were refused.

@@ -20,10 +20,12 @@ from pathlib import Path
 
 from mammopipe.processing.datasets.collection import (
     by_folder,
+    dicom_header,
     files_below,
+    folder_and_name,
+    is_dicom_name,
     is_image,
     meaning_of,
-    placed_by,
     preferred,
     read_rows,
     worst,
@@ -66,7 +68,7 @@ class _Row:
 
     where: str
     abnormality: tuple[str, str]
-    """Type and number of the abnormality, which is one of its image."""
+    """Type of the abnormality and its number within the image."""
     patient: str
     side: Laterality
     view: View
@@ -102,24 +104,13 @@ class _Files:
         for name in map(str.casefold, (*parts[-2:-1], *parts[:1])):
             if name in self.by_folder:
                 return self.by_folder[name]
-        if self._by_header is None:
-            self._by_header = _by_header(path for path in self.paths if path.suffix.lower() in (".dcm", ".dicom"))
+        if self._by_header is None:  # reading every header takes long, so only if no name leads to a file
+            self._by_header = {}
+            for path in filter(is_dicom_name, self.paths):
+                # Patient ID is the name of the image's folder in the archive.
+                name = str(dicom_header(path, ["PatientID"]).get("PatientID", ""))
+                self._by_header.setdefault(name, []).append(path)
         return self._by_header.get(parts[0], []) if parts else []
-
-
-def _by_header(paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """Return DICOM files by their Patient ID, which is the name of the image's folder in the archive."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    found: dict[str, list[Path]] = {}
-    for path in paths:
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
-        except (InvalidDicomError, OSError, EOFError, ValueError):
-            continue  # no image of the tables; a named file that is damaged is refused by the reader
-        found.setdefault(str(header.get("PatientID", "")), []).append(path)
-    return found
 
 
 def read_release(folder: Path) -> LabelTable:
@@ -133,6 +124,7 @@ def read_release(folder: Path) -> LabelTable:
         raise LabelError(f"{folder}: none of {', '.join((LABEL_TABLE, *OTHER_TABLES))} here")
     refused: list[tuple[str, str]] = []
     rows: dict[str, list[_Row]] = {}
+    # Of several copies of a table, only the uppermost is read: in the reversed order it is the last of its name.
     for table in {path.name.lower(): path for path in reversed(tables)}.values():
         for row in _rows(table, refused):
             group = rows.setdefault(row.image_id, [])
@@ -198,7 +190,7 @@ def _parts(path: str) -> tuple[str, ...]:
 def _image(rows: Sequence[_Row], files: _Files) -> Path | None:
     """Return the file of the whole image, the first that is found for one of its abnormalities."""
     for row in rows:
-        found = [path for path in files.find(row.image) if not _NO_IMAGE.search(placed_by(path))]
+        found = [path for path in files.find(row.image) if not _NO_IMAGE.search(folder_and_name(path))]
         if found:
             return preferred(found)
     return None

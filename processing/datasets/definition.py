@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from mammopipe.processing.datasets.collection import files_below, is_image, tables_in
+from mammopipe.processing.datasets.collection import files_below, is_dicom_name, is_image, tables_in
 from mammopipe.processing.datasets.lesion_masks import Mask
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import LabelError
@@ -26,7 +26,7 @@ class LabelTable:
     refused: list[tuple[str, str]] = field(default_factory=list)
     """Image id and reason for each row that was left out."""
     unlabelled: list[tuple[str, str]] = field(default_factory=list)
-    """Image id and reason for each image that no row names. Releases hold such images, as CMMD the other breasts."""
+    """Image id and reason for each image that no row names; CMMD, for example, has images of unlisted breasts."""
     masks: Mapping[str, Sequence[Mask]] = field(default_factory=dict)
     """Masks of the lesions by image id; they are read image by image (`lesion_masks.with_lesions`)."""
 
@@ -106,8 +106,9 @@ class Dataset:
     def find(self, folder: Path, *, shown: Path | None = None) -> Path:
         """Return the uppermost folder in `folder` that holds the label table.
 
-        Where tables and images may lie in different folders, that is the folder itself, unless images lie below the
-        table's folder. `shown` is the name of the folder in messages. Raises `LabelError` if there is no label table.
+        If tables and images may lie in different folders (`anywhere`), the result is `folder` itself, unless all tables
+        are in one folder with images below it. `shown` is the name of the folder in messages. Raises `LabelError` if
+        there is no label table.
         """
         found = self.tables(folder)
         if not found:
@@ -133,9 +134,9 @@ class Dataset:
 
         if any(record.synthetic for record in table.records):
             return True
-        # The images of a release that may lie anywhere are known by its table alone.
+        # `files` does not find images that may lie anywhere; the table names them.
         images = (folder / self.image_folder / record.path for record in table.records)
-        paths = (path for path in chain(self.files(folder), images) if path.suffix.lower() in (".dcm", ".dicom"))
+        paths = filter(is_dicom_name, chain(self.files(folder), images))
         return any(PHANTOM_WRITER.encode() in _head(path) for path in paths if path.is_file())
 
 

@@ -41,7 +41,7 @@ NAME = "own"
 IMAGE_SUFFIXES = (".dcm", ".dicom", ".pgm", ".png", ".tif", ".tiff")
 
 LEAST_RADIUS = 0.5
-"""Smallest radius of a lesion, in pixels; smaller ones are in another unit, such as shares of the image."""
+"""Smallest radius of a lesion, in pixels; a smaller number is in another unit, such as shares of the image."""
 MOST_SPACING_MM = 2.0
 """Largest plausible pixel spacing; a larger number is in another unit, such as microns."""
 
@@ -93,7 +93,7 @@ def images_of(table: Path, mapping: OwnTable) -> Path:
 
 
 def unused_columns(source: Path, mapping: OwnTable) -> list[str]:
-    """Return the columns that no field takes, each with the field that may be meant; none of a staged dataset."""
+    """Return the columns that no field uses, each with the field that may be meant; none for a staged dataset."""
     path = find_table(source)
     return [] if _is_staged(path) else columns_without_field(path, mapping)
 
@@ -204,7 +204,7 @@ def _patient(row: OwnTableRow, path: str, *, labelled: bool) -> str:
     if row["patient"]:
         return row["patient"]
     if labelled:
-        raise ValueError("patient is empty; without it a patient's images could come into two splits")
+        raise ValueError("patient is empty; without it, a patient's images could be in two splits")
     return image_id_of(path)
 
 
@@ -212,7 +212,7 @@ def _word(row: OwnTableRow, name: str, choices: type[StrEnum]) -> str:
     words = [str(item) for item in choices]
     if row[name] not in words:
         raise ValueError(
-            f"{name} {row[name]!r} must be one of {', '.join(words)} (own.values.{name} says what a value means)"
+            f"{name} {row[name]!r} must be one of {', '.join(words)} (own.values.{name} maps other values)"
         )
     return row[name]
 
@@ -258,8 +258,7 @@ def _spacing(row: OwnTableRow) -> float | None:
 
 
 def _lesions(row: OwnTableRow, label: Label) -> Iterator[Lesion]:
-    said = row["lesion_label"]
-    own = Label(_word(row, "lesion_label", Label)) if said else label
+    own = Label(_word(row, "lesion_label", Label)) if row["lesion_label"] else label
     if row["lesions"]:
         try:
             items = json.loads(row["lesions"])
@@ -300,8 +299,8 @@ def _lesion(item: Mapping[str, Any], label: Label, finding: str) -> Lesion:
 def _in_pixels(radius: float) -> float:
     if radius < LEAST_RADIUS:
         raise ValueError(
-            f"a lesion of radius {radius:g} must have at least {LEAST_RADIUS:g} pixels; places and sizes are pixels, "
-            "not shares of the image"
+            f"a lesion of radius {radius:g} must have at least {LEAST_RADIUS:g} pixels; positions and sizes are in "
+            "pixels, not shares of the image"
         )
     return radius
 

@@ -97,7 +97,7 @@ def _choice(row: Mapping[str, str], name: str, meanings: Mapping[str, Meaning]) 
 
 
 def _digits(row: Mapping[str, str], name: str) -> str:
-    """Return an id of digits only, so that it is a safe file name."""
+    """Return an id, which must consist of digits, because it becomes part of a path."""
     if not row[name].isascii() or not row[name].isdigit():
         raise ValueError(f"{name} must be digits")
     return row[name]

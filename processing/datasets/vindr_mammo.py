@@ -4,7 +4,7 @@ Source: H. T. Nguyen et al. 2023, "VinDr-Mammo: A large-scale benchmark dataset 
 full-field digital mammography", Scientific Data 10, 277; PhysioNet, version 1.0.0.
 
 `breast-level_annotations.csv` has one row per image; `finding_annotations.csv` has one row per finding, with a box in
-pixels of the image. Images are `images/<study_id>/<image_id>.dicom`. Each study is another woman's.
+pixels of the image. Images are `images/<study_id>/<image_id>.dicom`. Each study is of a different woman.
 
 The release has no pathology. Classes follow the BI-RADS category of the breast: 1 is normal, 2 and 3 are benign, 4 and
 5 are malignant. Results under other conventions are not comparable.

@@ -31,20 +31,19 @@ _DECODERS: dict[Codec, Callable[[bytes, int], Any]] = {
     Codec.JPEG_LS: lambda data, threads: imagecodecs.jpegls_decode(data),
     Codec.JPEG_2000: lambda data, threads: imagecodecs.jpeg2k_decode(data, numthreads=threads, verbose=VERBOSE),
 }
+# A lack of memory and a missing codec (`DelayedImportError`) are no faults of the file, so they are not among these.
 _DECODER_FAILURES = (
-    imagecodecs.DelayedImportError,
     RuntimeError,
     ValueError,
     TypeError,
     IndexError,
     OverflowError,
-    MemoryError,
     NotImplementedError,
     OSError,
     SyntaxError,
     struct.error,
 )
-
+"""What imagecodecs, and Pillow at half resolution, raise for data that they cannot decode."""
 
 SMALL_IMAGE = 2**20
 """Images of up to this number of pixels may have any compression ratio."""
@@ -52,7 +51,6 @@ MOST_PIXELS_PER_BYTE = {Codec.JPEG_LOSSLESS: 8, Codec.JPEG: 256, Codec.JPEG_LS: 
 """Greatest number of pixels per byte of a large image. JPEG Lossless needs at least one bit per pixel, and JPEG two
 bits per block of 64 pixels. The other codecs have no such minimum, but the noise of a film or detector alone needs a
 thousand times as many bytes."""
-
 
 LEAST_BITS = 6
 """Least number of bits stored that PS3.3 C.8.11.3 allows."""
@@ -343,7 +341,7 @@ def _may_halve(head: Announced, layout: Layout, config: ReadConfig) -> bool:
 
 
 def _half(frame: bytes, head: Announced) -> NDArray[Any]:
-    """Return the frame at half the resolution; of the decoders here, only Pillow's OpenJPEG can omit the last level."""
+    """Return the frame at half the resolution; of the decoders used here, only Pillow's OpenJPEG can omit a level."""
     image: Any = Image.open(BytesIO(frame), formats=("JPEG2000",))
     image.reduce = 1
     # Pillow shifts samples of 9 to 15 bits up to 16 bits.

@@ -63,15 +63,17 @@ def read_reduced(source: ImageFile) -> tuple[Mammogram, float]:
 def measure(sources: Sequence[ImageFile]) -> dict[str, Any]:
     """Return the difference between decoding at half and at full resolution, and the images to decode in full.
 
-    It is measured on up to `SAMPLE` of the images that would be halved, chosen by a hash of their ids. If one of them
-    differs by less than `LEAST_PSNR`, others may too, so every image is measured.
+    The difference is measured on up to `SAMPLE` of the images that would be halved, chosen by a hash of their ids. If
+    the PSNR of one of them is below `LEAST_PSNR`, that of others may be, too, so all images are measured.
 
     Returns:
         The ids of the measured images, the least and the median PSNR in decibels (`None` if no image is tall enough),
         the required PSNR, and the ids of the images below it (`whole`), which must be decoded in full.
     """
     measured: dict[str, float] = {}
-    for source, psnr in _in_order(sorted(sources, key=_draw)):
+    # Ordered by a hash of the id, so that the sample does not depend on the order of the table.
+    drawn = sorted(sources, key=lambda item: hashlib.sha256(f"half/{item.record.image_id}".encode()).hexdigest())
+    for source, psnr in _in_order(drawn):
         if psnr is not None:
             measured[source.record.image_id] = psnr
         if len(measured) == SAMPLE and min(measured.values()) >= LEAST_PSNR:
@@ -118,7 +120,3 @@ def _in_order(sources: Iterable[ImageFile]) -> Iterator[tuple[ImageFile, float |
             # An unreadable image is skipped here; Prepare quarantines it later for the same reason.
             yield waiting[position], None if isinstance(found, Refused) else found
             position += 1
-
-
-def _draw(source: ImageFile) -> str:
-    return hashlib.sha256(f"half/{source.record.image_id}".encode()).hexdigest()

@@ -1,4 +1,7 @@
-"""Verifies on the image files that nothing leaks from one split into another."""
+"""Verifies on the image files that nothing leaks from one split into another.
+
+No table shows a renamed or altered copy. So images of different splits are compared, by features and then by pixels.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +21,6 @@ from mammopipe.processing.splits.near_duplicates import (
     Features,
     Match,
     Variant,
-    agreement,
     features,
     match,
 )
@@ -105,7 +107,7 @@ def audit_leakage(
     group_of = {record.image_id: (folds or {}).get(record.original_id, str(record.split)) for record in whole}
     findings += [*_equal_files(whole, group_of), *_changed_labels(records)]
     with FeatureStore() as seen:
-        unmatched = _look_at(whole, files, seen, group_of)
+        unmatched = _store_features(whole, files, seen, group_of)
         same, confirmation, local = _same_images(whole, files, seen, group_of)
     findings += same
     checked = {
@@ -188,7 +190,7 @@ def _crossings(records: Iterable[ImageRecord], what: str, kind: str) -> Iterator
 def _changed(record: ImageRecord) -> tuple[bool, bool]:
     """Return whether label or split, and whether the lesions, were edited since the images were split."""
     kept, now = record.label_digest.partition("-"), split_digest(record).partition("-")
-    # Tables without a digest, or with that of the label alone, are of before the split or of an older version.
+    # A record has no digest before the split, and only that of the label if an older version split it.
     return bool(kept[0]) and kept[0] != now[0], bool(kept[2]) and kept[2] != now[2]
 
 
@@ -234,7 +236,7 @@ def _named(name: str) -> tuple[str, Variant]:
     return image_id, Variant(variant) if variant else Variant.AS_IT_IS
 
 
-def _look_at(
+def _store_features(
     records: Sequence[ImageRecord], files: ImageFiles, seen: FeatureStore, group_of: Mapping[str, str]
 ) -> list[str]:
     """Store the features of originals and of copies that do not resemble their source; return the ids of these copies.
@@ -248,7 +250,7 @@ def _look_at(
     sizes = Counter(group_of[record.image_id] for record in originals)
     largest = max(sizes, key=lambda group: (sizes[group], group), default="")
 
-    def look(record: ImageRecord) -> dict[Variant, Features]:
+    def features_of(record: ImageRecord) -> dict[Variant, Features]:
         pixels = files.pixels(record.path)
         wanted = (Variant.AS_IT_IS,) if group_of[record.image_id] == largest else tuple(Variant)
         return {variant: features(variant.of(pixels)) for variant in wanted}
@@ -258,13 +260,13 @@ def _look_at(
         pixels, source = files.pixels(record.path), record.source_image_id
         # Our augmentation mirrors images: a copy resembles its source if any of its variants does.
         for variant in Variant:
-            if source in stored and agreement(features(variant.of(pixels)), seen[source]) >= SAME_IMAGE:
+            if source in stored and match(features(variant.of(pixels)), seen[source]).agreeing >= SAME_IMAGE:
                 return None
-        return look(record)
+        return features_of(record)
 
     # OpenCV releases the interpreter's lock, so threads use all cores without copying the images.
     with ThreadPoolExecutor(cores()) as pool:
-        for record, item in zip(originals, pool.map(look, originals), strict=True):
+        for record, item in zip(originals, pool.map(features_of, originals), strict=True):
             for variant, found in item.items():
                 seen.add(_variant_name(record.image_id, variant), found)
         stored = set(seen)
@@ -315,14 +317,14 @@ def _same_images(
             if value is None or value >= confirmation.limit
         }
         left = [n for n, found in enumerate(matches) if n not in same and found.agreeing >= _DEFORMED_FEATURES]
-        # All prepared images have one height.
+        # All images of a segmented dataset have one height, so the first one shows it.
         if left and files.pixels(records[0].path).shape[0] < LEAST_HEIGHT:
             left = []
         deformed, local = deformed_pairs([pairs[place] for place in left], seen, shown, pool)
-        same |= {left[place]: says for place, says in deformed.items()}
+        same |= {left[place]: reason for place, reason in deformed.items()}
     findings: list[Leak] = []
-    for place, says in sorted(same.items()):
-        finding = _same_image([named[name] for name in pairs[place]], by_id, group_of, says)
+    for place, reason in sorted(same.items()):
+        finding = _same_image([named[name] for name in pairs[place]], by_id, group_of, reason)
         # A pair may agree under several variants, if an image is symmetric for example: report it once.
         if all(before.images != finding.images for before in findings):
             findings.append(finding)
@@ -333,8 +335,9 @@ def _same_image(
     pair: Sequence[tuple[str, Variant]],
     by_id: Mapping[str, ImageRecord],
     group_of: Mapping[str, str],
-    says: str,
+    reason: str,
 ) -> Leak:
+    """Return the finding that two images are the same, the image of the earlier split first."""
     records = [by_id[image_id] for image_id, _ in pair]
     first, second = sorted(records, key=lambda record: list(Split).index(record.split or Split.TEST))
     altered = next((variant for _, variant in pair if variant is not Variant.AS_IT_IS), None)
@@ -342,5 +345,5 @@ def _same_image(
         "same-film",
         (first.image_id, second.image_id),
         f"images {first.image_id} ({group_of[first.image_id]}) and {second.image_id} ({group_of[second.image_id]}) "
-        f"show the same image{f', one {altered}' if altered else ''}: {says}",
+        f"show the same image{f', one {altered}' if altered else ''}: {reason}",
     )

@@ -1,4 +1,4 @@
-"""The images: what they are called, how they are built, and what goes to ECR; with a Docker client that only writes."""
+"""The images: their names, how they are built, and what is pushed to ECR; with a Docker client that only records."""
 
 import base64
 import json
@@ -30,7 +30,7 @@ sys.exit({code} if sys.argv[1] == "build" else 0)
 
 
 class Client:
-    """A command in the place of `docker`, and what it was asked."""
+    """A command that replaces `docker` and records its arguments."""
 
     def __init__(self, folder: Path, code: int = 0):
         self.path, self.log = folder / "client", folder / "client.log"
@@ -95,7 +95,7 @@ def test_the_tag_follows_every_file_that_counts_and_leaves_the_index_alone(check
 
 
 def test_a_folder_without_git_has_no_tag(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no tag, since git rev-parse failed"):
+    with pytest.raises(ConfigError, match="cannot compute the images' tag: git rev-parse failed"):
         images.tree_of(tmp_path)
 
 

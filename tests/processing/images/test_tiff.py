@@ -73,10 +73,10 @@ GREY = Image.fromarray(PIXELS)
         (tiff(PIXELS)[:60], CorruptImageError, "header cannot be read"),
     ],
 )
-def test_what_is_no_greyscale_page_is_refused(
+def test_pages_that_are_not_greyscale_are_refused(
     tmp_path: Path, data: bytes, error: type[Exception], message: str
 ) -> None:
-    path = tmp_path / "film.tif"
+    path = tmp_path / "image.tif"
     path.write_bytes(data)
     with pytest.raises(error, match=message) as caught:
         read_mammogram(path)

@@ -23,13 +23,14 @@ from mammopipe.processing.datasets.manifest import (
 from mammopipe.processing.errors import ConfigError, ManifestError
 from mammopipe.processing.jobs import augment, prepare, segment
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
-from mammopipe.processing.splits.assignment import SplitConfig, assign_folds, assign_splits, audit_leakage
+from mammopipe.processing.splits.assignment import SplitConfig, assign_folds, assign_splits
+from mammopipe.processing.splits.leakage_audit import audit_leakage
 
 FILMS = 20
 
 
 def rows(patients: int = 60) -> list[ImageRecord]:
-    """Return two films a patient, the classes in turn."""
+    """Return two images for each patient, the classes in turn."""
     return [
         ImageRecord(f"f{number:03d}", f"p{number // 2:03d}", "mias", Laterality.LEFT, View.MLO,
                     list(Label)[number % 3])
@@ -100,7 +101,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_jobs(tree: Path, base: Path, protocol: str, copies_of: str) -> Path:
-    """Run the three jobs, each on what the one before left, and return the folder of segmented films."""
+    """Run the three jobs, each on what the one before left, and return the folder of segmented images."""
     prepared, augmented = (base / "job" / "processing" / "output" / name for name in ("prepared", "data_augmentation"))
     inputs = base / "job" / "processing" / "input"
     inputs.mkdir(parents=True)
@@ -113,7 +114,8 @@ def run_jobs(tree: Path, base: Path, protocol: str, copies_of: str) -> Path:
         (inputs / name).symlink_to(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(BASE_VARIABLE, str(base / "job"))
-        prepare.main(["--dataset", "mias", "--protocol", protocol, "--test-fraction", "0.3", "--folds", "2"])
+        settings = ["--max-height", "256", "--test-fraction", "0.3", "--folds", "2"]
+        prepare.main(["--dataset", "mias", "--protocol", protocol, *settings])
         (inputs / "images").unlink()
         (inputs / "images").symlink_to(prepared / "images")
         augment.main(["--copies", "1", "--copies-of", copies_of])
@@ -121,7 +123,7 @@ def run_jobs(tree: Path, base: Path, protocol: str, copies_of: str) -> Path:
     return base / "job" / "processing" / "output" / "data_segmentation"
 
 
-def test_as_published_every_image_is_augmented_before_the_pictures_are_divided(tree: Path, tmp_path: Path) -> None:
+def test_as_published_every_image_is_augmented_before_the_images_are_divided(tree: Path, tmp_path: Path) -> None:
     output = run_jobs(tree, tmp_path, "published", "all")
     records = read_manifest(output, SplitProtocol.PUBLISHED)
     assert {record.split for record in records if record.source_image_id} == set(Split)
@@ -144,5 +146,5 @@ def test_for_cross_validation_validation_images_are_copied_too_and_the_audit_kno
 
 
 def test_all_images_are_copied_as_published_only(tree: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="copies_of=all and protocol=patient: all goes with published, and only so"):
+    with pytest.raises(ConfigError, match="copies_of=all and protocol=patient: all is for the protocol published"):
         run_jobs(tree, tmp_path, "patient", "all")
