@@ -3,6 +3,7 @@
 import struct
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,15 @@ def raw(tag: int, syntax: str, value: bytes = b"", vr: str | None = None) -> byt
     return head + code.encode() + struct.pack(order + "H", len(value)) + value
 
 
+@cache
+def plain(make_dicom: MakeDicom, syntax: str) -> bytes:
+    """Return a file as it should be."""
+    return make_dicom(CELLS, bits=12, syntax=syntax)
+
+
 def with_element(make_dicom: MakeDicom, syntax: str, tag: int, element: bytes) -> bytes:
     """Return a file in which `element` stands in place of the attribute `tag`, at its place in the order of tags."""
-    data = make_dicom(CELLS, bits=12, syntax=syntax)
+    data = plain(make_dicom, syntax)
     order = ">" if syntax == BIG else "<"
     start = data.index(struct.pack(order + "HH", 0x0028, 0x0002), 132)
     position, out, done = start, data[:start], False
@@ -77,7 +84,7 @@ def test_an_empty_attribute_is_an_absent_one(make_dicom: MakeDicom, syntax: str,
             read_mammogram(data)
     else:
         image = read_mammogram(data)
-        assert np.array_equal(image.pixels, read_mammogram(make_dicom(CELLS, bits=12, syntax=syntax)).pixels)
+        assert np.array_equal(image.pixels, read_mammogram(plain(make_dicom, syntax)).pixels)
     assert identity_fields(data) == () and origin(data, where="x") == ("", "")
 
 

@@ -1,5 +1,6 @@
 """Each kind of leak is planted in a clean set of segmented phantoms, and must be found by its kind."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,16 +41,25 @@ def segmented(pixels: np.ndarray) -> np.ndarray:
     return preprocess(Mammogram(pixels, None, View.MLO), CONFIG).pixels
 
 
-@pytest.fixture
-def clean(images: Images, tmp_path: Path) -> list[ImageRecord]:
-    records = []
+@pytest.fixture(scope="module")
+def original(images: Images, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[ImageRecord]]:
+    """A folder with a clean set, never to be changed, and its rows."""
+    folder, records = tmp_path_factory.mktemp("clean"), []
     for number, (name, pixels) in enumerate(images.items()):
         record = ImageRecord(name, f"p{number}", "mias", Laterality.LEFT, View.MLO, Label.NORMAL, SPLITS[number])
-        records.append(store(tmp_path, record, segmented(pixels)))
+        records.append(store(folder, record, segmented(pixels)))
     for index in range(3):
         copied, record = Augmenter().copy(images["film0"], records[0], index)
-        records.append(store(tmp_path, record, segmented(copied)))
-    return records
+        records.append(store(folder, record, segmented(copied)))
+    return folder, records
+
+
+@pytest.fixture
+def clean(original: tuple[Path, list[ImageRecord]], tmp_path: Path) -> list[ImageRecord]:
+    """The rows of a copy of the clean set in `tmp_path`."""
+    folder, records = original
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return list(records)
 
 
 def test_a_clean_set_raises_nothing(clean: list[ImageRecord], tmp_path: Path) -> None:

@@ -114,7 +114,8 @@ def run_jobs(tree: Path, base: Path, protocol: str, copies_of: str) -> Path:
         (inputs / name).symlink_to(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(BASE_VARIABLE, str(base / "job"))
-        prepare.main(["--dataset", "mias", "--protocol", protocol, "--test-fraction", "0.3", "--folds", "2"])
+        settings = ["--max-height", "256", "--test-fraction", "0.3", "--folds", "2"]
+        prepare.main(["--dataset", "mias", "--protocol", protocol, *settings])
         (inputs / "images").unlink()
         (inputs / "images").symlink_to(prepared / "images")
         augment.main(["--copies", "1", "--copies-of", copies_of])
