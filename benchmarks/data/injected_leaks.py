@@ -24,7 +24,8 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.processing.datasets.mias import read_labels
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.splits.assignment import SplitConfig, assign_splits
-from tests.support.leak_kinds import KINDS, CleanSet, clean_findings, phantom_set
+from tests.support.clean_set import CleanSet, phantom_set
+from tests.support.leak_kinds import KINDS, clean_findings
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -24,7 +24,7 @@ class ExamScore:
     decision: Decision | None
     referral: Referral
     prevalence: Prevalence | None = None
-    """Prevalence that the score, a probability, assumes."""
+    """Prevalence that the score assumes."""
 
     @classmethod
     def from_json(cls, values: Json) -> "ExamScore":
@@ -50,7 +50,7 @@ class BreastAnswer:
     compared: bool = False
     """Whether the breast was scored in comparison with the other breast. The scores of its images never are."""
     prevalence: Prevalence | None = None
-    """Prevalence that the score, a probability, assumes."""
+    """Prevalence that the score assumes."""
 
     @classmethod
     def from_json(cls, values: Json) -> "BreastAnswer":
@@ -103,7 +103,7 @@ class ExamAnswer:
     request_id: str
     """Id of the request in the server's log."""
     refused: tuple[RefusedView, ...] = ()
-    """Images that are in no score, because they are no whole-breast view or the model is not intended for them."""
+    """Images in no score: they do not show one whole breast, or the model is not intended for them."""
     raw: Json = field(default_factory=dict, repr=False)
     """The whole JSON answer."""
 

@@ -25,7 +25,7 @@ from mammopipe.pipelines.runs.aws_rollout import PACKAGE
 from mammopipe.processing.errors import ConfigError
 
 WAIT = {"Delay": 30, "MaxAttempts": 960}
-"""Eight hours."""
+"""Settings of the waiter: asks every 30 seconds, for eight hours."""
 
 
 def predict(
@@ -52,7 +52,8 @@ def predict(
         How many objects were answered, refused, or got no answer.
 
     Raises:
-        ConfigError: The ARN is not a package's, nothing lies below the prefix, AWS refuses, or the job left nothing.
+        ConfigError: The ARN is not that of a package, there is no object below the prefix, AWS refuses a request, or
+            the job wrote no answer.
     """
     if PLACEHOLDER_ACCOUNT in config.security.role:
         raise ConfigError(f"security.role={config.security.role}: set the role of your account")
@@ -71,6 +72,7 @@ def predict(
                 )
             ended = sagemaker.describe_transform_job(TransformJobName=name)
         finally:
+            # Only this job uses the model; the package stays.
             sagemaker.delete_model(ModelName=model["ModelName"])
     written = answers.write(storage, source, output, target)
     status = ended["TransformJobStatus"]
@@ -78,7 +80,7 @@ def predict(
         reason = " ".join(ended.get("FailureReason", "no reason given").split())
         say(f"Transform job {name}: {status}: {reason}")
     if not written.answered + written.refused:
-        raise ConfigError(f"transform job {name}: it left no answer; see its log")
+        raise ConfigError(f"transform job {name}: it wrote no answer; see its log")
     return written
 
 
@@ -86,11 +88,14 @@ def requests(config: PipelineConfig, package: str, source: str) -> tuple[Mapping
     """Return the `CreateModel` and the `CreateTransformJob` request; each call gives new names."""
     match = PACKAGE.fullmatch(package)
     if match is None:
-        raise ConfigError(f"{package}: an ARN as arn:aws:sagemaker:REGION:ACCOUNT:model-package/GROUP/VERSION")
+        raise ConfigError(
+            f"{package}: must be an ARN such as arn:aws:sagemaker:REGION:ACCOUNT:model-package/GROUP/VERSION"
+        )
     config = config.replace(transform=config.transform.replace(input=source), deploy=False)
     definition = json.loads(build_promotion(config).definition())
     steps = {step["Name"]: step["Arguments"] for step in all_steps(definition["Steps"])}
     scope = Scope(resolve_parameters(definition, {}), {"PipelineExecutionId": "", "PipelineName": config.name})
+    # Random: the same package may answer the same folder again, and names of jobs cannot be reused.
     digest = hashlib.sha256(f"{package} {source} {secrets.token_hex(8)}".encode()).hexdigest()[:12]
     name = f"{config.endpoint.name}-batch-{match['version']}-{digest}"
     tags = [{"Key": key, "Value": value} for key, value in config.tags.items()]

@@ -47,7 +47,7 @@ def _guarded(subject: str, check: Callable[[Account], Iterator[CheckResult]], ac
             found.append(finding)
     except ClientError as error:
         code = error.response["Error"]["Code"]
-        text = f"{error.operation_name} was refused ({code}), so this is not known; ask for that permission"
+        text = f"{error.operation_name} was refused ({code}), so this was not checked; ask for that permission"
         found.append(CheckResult(Severity.WARNING, subject, text))
     except BotoCoreError as error:
         found.append(CheckResult(Severity.BLOCKS, subject, f"AWS cannot be reached: {' '.join(str(error).split())}"))
@@ -72,7 +72,7 @@ def _check_roles(account: Account) -> Iterator[CheckResult]:
             yield CheckResult(Severity.BLOCKS, key, "not set; deploy infra/stack.yaml and copy its output of that name")
             continue
         if owner != account.number:
-            text = f"{role} belongs to account {owner}, the credentials to {account.number}; use the one or the other"
+            text = f"{role} belongs to account {owner}, the credentials to {account.number}; use one account"
             yield CheckResult(Severity.BLOCKS, key, text)
             continue
         answer = look(iam.get_role, RoleName=name)
@@ -81,7 +81,9 @@ def _check_roles(account: Account) -> Iterator[CheckResult]:
                 Severity.BLOCKS, key, f"there is no role {name}; deploy infra/stack.yaml or correct the name"
             )
         elif "sagemaker.amazonaws.com" not in str(answer["Role"]["AssumeRolePolicyDocument"]):
-            yield CheckResult(Severity.BLOCKS, key, f"{name} may not be taken by SageMaker; add it to the trust policy")
+            yield CheckResult(
+                Severity.BLOCKS, key, f"SageMaker may not assume {name}; add it to the role's trust policy"
+            )
         else:
             yield CheckResult(Severity.GOOD, key, name)
 
@@ -93,9 +95,10 @@ def _check_bucket(account: Account) -> Iterator[CheckResult]:
         text = f"there is no bucket {storage.bucket}; deploy infra/stack.yaml or correct storage.bucket"
         yield CheckResult(Severity.BLOCKS, "bucket", text)
         return
+    # S3 returns no constraint for a bucket in us-east-1.
     region = s3.get_bucket_location(Bucket=storage.bucket)["LocationConstraint"] or "us-east-1"
     if region != here:
-        text = f"{storage.bucket} lies in {region}, the run in {here}; SageMaker needs one region"
+        text = f"{storage.bucket} is in {region}, the run in {here}; SageMaker needs both in one region"
         yield CheckResult(Severity.BLOCKS, "bucket", text)
         return
     yield CheckResult(Severity.GOOD, "bucket", storage.bucket)
@@ -108,10 +111,10 @@ def _check_bucket(account: Account) -> Iterator[CheckResult]:
 def _check_key(account: Account) -> Iterator[CheckResult]:
     key = account.config.security.kms_key
     if not key:
-        text = "none, so AWS's own keys are used; set security.kms_key for one of yours"
+        text = "not set, so AWS's own keys encrypt the data; set security.kms_key to use your own"
         yield CheckResult(Severity.WARNING, "key", text)
     elif "alias/" in key:
-        text = f"{key} is an alias, which jobs do not take for their volumes; set security.kms_key to the key's ARN"
+        text = f"{key} is an alias, which jobs do not accept for volumes; set security.kms_key to the key's ARN"
         yield CheckResult(Severity.BLOCKS, "key", text)
     elif (answer := look(account.client("kms").describe_key, KeyId=key)) is None:
         yield CheckResult(Severity.BLOCKS, "key", f"there is no key {key}; correct security.kms_key")
@@ -124,18 +127,18 @@ def _check_key(account: Account) -> Iterator[CheckResult]:
 def _check_network(account: Account) -> Iterator[CheckResult]:
     security, ec2 = account.config.security, account.client("ec2")
     if not security.subnets:
-        text = "no VPC is set; jobs run in SageMaker's own, isolated"
+        text = "no VPC is set; jobs run in SageMaker's own VPC, without network access"
         yield CheckResult(Severity.GOOD if security.network_isolation else Severity.WARNING, "network", text)
         return
     subnets = look(ec2.describe_subnets, SubnetIds=list(security.subnets))
     groups = look(ec2.describe_security_groups, GroupIds=list(security.security_groups))
     if subnets is None or groups is None:
         wrong = "security.subnets" if subnets is None else "security.security_groups"
-        yield CheckResult(Severity.BLOCKS, "network", f"{wrong} names a missing resource; correct it")
+        yield CheckResult(Severity.BLOCKS, "network", f"{wrong} names a resource that does not exist; correct it")
         return
     networks = {item["VpcId"] for item in [*subnets["Subnets"], *groups["SecurityGroups"]]}
     if len(networks) > 1:
-        text = f"subnets and groups lie in {len(networks)} VPCs ({', '.join(sorted(networks))}); use those of one"
+        text = f"subnets and groups are in {len(networks)} VPCs ({', '.join(sorted(networks))}); use those of one VPC"
         yield CheckResult(Severity.BLOCKS, "network", text)
     else:
         yield CheckResult(Severity.GOOD, "network", networks.pop())
@@ -147,7 +150,7 @@ def _check_images(account: Account) -> Iterator[CheckResult]:
         uri = getattr(images, name)
         match = ECR_IMAGE.fullmatch(uri)
         if match is None:
-            text = f"{uri} is no tagged ECR image; push it and set ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME:TAG"
+            text = f"{uri} is not a tagged ECR image; push it and set ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME:TAG"
             yield CheckResult(Severity.BLOCKS, f"images.{name}", text)
             continue
         wanted = {"imageTag": match["tag"]} if match["tag"] else {"imageDigest": match["digest"]}
@@ -178,13 +181,15 @@ def _check_endpoint(account: Account, sagemaker: Any, name: str, *, promoted: bo
     tags = {item["Key"]: item["Value"] for item in sagemaker.list_tags(ResourceArn=answer["EndpointArn"])["Tags"]}
     status = answer["EndpointStatus"]
     if not config.tags.items() <= tags.items():
-        text = "not this project's: it lacks the project's tags; choose another endpoint.name"
+        text = "it lacks this project's tags, so it belongs to something else; choose another endpoint.name"
         yield CheckResult(Severity.BLOCKS, subject, text)
     elif status != "InService":
         advice = "delete it" if status in ("Failed", "OutOfService") else "wait until it is InService"
         yield CheckResult(Severity.BLOCKS, subject, f"it is {status}, which cannot be updated; {advice}")
     elif (other := _other_mode(config, sagemaker, name, answer["EndpointConfigName"])) is not None:
-        text = f"it serves {other}, endpoint.mode={config.endpoint.mode}; SageMaker changes the mode of no endpoint"
+        text = (
+            f"it serves {other}, but endpoint.mode={config.endpoint.mode}; SageMaker cannot change an endpoint's mode"
+        )
         yield CheckResult(
             Severity.BLOCKS, subject, f"{text}. Delete it, or set endpoint.mode (and the stack's Mode) back"
         )
@@ -204,7 +209,7 @@ def _other_mode(config: PipelineConfig, sagemaker: Any, name: str, settings: str
     return None if before is wanted else before
 
 
-MOST_ASKED = 100
+MOST_SIMULATED = 100
 """Number of resources in one request to `iam:SimulatePrincipalPolicy`."""
 
 
@@ -220,7 +225,7 @@ def _check_permissions(account: Account) -> Iterator[CheckResult]:
     except ConfigError as error:
         yield CheckResult(Severity.BLOCKS, "pipeline", str(error))
         return
-    place = AccountAndRegion(account.number, account.session.region_name)
+    place = AccountAndRegion(account.number, account.session.region_name, config.security.role.split(":")[1])
     groups: dict[tuple[str, str, tuple[tuple[str, str], ...]], set[str]] = {}
     for need in needed(config, definition, resolve_parameters(definition, {}), place):
         groups.setdefault((need.role, need.action, tuple(sorted(need.context.items()))), set()).add(need.resource)
@@ -228,8 +233,11 @@ def _check_permissions(account: Account) -> Iterator[CheckResult]:
     for (role, action, context), resources in groups.items():
         if PLACEHOLDER_ACCOUNT in role or role.split(":")[4] != account.number:
             continue
-        found = _simulated(iam, role, action, context, sorted(resources)[:MOST_ASKED])
-        refused.setdefault(role, []).extend(f"{action} on {resource}" for resource in found)
+        ordered = sorted(resources)
+        for start in range(0, len(ordered), MOST_SIMULATED):
+            found = _simulated(iam, role, action, context, ordered[start : start + MOST_SIMULATED])
+            if found is not None:
+                refused.setdefault(role, []).extend(f"{action} on {resource}" for resource in found)
     for role, lacks in refused.items():
         subject = f"permissions of {role.rpartition('/')[2]}"
         if lacks:
@@ -241,8 +249,8 @@ def _check_permissions(account: Account) -> Iterator[CheckResult]:
 
 def _simulated(
     iam: Any, role: str, action: str, context: tuple[tuple[str, str], ...], resources: list[str]
-) -> list[str]:
-    """Return the resources on which a role may not perform an action."""
+) -> list[str] | None:
+    """Return the resources on which a role may not perform an action; None if there is no such role."""
     entries = [
         {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"} for key, value in context
     ]
@@ -253,8 +261,11 @@ def _simulated(
         ResourceArns=resources,
         ContextEntries=entries,
     )
-    results = answer["EvaluationResults"] if answer is not None else []
-    return [item["EvalResourceName"] for item in results if item["EvalDecision"] != "allowed"]
+    if answer is None:
+        return None
+    # A resource that IAM does not mention counts as refused.
+    allowed = {item["EvalResourceName"] for item in answer["EvaluationResults"] if item["EvalDecision"] == "allowed"}
+    return [resource for resource in resources if resource not in allowed]
 
 
 def _check_alarms(account: Account) -> Iterator[CheckResult]:

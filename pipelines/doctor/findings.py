@@ -1,4 +1,4 @@
-"""What the checks of an AWS account have in common: findings, the account, and looking without failing."""
+"""What the checks of `mammopipe doctor` share: findings, the AWS account, and calls that may find nothing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

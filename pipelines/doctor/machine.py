@@ -5,7 +5,7 @@ import platform
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from mammopipe.pipelines.doctor.findings import CheckResult, Severity
 from mammopipe.processing.container.job import cores
 
 LEAST_GIGABYTES, LEAST_MEMORY, OLDEST_PYTHON = 5.0, 4.0, (3, 11)
-"""Minimum disk and memory, in GB, for a quick run on mini-MIAS."""
+"""Minimum disk and memory, in GB, for a quick run on mini-MIAS; minimum version of Python."""
 NEEDED = ("torch", "opencv-python-headless", "albumentations", "sagemaker", "moto", "openvino")
 """The packages that a local run imports."""
 DATA = {"MAMMOPIPE_MIAS": "mini-MIAS (tarball or folder)", "MAMMOPIPE_RSNA": "RSNA (folder with train.csv)"}
@@ -22,18 +22,8 @@ _GIGABYTE = 1e9
 
 def examine(runs: Path) -> list[CheckResult]:
     """Return the findings about this machine; `runs` is the folder for results."""
-    checks: dict[str, Callable[[], Iterator[CheckResult]]] = {
-        "python": _python,
-        "packages": _packages,
-        "cores": _cores,
-        "memory": _memory,
-        "disk": lambda: _disk(runs),
-        "runs": lambda: _writable(runs),
-        "ports": _ports,
-        "s3": _s3,
-        "data": _data,
-    }
-    return [finding for check in checks.values() for finding in check()]
+    checks = (_python(), _packages(), _cores(), _memory(), _runs_folder(runs), _ports(), _s3(), _data())
+    return [result for check in checks for result in check]
 
 
 def show(findings: Sequence[CheckResult]) -> None:
@@ -57,7 +47,9 @@ def show(findings: Sequence[CheckResult]) -> None:
 def _python() -> Iterator[CheckResult]:
     good = sys.version_info[:2] >= OLDEST_PYTHON
     text = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    yield CheckResult(Severity.GOOD if good else Severity.BLOCKS, "python", text if good else f"{text}; 3.11 is needed")
+    yield CheckResult(
+        Severity.GOOD if good else Severity.BLOCKS, "python", text if good else f"{text}; must be 3.11 or later"
+    )
 
 
 def _packages() -> Iterator[CheckResult]:
@@ -80,9 +72,7 @@ def _cores() -> Iterator[CheckResult]:
     if number < 2:
         yield CheckResult(Severity.WARNING, "cores", f"{number}; the candidates train one after the other")
     elif busy > 1.5 * number:
-        yield CheckResult(
-            Severity.WARNING, "cores", f"{number}, and {busy:.1f} processes want one now; a run will be slow"
-        )
+        yield CheckResult(Severity.WARNING, "cores", f"{number} for {busy:.1f} active processes; a run will be slow")
     else:
         yield CheckResult(Severity.GOOD, "cores", f"{number}, load {busy:.1f}")
 
@@ -90,7 +80,7 @@ def _cores() -> Iterator[CheckResult]:
 def _memory() -> Iterator[CheckResult]:
     info = Path("/proc/meminfo")
     if not info.is_file():
-        yield CheckResult(Severity.WARNING, "memory", "not known on this system; a run takes about 4 GB")
+        yield CheckResult(Severity.WARNING, "memory", "not known on this system; a run needs about 4 GB")
         return
     lines = dict(line.split(":", 1) for line in info.read_text(encoding="ascii").splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024 / _GIGABYTE
@@ -99,24 +89,18 @@ def _memory() -> Iterator[CheckResult]:
     yield CheckResult(
         Severity.GOOD if good else Severity.WARNING,
         "memory",
-        text if good else f"{text}; a run takes about {LEAST_MEMORY:.0f} GB, so close other programs",
+        text if good else f"{text}; a run needs about {LEAST_MEMORY:.0f} GB, so close other programs",
     )
 
 
-def _disk(runs: Path) -> Iterator[CheckResult]:
+def _runs_folder(runs: Path) -> Iterator[CheckResult]:
+    # The folder need not exist yet; a run creates it in the nearest existing folder above.
     place = next(path for path in [runs.resolve(), *runs.resolve().parents] if path.exists())
     free = shutil.disk_usage(place).free / _GIGABYTE
-    good = free >= LEAST_GIGABYTES
     text = f"{free:.1f} GB free at {runs}"
-    yield CheckResult(
-        Severity.GOOD if good else Severity.BLOCKS,
-        "disk",
-        text if good else f"{text}; a run needs {LEAST_GIGABYTES:.0f} GB, so free some space or give --runs DIR",
-    )
-
-
-def _writable(runs: Path) -> Iterator[CheckResult]:
-    place = next(path for path in [runs.resolve(), *runs.resolve().parents] if path.exists())
+    if free < LEAST_GIGABYTES:
+        text += f"; a run needs {LEAST_GIGABYTES:.0f} GB, so free some space or give --runs DIR"
+    yield CheckResult(Severity.GOOD if free >= LEAST_GIGABYTES else Severity.BLOCKS, "disk", text)
     good = place.is_dir() and os.access(place, os.W_OK)
     text = f"{runs} can be written" if good else f"{place} cannot be written; give --runs DIR"
     yield CheckResult(Severity.GOOD if good else Severity.BLOCKS, "runs", text)
@@ -127,11 +111,10 @@ def _ports() -> Iterator[CheckResult]:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
     except OSError as error:
-        yield CheckResult(
-            Severity.BLOCKS, "ports", f"nothing can listen on 127.0.0.1: {error.strerror}; a run serves there"
-        )
+        text = f"no program can listen on 127.0.0.1: {error.strerror}; a run serves its model there"
+        yield CheckResult(Severity.BLOCKS, "ports", text)
         return
-    yield CheckResult(Severity.GOOD, "ports", f"free ones on 127.0.0.1, as {port}; the run takes any")
+    yield CheckResult(Severity.GOOD, "ports", f"127.0.0.1 has free ports, such as {port}; a run uses any of them")
     try:
         socket.create_server(("127.0.0.1", 8080)).close()
     except OSError:
@@ -141,7 +124,7 @@ def _ports() -> Iterator[CheckResult]:
 def _s3() -> Iterator[CheckResult]:
     url = os.environ.get("AWS_ENDPOINT_URL_S3")
     if not url:
-        yield CheckResult(Severity.GOOD, "s3", "the run brings its own, which ends with it")
+        yield CheckResult(Severity.GOOD, "s3", "each run starts its own replacement, which ends with the run")
         return
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError

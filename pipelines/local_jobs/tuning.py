@@ -1,9 +1,9 @@
 """A search over hyperparameters as local training jobs, one after another, with the values that Optuna proposes.
 
 Source: "How Hyperparameter Tuning Works" (SageMaker Developer Guide); `HyperParameterTrainingJobSummary` (API
-reference): the objective is the last value that a job printed. Optuna's searcher is the tree-structured Parzen
-estimator (Bergstra et al. 2011), SageMaker's is Bayesian optimisation: both learn from earlier trials, but they propose
-other values.
+reference): the objective is the last value that a job printed. Optuna's sampler is the tree-structured Parzen estimator
+(Bergstra et al. 2011), SageMaker uses Bayesian optimisation: both learn from earlier trials, but propose different
+values.
 """
 
 import hashlib
@@ -26,30 +26,30 @@ if TYPE_CHECKING:
     import optuna
 
 MOST_LISTED = 50
-"""Trials in a step's properties, as many as SageMaker Pipelines keeps ("Tuning step")."""
+"""Number of trials in a step's properties; SageMaker Pipelines keeps as many ("Tuning step")."""
 OBJECTIVE_KEY = "_tuning_objective_metric"
 """The hyperparameter that SageMaker adds to each job of a search."""
 
 
 RESULT = "trial.json"
-"""The file beside a trial's model with its figure, for the step cache."""
+"""The file beside a trial's model with its figure; the step cache stores both."""
 
 
 class Reuse(Protocol):
-    """Replaces a training job by the result of an earlier, equal one, if there is one."""
+    """Reuses the result of an earlier, equal training job, if there is one."""
 
     def __call__(
         self, request: Mapping[str, Any], places: Mapping[str, str], log: Path
     ) -> AbstractContextManager[bool]:
-        """Return a context that yields whether the job need not run."""
+        """Return a context manager that yields whether an earlier result was reused, so that the job need not run."""
 
 
 @dataclass(frozen=True)
 class SearchStep:
-    """A search step, resolved."""
+    """A search step whose references are resolved."""
 
     step: str
-    """Name of the step; it begins the names of the logs."""
+    """Name of the step; the names of the logs begin with it."""
     request: Mapping[str, Any]
     """The `CreateHyperParameterTuningJob` request."""
     context: JobContext
@@ -82,6 +82,8 @@ def run_tuning(search: SearchStep) -> dict[str, Any]:
     """
     config = search.request["HyperParameterTuningJobConfig"]
     study, spaces = _study(config), list(spaces_of(config["ParameterRanges"]))
+    from optuna.trial import TrialState  # `_study` has checked that optuna is installed
+
     summaries = []
     trials = config["ResourceLimits"]["MaxNumberOfTrainingJobs"]
     for number in range(1, trials + 1):
@@ -89,9 +91,10 @@ def run_tuning(search: SearchStep) -> dict[str, Any]:
         summary = _trial(search, number, {space.key: space.suggest(trial) for space in spaces})
         summaries.append(summary)
         _say(search, f"trial {number} of {trials}: {described(summary)}")
+        # The next proposals depend on this figure; a trial without one must not count as a bad value.
         figure = summary.get("FinalHyperParameterTuningJobObjectiveMetric")
         if figure is None:
-            study.tell(trial, state=_failed())
+            study.tell(trial, state=TrialState.FAIL)
         else:
             study.tell(trial, figure["Value"])
     ordered = ranked(summaries)
@@ -106,14 +109,14 @@ def run_tuning(search: SearchStep) -> dict[str, Any]:
 
 
 def described(summary: Mapping[str, Any]) -> str:
-    """Return a trial as one line: its values, and its figure or why it has none."""
+    """Return a trial as one line: its values and its figure, or the reason why it has no figure."""
     shown = ", ".join(f"{key}={value}" for key, value in summary["TunedHyperParameters"].items())
     figure = summary.get("FinalHyperParameterTuningJobObjectiveMetric")
     return f"{shown}: {figure['MetricName']} {figure['Value']:.4f}" if figure else f"{shown}: {_reason(summary)}"
 
 
 def _say(search: SearchStep, line: str) -> None:
-    """Add a line to the log of the search, which the run's display shows."""
+    """Append a line to the log of the search, which the run's progress display shows."""
     with (search.context.logs / f"{search.step}.log").open("a", encoding="utf-8") as stream:
         stream.write(f"{line}\n")
 
@@ -151,12 +154,6 @@ def _study(config: Mapping[str, Any]) -> "optuna.Study":
     sampler = samplers[Strategy(config["Strategy"])](seed=config.get("RandomSeed"))
     direction = config["HyperParameterTuningJobObjective"]["Type"].lower()
     return optuna.create_study(direction=direction, sampler=sampler)
-
-
-def _failed() -> "optuna.trial.TrialState":
-    from optuna.trial import TrialState
-
-    return TrialState.FAIL
 
 
 def _trial(search: SearchStep, number: int, values: Mapping[str, str]) -> dict[str, Any]:

@@ -19,13 +19,15 @@ ROOT = Path(__file__).resolve().parents[2]
 REGION = "us-east-1"
 CONFIG = """
 cnns = ["modified_cnn"]
+[data]
+max_height = 256
 [training]
-epochs = 2
+epochs = 1
 head_epochs = 0
 warmup_epochs = 0
 [segmentation]
-height = 96
-width = 96
+height = 64
+width = 64
 [evaluation]
 bootstrap = 100
 """
@@ -67,7 +69,7 @@ def running_cloud(folder: Path) -> Iterator[Cloud]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback interface that nobody uses now."""
+    """Return free ports of the loopback interface."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:

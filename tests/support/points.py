@@ -1,4 +1,4 @@
-"""Operating points as `model.json` holds them."""
+"""Operating points in the form of `model.json`."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def image_point(threshold: float, sensitivity: float = 0.9, specificity: float =
 
 
 def level_figures(**thresholds: float | None) -> dict[str, Any]:
-    """Return the figures of breasts or patients with an operating point for each goal; `None` stands for none."""
+    """Return the figures of breasts or patients with an operating point for each goal; None means no point."""
     rates = {name: {"value": value, "low": value - 0.1, "high": value + 0.1} for name, value in _RATES.items()}
     points = {goal: {"threshold": threshold, **rates} for goal, threshold in thresholds.items()}
     return {"cases": 200, "malignant": 20, "patients": 100, "operating_points": points}

@@ -1,4 +1,4 @@
-"""The quota of a processing instance's disk beside the disk that the configuration asks for."""
+"""The quota for a processing instance's disk, compared with the configured disk."""
 
 from typing import Any
 

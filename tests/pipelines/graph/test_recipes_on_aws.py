@@ -1,4 +1,4 @@
-"""Each shipped recipe as AWS would get it: its requests fit the service's model, and the doctor asks for its quotas."""
+"""Each shipped recipe on AWS: its requests are valid by the service's model, and the doctor checks its quotas."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def test_the_jobs_run_where_and_as_long_as_the_recipe_says(recipe: Compiled) -> 
 
 
 class Quotas:
-    """A session whose account has these quotas."""
+    """A session of an account with these quotas."""
 
     region_name = "us-east-1"
 
