@@ -165,9 +165,7 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
         "image's logits; AlexNet, whose classifier needs all places at once, has only mean",
     )
     top_places: int = Field(
-        default=3,
-        ge=1,
-        description="number of places that determine an image's logit of a lesion class, with pooling=top",
+        default=3, ge=1, description="number of places that make an image's logit of a lesion class, with pooling=top"
     )
     stride: int = Field(
         default=32,
@@ -241,10 +239,7 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
         """Raise `ConfigError` for settings that contradict each other."""
         check_choice(self.choose_by, self.choose_level)
         if self.folds == 1:
-            raise ConfigError(
-                "hyperparameter folds=1 must be 0 (no cross-validation) or at least 2: one fold is held out while the "
-                "others train"
-            )
+            raise ConfigError("hyperparameter folds=1 must be 0 (no cross-validation) or at least 2")
         if self.fold >= 0 and self.fold >= self.folds:
             raise ConfigError(f"hyperparameter fold={self.fold} must be below folds={self.folds}, counted from 0")
         if self.fold >= 0 and not find_architecture(self.cnn).has_places:

@@ -106,9 +106,7 @@ def main(arguments: Sequence[str]) -> None:
 def evaluate(
     data: SegmentedData, models: Mapping[str, LoadedModel], config: EvaluationJobConfig
 ) -> tuple[dict[str, Any], list[dict[str, str]], Outputs]:
-    """Evaluate all candidates and select one.
-
-    The networks predict the test images only after the selection.
+    """Evaluate all candidates and select one; the networks predict the test images only after the selection.
 
     Args:
         data: The segmented images.

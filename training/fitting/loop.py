@@ -67,8 +67,7 @@ def fit(
         if config.folds:
             progress.logits.append(logits)
         if progress.best_epoch == result.epoch:
-            # Cloned, because the next steps change the weights in place.
-            progress.best = {name: value.cpu().clone() for name, value in measured.items()}
+            progress.best = {name: value.cpu().clone() for name, value in measured.items()}  # Steps write in place.
         if world.leads:
             print(result.line(), flush=True)
         save()

@@ -1,7 +1,6 @@
 """Runs the epochs of a training: trains, measures on validation, and resumes from a checkpoint, even within an epoch.
 
-All random numbers derive from (seed, epoch, position). A resumed run therefore has the same result as an uninterrupted
-one.
+All random numbers derive from (seed, epoch, position), so a resumed run has the same result as an uninterrupted one.
 """
 
 import time

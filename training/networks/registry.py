@@ -63,8 +63,7 @@ def build_model(
         raise ConfigError(f"stride={stride}: cnn={name} has feature maps only at stride {architecture.stated_strides}")
     if pooling is not Pooling.MEAN and not architecture.has_places:
         raise ConfigError(f"pooling={pooling}: cnn={name} has no logits of single places")
-    # Forked, so that building a network does not change the caller's random numbers.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # Building a network must not change the caller's random numbers.
         torch.manual_seed(seed)
         network = _build(architecture, BuildOptions(count, dropout, drop_path, stride))
         if initialise and not architecture.of_timm:
