@@ -25,7 +25,7 @@ BURNT_IN = "BurnedInAnnotation"
 
 
 @dataclass(frozen=True)
-class Look:
+class DatasetCheck:
     """The results of a check of a dataset."""
 
     images: int
@@ -58,7 +58,7 @@ class Look:
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
 
 
-def look(
+def check_dataset(
     table: LabelTable,
     images: Path,
     split: SplitConfig,
@@ -69,7 +69,7 @@ def look(
     max_quarantine: float = 0.05,
     folds: int = 0,
     for_processing: ForProcessing = ForProcessing.REFUSE,
-) -> Look:
+) -> DatasetCheck:
     """Return the contents and problems of a label table and its images.
 
     Args:
@@ -89,7 +89,7 @@ def look(
     files = [reason for record in records if (reason := _refusal(record, images, phi, reading))]
     duplicates = _duplicates(records, images)
     # The same rules, in the same order, as the jobs of a run apply: a dataset that passes here is not refused later.
-    return Look(
+    return DatasetCheck(
         images=len(records),
         patients=len({record.patient_id for record in records}),
         labels=_count(record.label for record in records),

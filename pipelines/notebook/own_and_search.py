@@ -30,13 +30,13 @@ def check(config: PipelineConfig, table: Path) -> Any:
     """Return what `mammopipe data check` says of a table and its images, with a montage of them."""
     from tempfile import TemporaryDirectory
 
-    from mammopipe.pipelines.data.check import look
+    from mammopipe.pipelines.data.check import check_dataset
     from mammopipe.processing.datasets.own import images_of, read_own
     from mammopipe.processing.jobs.contact_sheets import overview
     from mammopipe.processing.read_config import ReadConfig
 
     found, images = read_own(table, config.own), images_of(table, config.own)
-    facts = look(
+    facts = check_dataset(
         found,
         images,
         config.data.split,
