@@ -264,7 +264,7 @@ class PipelineConfig(Settings):
         return self.pretrained or bool(self.init)
 
     def on_aws(self) -> "PipelineConfig":
-        """Return the configuration of a run on AWS; a quick run deploys only if `deploy` is set."""
+        """Return the configuration of a run on AWS; a quick run deploys only with `deploy_quick`."""
         if self.profile is Profile.QUICK and self.deploy and not self.deploy_quick:
             return self.replace(deploy=False)
         return self
