@@ -61,17 +61,7 @@ def check(options: argparse.Namespace) -> int:
     config = PipelineConfig.load(options.config, assignments=options.assignments)
     table = read_own(options.table, config.own)
     images = images_of(find_table(options.table), config.own)
-    found = check_dataset(
-        table,
-        images,
-        config.data.split,
-        read=not options.table_only,
-        phi=config.data.phi,
-        question=config.training.question,
-        max_quarantine=config.data.max_quarantine,
-        folds=config.training.folds,
-        for_processing=config.data.for_processing,
-    )
+    found = check_dataset(table, images, config, read=not options.table_only)
     if options.montage:
         from mammopipe.processing.jobs.contact_sheets import overview
         from mammopipe.processing.read_config import ReadConfig

@@ -36,16 +36,7 @@ def check(config: PipelineConfig, table: Path) -> Any:
     from mammopipe.processing.read_config import ReadConfig
 
     found, images = read_own(table, config.own), images_of(table, config.own)
-    facts = check_dataset(
-        found,
-        images,
-        config.data.split,
-        phi=config.data.phi,
-        question=config.training.question,
-        max_quarantine=config.data.max_quarantine,
-        folds=config.training.folds,
-        for_processing=config.data.for_processing,
-    ).as_dict()
+    facts = check_dataset(found, images, config).as_dict()
     rows = "".join(
         f'<tr><td style="text-align:left">{escape(name)}</td><td style="text-align:left">{_cell(value)}</td></tr>'
         for name, value in facts.items()
