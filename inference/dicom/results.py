@@ -36,17 +36,6 @@ from mammopipe.inference.dicom.source import SourceImage, identity_of, read_sour
 from mammopipe.inference.dicom.structured_report import SCHEME, Group, Writer, comment, image_library, section
 from mammopipe.inference.dicom.wording import Facts
 
-__all__ = [
-    "NoSourceIdentityError",
-    "mammography_cad_report",
-    "NotAcceptableError",
-    "all_results",
-    "overlay_capture",
-    "presentation_state",
-    "presentation_states",
-    "structured_report",
-]
-
 # At level INFO highdicom logs the UIDs of referenced instances.
 logging.getLogger("highdicom").setLevel(logging.WARNING)
 

@@ -26,12 +26,11 @@ from mammopipe.inference.contract.schema import (
     Skipped,
     SkipReason,
 )
-from mammopipe.inference.contract.task import Reply as Reply
-from mammopipe.inference.contract.task import Task as Task
+from mammopipe.inference.contract.task import Reply, Task
 from mammopipe.inference.payload.digest import Digest
 from mammopipe.inference.payload.exam_body import Parcel, ReceivedImage, unpack
 from mammopipe.inference.payload.identity import check_exam
-from mammopipe.inference.payload.limits import HandlerLimits as HandlerLimits
+from mammopipe.inference.payload.limits import HandlerLimits
 from mammopipe.inference.prediction.exam import Combined, ViewScore, left_out, of_unseen_breast
 from mammopipe.inference.prediction.heatmap import eight_bits, overlay, png
 from mammopipe.inference.prediction.image_answer import Clock, JudgedImage, Reader
@@ -177,7 +176,11 @@ class _Work:
             judged = self._judge(exam.sources, unknown, exact=True)
         combined = judged.combined
         skipped = sorted((*parcel.skipped, *exam.skipped), key=lambda each: each.index)
-        warnings = [*combined.warnings, *exam.warnings, *_of_skipped(parcel.skipped), *map(_of_refused, judged.refused)]
+        warnings = [*combined.warnings, *exam.warnings, *_of_skipped(parcel.skipped)]
+        warnings += [
+            QualityWarning(code="refused-view", message=f"image {view.index} is in no score: {view.message}")
+            for view in judged.refused
+        ]
         answer = ExamAnswer(
             **self._envelope(),
             images=judged.images,
@@ -284,10 +287,6 @@ def _refused(error: RequestError, source: ReceivedImage) -> RefusedView:
     flag = (error.detail or {}).get("flag")
     message = error.at(source.index, source.place).message
     return RefusedView(index=source.index, code=error.code, message=message, flag=flag, laterality=laterality)
-
-
-def _of_refused(view: RefusedView) -> QualityWarning:
-    return QualityWarning(code="refused-view", message=f"image {view.index} is in no score: {view.message}")
 
 
 def _of_skipped(skipped: tuple[Skipped, ...]) -> list[QualityWarning]:
