@@ -133,6 +133,7 @@ def _alarms(groups: Sequence[GroupDrift]) -> list[dict[str, Any]]:
     for group in groups:
         for name in group.alarms():
             figure = group.figures[name]
+            # The test that is stronger, each as a share of its limit.
             by_index = figure.index[-1] / figure.index_limit[-1] >= figure.cusum[-1] / figure.cusum_limit
             found.append(
                 {

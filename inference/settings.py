@@ -46,7 +46,7 @@ class ServerSettings(BaseSettings):
         extra="forbid",
         env_prefix=PREFIX,
         populate_by_name=True,
-        protected_namespaces=(),
+        protected_namespaces=(),  # pydantic reserves names that begin with `model_`, such as `model_id`
         allow_inf_nan=False,
     )
 

@@ -144,6 +144,7 @@ def all_results(sources: Sequence[bytes], answer: Answer | ExamAnswer, overlays:
         for name, data in members.items():
             # The overlays are already compressed.
             method = zipfile.ZIP_STORED if name.startswith("overlay") else zipfile.ZIP_DEFLATED
+            # `ZipInfo` has a fixed date, so equal results are equal archives.
             archive.writestr(zipfile.ZipInfo(name), data, compress_type=method, compresslevel=1)
     return packed.getvalue()
 

@@ -156,6 +156,7 @@ def _fetch(uri: str, prefix: str, allowed: int, index: int) -> bytes:
 
 def _decode(text: str, allowed: int, index: int) -> bytes:
     """Return the bytes of strict base64; checks the length before decoding."""
+    # Four characters encode three bytes, less one byte for each padding character.
     if len(text) // 4 * 3 - text[-2:].count("=") > allowed:
         raise TooLargeError("too_large", f"more than {allowed} bytes, the limit").at(index)
     try:
