@@ -109,7 +109,7 @@ def test_a_copy_of_a_training_image_under_another_name_is_found_in_the_test(
     assert ("film1", "new") in {finding.images for finding in report.findings if finding.kind == "same-film"}
 
 
-def test_a_copy_that_claims_another_source_is_found_by_its_picture(
+def test_a_copy_that_states_another_source_is_found_by_its_pixels(
     clean: list[ImageRecord], images: Images, tmp_path: Path
 ) -> None:
     copied, record = Augmenter().copy(images["film5"], clean[0], 7)
@@ -122,7 +122,7 @@ def change(records: list[ImageRecord], image_id: str, **values: object) -> list[
     return [replace(record, **values) if record.image_id == image_id else record for record in records]  # type: ignore[arg-type]
 
 
-def test_what_the_table_gives_away_is_found_by_kind(clean: list[ImageRecord], tmp_path: Path) -> None:
+def test_leaks_that_the_table_shows_are_found_by_kind(clean: list[ImageRecord], tmp_path: Path) -> None:
     cases = {
         "patient-in-two-splits": change(clean, "film5", patient_id="p0"),
         "source-in-two-splits": change(clean, "film0-a01", split=Split.TEST),

@@ -123,7 +123,7 @@ def run_jobs(tree: Path, base: Path, protocol: str, copies_of: str) -> Path:
     return base / "job" / "processing" / "output" / "data_segmentation"
 
 
-def test_as_published_every_image_is_augmented_before_the_pictures_are_divided(tree: Path, tmp_path: Path) -> None:
+def test_as_published_every_image_is_augmented_before_the_images_are_divided(tree: Path, tmp_path: Path) -> None:
     output = run_jobs(tree, tmp_path, "published", "all")
     records = read_manifest(output, SplitProtocol.PUBLISHED)
     assert {record.split for record in records if record.source_image_id} == set(Split)
