@@ -5,7 +5,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from mammopipe.processing.files import write_bytes
+from tests.support import fork_server
 
 
 def test_full_server_answers_503_until_there_is_room(narrow_server: Any, phantom: Any) -> None:
@@ -84,7 +84,7 @@ def test_not_ready_before_the_model_is_loaded(own_server: Callable[..., Any], ph
 
 def serve(base: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "mammopipe.inference.server"],
+        [*fork_server.shared(), "-m", "mammopipe.inference.server"],
         cwd=Path(__file__).parents[3],
         text=True,
         env={**os.environ, "SAGEMAKER_BIND_TO_PORT": "0", "MAMMOPIPE_BASE": str(base), **environment},
