@@ -16,7 +16,7 @@ from typing import Any
 from botocore.exceptions import ClientError, WaiterError
 
 from mammopipe.pipelines.account.scaling import stop_scaling
-from mammopipe.pipelines.backends.control_plane import is_missing
+from mammopipe.pipelines.backends.control_plane import find_endpoint
 from mammopipe.pipelines.backends.expressions import Scope, resolve
 from mammopipe.pipelines.backends.sessions import PLACEHOLDER_ACCOUNT, aws_errors
 from mammopipe.pipelines.backends.supported import all_steps
@@ -170,11 +170,8 @@ def _point(
 ) -> None:
     """Create the endpoint, or update it to the new configuration."""
     settings = str(rollout.endpoint_config["EndpointConfigName"])
-    try:
-        now = sagemaker.describe_endpoint(EndpointName=name)
-    except ClientError as error:
-        if not is_missing(error):
-            raise
+    now = find_endpoint(sagemaker, name)
+    if now is None:
         sagemaker.create_endpoint(**rollout.endpoint)
         say(f"Endpoint {name}: being created with {settings}")
         return
