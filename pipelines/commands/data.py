@@ -10,7 +10,7 @@ from mammopipe.pipelines.commands.arguments import Subparsers, as_json, command
 from mammopipe.processing.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mammopipe.pipelines.data.check import Look
+    from mammopipe.pipelines.data.check import DatasetCheck
 
 NOTES = {
     "densities": " (as the table writes them; MIAS: F fatty, G fatty-glandular, D dense-glandular; BI-RADS: A almost "
@@ -28,10 +28,19 @@ def add(subparsers: Subparsers) -> None:
         "check a table and its images: counts, what is missing, what will be refused; exit code 1 if a run would fail"
     )
     parser = command(subparsers, "data", text, "data check labels.csv --config own.toml --montage montage.png")
-    parser.add_argument("action", choices=["check"])
-    parser.add_argument("table", type=Path, metavar="TABLE", help="CSV or Parquet, or the folder that holds one")
+    parser.add_argument("action", choices=["check"], help="reads the table and its images; starts nothing")
+    parser.add_argument(
+        "table", type=Path, metavar="TABLE", help="CSV file, spreadsheet or Parquet file, or the folder that holds one"
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with [own], which maps the columns")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="assignments",
+        help="sets any key of the configuration; may be repeated",
+    )
     parser.add_argument("--table-only", action="store_true", help="do not read the images")
     parser.add_argument("--montage", type=Path, metavar="PNG", help="also draw up to 32 of the images")
     as_json(parser)
@@ -41,28 +50,18 @@ def add(subparsers: Subparsers) -> None:
 def check(options: argparse.Namespace) -> int:
     """Print the contents and problems of the dataset; returns 1 if a run could not succeed."""
     from mammopipe.pipelines.config.pipeline import PipelineConfig
-    from mammopipe.pipelines.data.check import look
+    from mammopipe.pipelines.data.check import check_dataset
     from mammopipe.processing.datasets.own import images_of, read_own, unused_columns
     from mammopipe.processing.datasets.own_table import find_table
 
     if options.montage and options.montage.suffix.lower() != ".png":
         raise ConfigError(f"--montage {options.montage}: is written as PNG; give a name that ends in .png")
     if options.table_only and options.montage:
-        raise ConfigError("--montage: needs the images, which --table-only leaves unread")
+        raise ConfigError("--montage: needs the images, which --table-only does not read")
     config = PipelineConfig.load(options.config, assignments=options.assignments)
     table = read_own(options.table, config.own)
     images = images_of(find_table(options.table), config.own)
-    found = look(
-        table,
-        images,
-        config.data.split,
-        read=not options.table_only,
-        phi=config.data.phi,
-        question=config.training.question,
-        max_quarantine=config.data.max_quarantine,
-        folds=config.training.folds,
-        for_processing=config.data.for_processing,
-    )
+    found = check_dataset(table, images, config, read=not options.table_only)
     if options.montage:
         from mammopipe.processing.jobs.contact_sheets import overview
         from mammopipe.processing.read_config import ReadConfig
@@ -76,7 +75,7 @@ def check(options: argparse.Namespace) -> int:
     return int(bool(found.problems))
 
 
-def _print(found: "Look", unused: Sequence[str]) -> None:
+def _print(found: "DatasetCheck", unused: Sequence[str]) -> None:
     print(f"{found.images} images of {found.patients} patients, {found.lesions} lesions" + (
         f"; {found.synthetic} images are synthetic" if found.synthetic else ""
     ))  # fmt: skip

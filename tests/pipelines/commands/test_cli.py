@@ -210,8 +210,8 @@ def test_without_a_run_there_is_one_line(tmp_path: Path, capsys: Capture, comman
 
 
 def test_a_run_without_endpoint_has_none_to_delete_or_ask(runs: Path, capsys: Capture, tmp_path: Path) -> None:
-    assert "keeps no endpoint" in failed(capsys, "delete", "--runs", str(runs))
-    assert "keeps no endpoint" in failed(capsys, "invoke", str(tmp_path / "a.pgm"), "--runs", str(runs))
+    assert "kept no endpoint" in failed(capsys, "delete", "--runs", str(runs))
+    assert "kept no endpoint" in failed(capsys, "invoke", str(tmp_path / "a.pgm"), "--runs", str(runs))
     assert "has no model.tar.gz" in failed(capsys, "deploy", "--runs", str(runs))
 
 

@@ -90,6 +90,14 @@ def test_a_label_or_split_that_changed_after_the_split_is_named() -> None:
     assert placed.label_digest == split_digest(placed)
 
 
+def test_a_copy_with_another_label_than_its_source_is_named_unless_the_source_was_edited() -> None:
+    copy = replace(row("a-1", TRAIN, "p-a", source_image_id="a"), label=Label.MALIGNANT)
+    message = "image a-1 has the label malignant, its source a normal"
+    assert found(row("a", TRAIN), copy) == [("label-changed", ("a-1",), message)]
+    edited = replace(row("a", TRAIN).placed(TRAIN, 1), label=Label.BENIGN)
+    assert [images for _, images, _ in found(edited, copy)] == [("a",)]
+
+
 def test_lesions_that_changed_after_the_split_are_named_and_moved_ones_are_not() -> None:
     circle = Lesion(10, 20.00049, 5, Label.MALIGNANT, "CIRC")
     placed = row("a", TRAIN, lesions=(circle,)).placed(TRAIN, 1)
