@@ -34,6 +34,7 @@ from mammopipe.training.evaluation.fit_audit import (
     audit_calibration,
     audit_comparison,
     audit_folds,
+    audit_score_maps,
     audit_training,
     audited,
 )
@@ -209,8 +210,8 @@ def _of_selected(
 ) -> dict[str, Any]:
     """Return what `evaluation.json` holds of the selected candidate alone: metrics, calibration, pointing, examples."""
     rows = {split: data.judged(split) for split in draws}
-    candidate = candidates[choice.selected]
-    fit = choice.candidates[choice.selected].fit
+    candidate, judged = candidates[choice.selected], choice.candidates[choice.selected]
+    fit = judged.fit
     chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
     threshold = fit.operating_points[Goal.SENSITIVITY].threshold
     level = "out-of-fold" if data.out_of_fold else str(Split.VALIDATION)
@@ -218,7 +219,7 @@ def _of_selected(
         "other_side": model.other_side,
         "selected": selected_figures(candidate, choice, chosen, rows, draws, level),
         "calibration": calibration_figures(
-            validation[choice.selected], test[choice.selected], {str(split): draw for split, draw in draws.items()}
+            validation[choice.selected], test[choice.selected], draws, judged, config.breast_rule
         ),
         "pointing": {
             str(split): pointing_game(images, outputs[split].pointed, model.classes, config.resamples(images))
@@ -305,15 +306,15 @@ def _fits(
     choice: Choice, validation: Mapping[str, ValidationPredictions], rule: BreastRule
 ) -> tuple[list[Fit], list[Finding]]:
     """Return the fits of the selection, and findings for values that differ when fitted again on validation."""
-    names = [f"calibration and thresholds of {name}" for name in validation]
-    fits = [Fit.on(what, said) for what, said in zip(names, validation.values(), strict=True)]
+    fits, findings = [], []
+    for name, said in validation.items():
+        used = choice.candidates[name]
+        for what in ("calibration and thresholds", "probabilities of breasts and patients"):
+            fits.append(Fit.on(f"{what} of {name}", said))
+        findings += audit_calibration(name, used.fit, said)
+        findings += audit_score_maps(name, used.maps, used.fit.calibration, said, rule)
+        findings += audit_comparison(name, used.comparison, said, rule)
     fits.append(Fit.on("choice of the network", validation[choice.selected]))
-    findings = [
-        finding
-        for name, said in validation.items()
-        for finding in audit_calibration(name, choice.candidates[name].fit, said)
-        + audit_comparison(name, choice.candidates[name].comparison, said, rule)
-    ]
     return fits, findings
 
 

@@ -239,10 +239,10 @@ class ViewsRule(StrEnum):
 class BreastAnswer(StrictModel):
     """The answer for one breast, from all its views.
 
-    Its score ranks breasts. It is a calibrated probability only if the model judged all views at once (`attention`).
+    Its score ranks breasts, and its decision follows from the score. Its probability is calibrated.
     """
 
-    prevalence: Prevalence | None = Field(default=None, description="that the breast's score assumes")
+    prevalence: Prevalence | None = Field(default=None, description="that the breast's score and probability assume")
 
     laterality: Laterality | None = Field(description="null: the images whose side is not known, taken as one breast")
     images: list[int] = Field(description="indices of its views")
@@ -255,6 +255,13 @@ class BreastAnswer(StrictModel):
         "then is not that of its images, which are scored alone",
     )
     malignancy_score: float = Field(ge=0, le=100)
+    probability: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="calibrated, that the breast has a cancer; null where the model has no map for breasts: model.json "
+        "has the reason",
+    )
     decision: Decision | None = Field(description="by the model's threshold for breasts; null where it has none")
     referral: Referral = Field(description="that of any of its views")
 
@@ -262,12 +269,19 @@ class BreastAnswer(StrictModel):
 class ExamResult(StrictModel):
     """The answer for the whole exam, from its most suspicious breast.
 
-    Its score ranks women; it is not calibrated as a woman's probability of cancer.
+    Its score ranks women, and its decision follows from the score. Its probability is calibrated.
     """
 
-    prevalence: Prevalence | None = Field(default=None, description="that the exam's score assumes")
+    prevalence: Prevalence | None = Field(default=None, description="that the exam's score and probability assume")
 
     malignancy_score: float = Field(ge=0, le=100)
+    probability: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="calibrated, that the woman has a cancer; null where the model has no map for patients: model.json "
+        "has the reason",
+    )
     decision: Decision | None = Field(description="by the model's threshold for patients; null where it has none")
     referral: Referral = Field(description="that of any of its images")
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from mammopipe.training.evaluation.calibration_methods import Method, choose_method, fit_calibration
+from mammopipe.training.evaluation.score_calibration import FittedMaps, fit_score_maps
 from mammopipe.training.metrics.classification import MetricError, roc_curve
 from mammopipe.training.metrics.thresholds import sensitivity_at, specificity_at
 from mammopipe.training.model.calibration import Calibration
@@ -92,10 +93,12 @@ class Comparison:
     """Method of the calibration."""
     thresholds: Mapping[Level, Mapping[Goal, float]]
     """Thresholds on the calibrated score, for the levels in `COMPARED`."""
+    maps: FittedMaps
+    """Maps from the scores of compared breasts, and of their patients, to probabilities."""
 
 
 def fit_comparison(validation: ValidationPredictions, weight: float, rule: BreastRule) -> Comparison | None:
-    """Fit the comparison of breasts with its own calibration and thresholds.
+    """Fit the comparison of breasts with its own calibration, thresholds and maps.
 
     Args:
         validation: Validation predictions.
@@ -116,7 +119,8 @@ def fit_comparison(validation: ValidationPredictions, weight: float, rule: Breas
     method = choose_method(kept)
     calibration = fit_calibration(kept, method)
     thresholds = fit_thresholds(kept, calibration, rule)
-    return Comparison(weight, calibration, method, {level: thresholds[level] for level in COMPARED})
+    maps = fit_score_maps(kept, calibration, rule)
+    return Comparison(weight, calibration, method, {level: thresholds[level] for level in COMPARED}, maps)
 
 
 def _thresholds(cases: Cases) -> dict[Goal, float]:

@@ -1,4 +1,4 @@
-"""Compares the calibration methods for the selected model and measures its calibration of malignant.
+"""Compares the calibration methods for the selected model and measures its calibration of malignant, at every level.
 
 On validation, each image uses a calibration that was fitted, and its method chosen, without the image's patient
 (cross-fitting by patient). On test, the calibration is fitted on all of validation.
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mammopipe.processing.datasets.manifest import Split
 from mammopipe.training.evaluation.calibration_methods import (
     SERVED,
     Method,
@@ -19,9 +20,12 @@ from mammopipe.training.evaluation.calibration_methods import (
     fit_served,
     patient_folds,
 )
+from mammopipe.training.evaluation.score_calibration import score_figures
+from mammopipe.training.evaluation.selection import Candidate
 from mammopipe.training.metrics import calibration, classification
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.scorecard import figure
+from mammopipe.training.model.exam_scores import BreastRule, compared
 from mammopipe.training.model.predictions import (
     Floats,
     Integers,
@@ -34,27 +38,38 @@ MEASURED = (classification.expected_calibration_error, classification.brier, cla
 
 
 def calibration_figures(
-    validation: ValidationPredictions, test: TestPredictions, draws: Mapping[str, Resamples]
+    validation: ValidationPredictions,
+    test: TestPredictions,
+    draws: Mapping[Split, Resamples],
+    judged: Candidate,
+    rule: BreastRule,
 ) -> dict[str, Any]:
     """Return `calibration` of `evaluation.json`.
 
     Args:
         validation: Predictions that the calibration is fitted on.
         test: Predictions that the calibration is measured on.
-        draws: Bootstrap draws of each split, by its name.
+        draws: Bootstrap draws of each split.
+        judged: The selected candidate with its fits.
+        rule: How the scores of a breast's views are combined.
 
     Returns:
         {"served": the served method, "may_be_served", "folds", "validation" and "test": {method: calibration error,
-        Brier score, log loss, reliability}, "of_malignant": {split: see `_of_malignant`}}.
+        Brier score, log loss, reliability}, "of_malignant": {split: see `_of_malignant`}, "scores" and
+        "compared_scores": {split: see `score_figures`}, the second of compared breasts}.
     """
     served = choose_method(validation)
     on_validation = {
-        str(method): _measured(validation.labels, cross_fitted(partial(fit, method), validation), draws["validation"])
+        str(method): _measured(
+            validation.labels, cross_fitted(partial(fit, method), validation), draws[Split.VALIDATION]
+        )
         for method in Method
     }
     # The class frequencies of the other folds, on which an image's calibration was fitted.
     frequencies = cross_fitted(lambda part: partial(_frequencies, part), validation)
-    on_test = {str(method): _measured(test.labels, fit(method, validation)(test), draws["test"]) for method in Method}
+    on_test = {
+        str(method): _measured(test.labels, fit(method, validation)(test), draws[Split.TEST]) for method in Method
+    }
     return {
         "served": str(served),
         "may_be_served": [str(method) for method in SERVED],
@@ -63,11 +78,31 @@ def calibration_figures(
         "test": on_test,
         "of_malignant": {
             "validation": _of_malignant(
-                validation, cross_fitted(fit_served, validation), frequencies, draws["validation"]
+                validation, cross_fitted(fit_served, validation), frequencies, draws[Split.VALIDATION]
             ),
-            "test": _of_malignant(test, fit(served, validation)(test), _frequencies(validation, test), draws["test"]),
+            "test": _of_malignant(
+                test, fit(served, validation)(test), _frequencies(validation, test), draws[Split.TEST]
+            ),
         },
+        "scores": {
+            str(each.split): score_figures(judged.maps, judged.fit.calibration, rule, each, draws[each.split])
+            for each in (validation, test)
+        },
+        "compared_scores": {str(each.split): _compared(judged, rule, each, draws) for each in (validation, test)},
     }
+
+
+def _compared(
+    judged: Candidate, rule: BreastRule, predictions: Predictions, draws: Mapping[Split, Resamples]
+) -> dict[str, Any]:
+    """Return the figures of compared breasts and their patients; empty where breasts are not compared."""
+    if judged.comparison is None:
+        return {}
+    kept, places = compared(predictions, judged.comparison.weight)
+    if len(places) == 0:
+        return {}
+    drawn = draws[kept.split].of(places)
+    return score_figures(judged.comparison.maps, judged.comparison.calibration, rule, kept, drawn)
 
 
 def _measured(labels: Integers, probabilities: Floats, draws: Resamples) -> dict[str, Any]:

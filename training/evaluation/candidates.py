@@ -18,6 +18,7 @@ from mammopipe.training.evaluation.calibration import (
 )
 from mammopipe.training.evaluation.data import SegmentedData
 from mammopipe.training.evaluation.detection import by_level
+from mammopipe.training.evaluation.score_calibration import FittedMaps
 from mammopipe.training.evaluation.selection import Candidate, Choice
 from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.metrics.bootstrap import Resamples
@@ -76,6 +77,7 @@ def candidate_figures(
         "seconds": training["seconds"],
         **calibration.as_dict(test.classes),
         "calibration_method": str(judged.fit.method),
+        "scores": _maps(judged.maps),
         "choice": dict(judged.choice),
         "validation": {**judged.validation, **measured[Split.VALIDATION]},
         "test": {**on_test, **measured[Split.TEST]},
@@ -83,6 +85,10 @@ def candidate_figures(
         if judged.comparison
         else None,
     }
+
+
+def _maps(maps: FittedMaps) -> dict[str, Any]:
+    return {str(level): fitted.as_dict() for level, fitted in maps.items()}
 
 
 def _compared(
@@ -96,6 +102,7 @@ def _compared(
         "weight": comparison.weight,
         **comparison.calibration.as_dict(judged[0].classes),
         "calibration_method": str(comparison.method),
+        "scores": _maps(comparison.maps),
     }
     for predictions in judged:
         kept, places = compared(predictions, comparison.weight)

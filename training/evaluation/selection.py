@@ -15,6 +15,7 @@ from mammopipe.training.evaluation.calibration import (
     fit_comparison,
     fit_thresholds,
 )
+from mammopipe.training.evaluation.score_calibration import FittedMaps, fit_score_maps
 from mammopipe.training.metrics.bootstrap import MetricError, Resamples
 from mammopipe.training.metrics.choice import ChoiceFigure
 from mammopipe.training.metrics.scorecard import scorecard
@@ -31,6 +32,8 @@ class Candidate:
     """Calibration and operating points."""
     thresholds: Mapping[Level, Mapping[Goal, float]]
     """Thresholds on the calibrated score of images, breasts and patients."""
+    maps: FittedMaps
+    """Maps from the scores of breasts and patients to probabilities."""
     validation: Mapping[str, Any]
     """Scorecard of the calibrated probabilities."""
     choice: Mapping[str, Any]
@@ -76,10 +79,11 @@ def choose(
         probabilities = predictions.probabilities(fit.calibration)
         figures = scorecard(predictions.labels, probabilities, classes=classes, resamples=resamples)
         thresholds = fit_thresholds(predictions, fit.calibration, choice.rule)
+        maps = fit_score_maps(predictions, fit.calibration, choice.rule)
         comparison = fit_comparison(predictions, other_breast, choice.rule)
         measured = choice.measured(predictions, fit.calibration, resamples)
         if measured["value"] is None:
             raise MetricError(f"{name}: {choice.words} chooses the network and is {measured['reason']}")
-        candidates[name] = Candidate(fit, thresholds, figures, measured, comparison)
+        candidates[name] = Candidate(fit, thresholds, maps, figures, measured, comparison)
     selected = max(candidates, key=lambda name: float(candidates[name].choice["value"]))
     return Choice(candidates, selected)

@@ -13,7 +13,7 @@ from highdicom.sr import srread
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID
 
-from mammopipe.inference.contract.schema import NOTICE
+from mammopipe.inference.contract.schema import NOTICE, ExamAnswer
 from mammopipe.inference.dicom import wording
 from mammopipe.inference.dicom.results import mammography_cad_report, overlay_capture, structured_report
 from mammopipe.processing.images.mammogram import read_mammogram
@@ -219,6 +219,22 @@ def test_the_threshold_says_what_it_did_in_validation(exams: list[list[bytes]]) 
 def test_only_a_score_that_was_calibrated_is_called_a_probability(level: str, rule: str | None, said: str) -> None:
     facts = {"prevalence": {"value": 0.154, "of": "validation", "level": level}, "rule": rule, "decision": None}
     assert any(text.startswith(said) for text in wording.sentences(facts))
+
+
+def test_a_calibrated_probability_is_the_probability_of_cancer_and_the_score_stands_beside_it(
+    exams: list[list[bytes]],
+) -> None:
+    files = exams[0]
+    facts = exam(files).model_dump(mode="json")
+    facts["exam"] |= {"probability": 0.0875, "prevalence": {"value": 0.01, "of": "deployment", "level": "patient"}}
+    facts["breasts"][0]["probability"] = 0.07
+    found = groups(opened(structured_report(files, ExamAnswer.model_validate(facts))))
+    assert numbers(found["exam"])["111047"] == 8.75 and numbers(found["exam"])["SCORE"] == 64
+    assert numbers(found["breast L"]) == {"111047": 7, "SCORE": 61} and numbers(found["breast R"]) == {"111047": 61}
+    said = "The probability is calibrated for a prevalence of 0.01 (deployment); the decision follows from the score"
+    assert any(text.startswith(said) for text in words(found["exam"]))
+    assert wording.chances(facts["exam"], "exam") == "Probability of cancer, exam: 8.75 % (score 64 of 100)"
+    assert wording.chances(facts["breasts"][1], "right breast") == "Probability of cancer, right breast: 61 %"
 
 
 def test_the_image_library_codes_side_and_view(exams: list[list[bytes]]) -> None:

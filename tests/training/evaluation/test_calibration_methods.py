@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.isotonic import IsotonicRegression
 
+from mammopipe.training.evaluation.calibration import calibrate
 from mammopipe.training.evaluation.calibration_figures import calibration_figures
 from mammopipe.training.evaluation.calibration_methods import (
     FOLDS,
@@ -19,9 +20,12 @@ from mammopipe.training.evaluation.calibration_methods import (
     fit_served,
     patient_folds,
 )
+from mammopipe.training.evaluation.score_calibration import fit_score_maps
+from mammopipe.training.evaluation.selection import Candidate
 from mammopipe.training.metrics import classification
 from mammopipe.training.metrics.bootstrap import MetricError, Resamples
 from mammopipe.training.model.calibration import Calibration
+from mammopipe.training.model.exam_scores import BreastRule
 from mammopipe.training.model.predictions import LeakError, TestPredictions, ValidationPredictions, pick, softmax
 
 PATIENTS = 60
@@ -35,6 +39,11 @@ def made(kind, seed: int, sharpness: float = 4.0):
     patients = tuple(f"{kind.split}-{index // 2}" for index in range(2 * PATIENTS))
     names = tuple(f"{patient}-{index % 2}" for index, patient in enumerate(patients))
     return kind(names, patients, names, labels, sharpness * logits)
+
+
+def candidate(validation: ValidationPredictions) -> Candidate:
+    fitted = calibrate(validation)
+    return Candidate(fitted, {}, fit_score_maps(validation, fitted.calibration, BreastRule.MEAN), {}, {})
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +80,8 @@ def test_an_answer_does_not_depend_on_the_patients_own_labels(validation, method
 
 def test_temperature_and_isotonic_help_an_overconfident_model(validation):
     test = made(TestPredictions, 5)
-    draws = {str(kind.split): Resamples.draw(kind.patients, n=100, seed=0) for kind in (validation, test)}
-    found = calibration_figures(validation, test, draws)
+    draws = {kind.split: Resamples.draw(kind.patients, n=100, seed=0) for kind in (validation, test)}
+    found = calibration_figures(validation, test, draws, candidate(validation), BreastRule.MEAN)
     assert found["served"] == str(choose_method(validation)) and found["folds"] == FOLDS
     for split in ("validation", "test"):
         for key in ("expected_calibration_error", "brier"):
@@ -176,8 +185,8 @@ def test_nothing_is_fitted_on_test(fitting):
 
 def test_figures_say_whether_the_probability_of_malignant_means_what_it_says():
     given, test = balanced(ValidationPredictions, 0), balanced(TestPredictions, 1)
-    draws = {str(kind.split): Resamples.draw(kind.patients, n=100, seed=0) for kind in (given, test)}
-    found = calibration_figures(given, test, draws)["of_malignant"]
+    draws = {kind.split: Resamples.draw(kind.patients, n=100, seed=0) for kind in (given, test)}
+    found = calibration_figures(given, test, draws, candidate(given), BreastRule.MEAN)["of_malignant"]
     for split in ("validation", "test"):
         assert found[split]["log_loss"]["value"] < found[split]["log_loss_of_frequencies"]["value"]
         assert found[split]["expected_over_observed"]["value"] == pytest.approx(1, abs=0.25)
