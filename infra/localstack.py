@@ -1,10 +1,10 @@
-"""Local stand-ins for AWS, on loopback only: LocalStack for S3, IAM, STS, CloudFormation; moto for the SageMaker API.
+"""Local replacements of AWS, on loopback only: LocalStack for S3, IAM, STS, CloudFormation; moto for the SageMaker API.
 
-    python infra/localstack.py install     LocalStack into .services/venv, because its pins conflict with ours
-    python infra/localstack.py up          in containers if Docker can get the images, else as two processes
-    python infra/localstack.py down
+    python infra/localstack.py install     Installs LocalStack into .services/venv: its pins conflict with ours.
+    python infra/localstack.py up          Starts both, in containers if Docker can get the images, else as processes.
+    python infra/localstack.py down        Stops both.
 
-`up` returns once both respond, and prints the variables that direct our commands to them. Their output is in
+`up` returns once both respond, and prints the environment variables that make our commands use them. Their output is in
 .services/*.log; the ports are LOCALSTACK_PORT (4566) and MOTO_PORT (5566).
 """
 
@@ -107,7 +107,9 @@ def start(folder: Path, wanted: Sequence[Service]) -> dict[str, SupervisedProces
     try:
         for service in wanted:
             if service.is_up():
-                raise ConfigError(f"{service.name}: {service.url} is taken; make services-down, or another port")
+                raise ConfigError(
+                    f"{service.name}: {service.url} is in use; run make services-down, or choose another port"
+                )
             environment = {key: word for key, word in os.environ.items() if not key.startswith("AWS_")}
             running[service.name] = SupervisedProcess.start(
                 service.command,
@@ -133,7 +135,7 @@ def _wait(service: Service, folder: Path, process: SupervisedProcess | None) -> 
             raise ConfigError(f"{service.name} ended with exit code {process.poll()}; its last line: {last_line(log)}")
         if time.monotonic() > deadline:
             raise ConfigError(f"{service.name} does not answer at {service.url} within {START_SECONDS:.0f} s")
-        time.sleep(0.1)  # another program starts; there is nothing to wait on
+        time.sleep(0.1)  # a program that starts sends no event to wait for
 
 
 def variables(localstack: Service, moto: Service) -> dict[str, str]:
@@ -154,7 +156,7 @@ def up(folder: Path, *, docker: bool) -> None:
     """Start both services, in containers or as processes that outlive this one, and print how to use them."""
     wanted = _configured(folder)
     if all(service.is_up() for service in wanted):
-        print("Both answer already.")
+        print("Both are running already.")
     elif docker and _compose_up(folder):
         for service in wanted:
             _wait(service, folder, None)
@@ -173,13 +175,13 @@ def down(folder: Path) -> None:
     """Stop both services; leaves only their logs and LocalStack's installation."""
     file = folder / "running.json"
     if not file.is_file():
-        print("Nothing of ours is running.")
+        print("Neither service is running.")
         return
     running = json.loads(file.read_text(encoding="utf-8"))
     if running.get("containers"):
         subprocess.run([*(compose() or ["docker-compose"]), *COMPOSE_WORDS, "down", "--volumes"], check=True)
     for name, pid in running.get("processes", {}).items():
-        print(f"{name} {'stopped' if stop_kept(pid) else 'was gone already'}")
+        print(f"{name} {'stopped' if stop_kept(pid) else 'had already ended'}")
     shutil.rmtree(folder / "localstack", ignore_errors=True)
     file.unlink()
 
@@ -208,7 +210,7 @@ def _compose_up(folder: Path) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command."""
-    parser = argparse.ArgumentParser(description="The local cloud: LocalStack and moto, on loopback alone.")
+    parser = argparse.ArgumentParser(description="Local replacements of AWS, LocalStack and moto, on loopback only.")
     parser.add_argument("command", choices=["install", "up", "down"])
     parser.add_argument("--folder", type=Path, default=FOLDER, help="default: .services in the checkout")
     parser.add_argument("--processes", action="store_true", help="no containers, even where Docker runs")

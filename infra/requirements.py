@@ -1,8 +1,8 @@
-"""Print what an image installs before our wheel: the requirements of one extra of pyproject.toml, one per line.
+"""Prints the requirements of one extra of pyproject.toml, one per line, for an image to install before our wheel.
 
     python infra/requirements.py pyproject.toml serving
 
-They are installed separately from the wheel, so a change of our code does not rebuild the layer of dependencies.
+They are installed before the wheel, so that a change of our code does not rebuild the image's layer of dependencies.
 """
 
 import re

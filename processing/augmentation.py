@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mammopipe.processing.breast.preprocess import FULL_SCALE, to_unit
-from mammopipe.processing.classes import named, widest
+from mammopipe.processing.classes import class_of, possible_classes
 from mammopipe.processing.datasets.manifest import ImageRecord, Lesion, Split, View
 from mammopipe.processing.errors import ConfigError
 
@@ -92,8 +92,8 @@ def plan_copies(
     if copies < 0:
         raise ConfigError(f"copies={copies} must not be negative")
     training = [record for record in records if record.split in of and not record.source_image_id]
-    classes = classes or widest(record.label for record in training)
-    of_image = {record.image_id: named(record.label, classes) for record in training}
+    classes = classes or possible_classes(record.label for record in training)
+    of_image = {record.image_id: class_of(record.label, classes) for record in training}
     counts = Counter(of_image.values())
     total = max(counts.values(), default=0) * (copies + 1)
     plan: dict[str, int] = {}
@@ -146,7 +146,7 @@ class Augmenter:
         result = geometry(image=to_unit(pixels), keypoints=points, order=np.arange(len(points)))
         exposed = self._exposure(image=result["image"])["image"]
         copied = np.rint(np.clip(exposed, 0, 1) * FULL_SCALE).astype(np.uint16)
-        # More brightness would also brighten the black surroundings, which must stay air.
+        # A change of brightness or contrast would also change the black surroundings, which must stay air.
         copied[result["image"] <= 0] = 0
         mirrored = any(applied == "HorizontalFlip" for applied, _ in result["applied_transforms"])
         side = record.laterality.other if record.laterality and mirrored else record.laterality
@@ -163,8 +163,8 @@ class Augmenter:
 def _geometry(config: AugmentationConfig, height: int, craniocaudal: bool) -> A.Compose:
     """Return the geometric transforms for images of `height` rows.
 
-    Only a craniocaudal view may be flipped upside down: the flip swaps medial and lateral. In other views it would give
-    an anatomy that does not exist.
+    Only a craniocaudal view may be flipped upside down, which swaps medial and lateral. In other views the flip would
+    give an anatomy that does not exist.
     """
     sigma = max(1.0, config.elastic_smoothness * height)
     # A Gaussian reduces the deviation of white noise to 1 / (2 sqrt(pi) sigma) of its value, which is 1 / sqrt(3) for
@@ -172,7 +172,7 @@ def _geometry(config: AugmentationConfig, height: int, craniocaudal: bool) -> A.
     alpha = config.elastic_displacement * height * 2 * math.sqrt(3 * math.pi) * sigma
     shift = (-config.shift, config.shift)
     steps: list[Any] = [
-        # This comes first, because it can only move points that are inside the image.
+        # Elastic deformation comes first, because it moves only points that are inside the image.
         A.ElasticTransform(
             alpha=alpha, sigma=sigma, fill=0, noise_distribution="uniform", p=config.elastic_probability
         ),

@@ -49,12 +49,13 @@ def classes_of(labels: Iterable[Label], question: Question = Question.CLASSES, *
     counts = Counter(labels)
     if not counts[Label.MALIGNANT] or counts[Label.MALIGNANT] == counts.total():
         raise LabelError(
-            f"{where}: labels {counted(counts)}: a dataset needs malignant images and others; this one has one class"
+            f"{where}: labels {counts_text(counts)}: a dataset needs malignant images and others; this one has one "
+            "class"
         )
-    return TWO if question is Question.BINARY else widest(counts, required=True)
+    return TWO if question is Question.BINARY else possible_classes(counts, required=True)
 
 
-def widest(labels: Iterable[Label], *, required: bool = False) -> Classes:
+def possible_classes(labels: Iterable[Label], *, required: bool = False) -> Classes:
     """Return `THREE` if no label is negative, else `TWO`; if `required`, each of the three must also occur."""
     present = set(labels)
     allowed = Label.NEGATIVE not in present and (not required or present >= set(THREE))
@@ -71,8 +72,8 @@ def classes_of_number(number: int) -> Classes:
 def class_index(label: Label, classes: Sequence[str]) -> int:
     """Return the index of the label's class.
 
-    With the classes negative and malignant, every label except malignant is negative. Raises `LabelError` for a
-    negative image among three classes, because it may be normal or benign.
+    With the classes negative and malignant, every label except malignant is negative. With three classes, a negative
+    label raises `LabelError`, because such an image may be normal or benign.
     """
     if tuple(classes) == TWO:
         return int(label is Label.MALIGNANT)
@@ -86,17 +87,17 @@ def class_indices(records: Iterable[ImageRecord], classes: Sequence[str]) -> NDA
     return np.array([class_index(record.label, classes) for record in records], np.int64)
 
 
-def named(label: Label, classes: Sequence[str]) -> Label:
+def class_of(label: Label, classes: Sequence[str]) -> Label:
     """Return the class of an image with this label."""
     return Label(classes[class_index(label, classes)])
 
 
-def listed(labels: Iterable[Label]) -> Classes:
-    """Return the labels by which a dataset's images are counted: the three, or those that occur if one is negative."""
+def counted_labels(labels: Iterable[Label]) -> Classes:
+    """Return the labels by which images are counted: the three or, if a label is negative, the labels that occur."""
     present = set(labels)
     return THREE if Label.NEGATIVE not in present else tuple(label for label in Label if label in present)
 
 
-def counted(counts: Counter[Label]) -> str:
+def counts_text(counts: Counter[Label]) -> str:
     """Return numbers of images by label as text."""
     return ", ".join(f"{label} {counts[label]}" for label in Label if counts[label]) or "none"

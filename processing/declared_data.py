@@ -1,7 +1,7 @@
 """The images on which pretrained weights were trained, as far as those who stage the weights declare them.
 
-Weights that have seen the test images make every figure too good, and a file of weights does not show what it has seen.
-So `<file>.json` beside staged weights may declare it: `{"datasets": ["ImageNet-1k"], "source": "...", "note": "..."}`.
+Weights that were trained on the test images make every figure too good, and the file itself does not show its data. So
+`<file>.json` beside staged weights may declare them: `{"datasets": ["ImageNet-1k"], "source": "...", "note": "..."}`.
 The names of the collections that this project reads (`mias`, `cbis-ddsm`, ...) are compared with the data of the run.
 """
 
@@ -74,6 +74,6 @@ def sentence(weights: Mapping[str, Any] | None, datasets: Iterable[str]) -> str:
 
 
 def _plain(name: str) -> str:
-    """Return a name without case, spaces and signs: CBIS-DDSM and cbis_ddsm are one name."""
+    """Return a name in lower case without spaces and punctuation: CBIS-DDSM and cbis_ddsm are one name."""
     text = "".join(letter for letter in name.casefold() if letter.isalnum())
     return {"minimias": "mias", "vindr": "vindrmammo"}.get(text, text)

@@ -6,11 +6,18 @@
     ├── ManifestError              a manifest breaks a rule
     ├── QuarantineError            more images were refused than the stated share allows
     ├── StorageError               an S3 location or endpoint cannot be used
-    └── ImageError                 an image file cannot be read as a mammogram (its subclasses:
-    `mammopipe.processing.images.mammogram`)
+    ├── LostProcessError           another process of the same job ended, or cannot be reached
+    └── ImageError                 an image file cannot be read as a mammogram
+        ├── UnsupportedImageError  the format or encoding is not supported
+        ├── CorruptImageError      truncated, undecodable, or contradicting itself
+        │   └── ReaderFaultError   the reader failed unexpectedly
+        ├── NotAMammogramError     readable, but not one 2-D mammogram of one breast
+        ├── ImageTooLargeError     announces more than the limits allow; refused before memory is allocated
+        ├── NoBreastError          the pixels show no breast
+        └── DuplicatePictureError  a picture occurs twice in an exam
 
-A message names the file, the tag or field, the value and the broken rule. It never contains a patient's identity.
-Any other exception is a bug of this program and keeps its traceback.
+A message names the file (`<bytes>` for bytes), the tag or field, the value and the broken rule. It never contains a
+patient's identity. Any other exception is a bug of this program and keeps its traceback.
 """
 
 
@@ -67,7 +74,7 @@ class NoBreastError(ImageError):
 
 
 class DuplicatePictureError(ImageError):
-    """A picture occurs twice in an exam; its breast would count it twice."""
+    """A picture occurs twice in an exam; the score of its breast would count it twice."""
 
 
 class ReaderFaultError(CorruptImageError):

@@ -22,7 +22,8 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 def disk_fault(error: BaseException | None) -> str:
     """Return what is wrong with the disk, as `No space left on device`; empty if an error has another cause.
 
-    Libraries that write files by their own code raise errors without a number, which only quote the system's words.
+    Libraries that write files with their own code raise errors without an error number. So the text of each error is
+    searched for the system's message.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in DISK:
@@ -54,7 +55,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
-        os.chmod(name, 0o644)
+        os.chmod(name, 0o644)  # mkstemp makes files that only their owner may read
         os.replace(name, path)
     except (IsADirectoryError, NotADirectoryError) as error:
         Path(name).unlink(missing_ok=True)

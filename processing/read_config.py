@@ -1,14 +1,4 @@
-"""The settings and limits of all image readers, and the errors that they raise.
-
-    mammopipe.processing.errors.ImageError
-    ├── UnsupportedImageError      the format or encoding is not supported
-    ├── CorruptImageError          truncated, undecodable, or contradicting itself
-    ├── NotAMammogramError         readable, but not one 2-D mammogram of one breast
-    ├── ImageTooLargeError         announces more than the limits allow; refused before memory is allocated
-    └── NoBreastError              the pixels show no breast
-
-Messages name the file (`<bytes>` for bytes), the attribute and the rule. They show no value that identifies a person.
-"""
+"""The settings and limits of all image readers; `mammopipe.processing.errors` lists the errors that they raise."""
 
 from enum import StrEnum
 

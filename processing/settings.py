@@ -31,7 +31,7 @@ _TYPE_RULES = {
     "dataclass": "must be a table",
     "finite": "must be a finite number",
 }
-"""The rule behind each pydantic error, by the first word of the error's type."""
+"""The rule that a value broke, by the first word of the type of pydantic's error."""
 
 
 class Settings(BaseModel):

@@ -1,7 +1,7 @@
 """Varies a segmented image at random each time that training uses it; lesions move with the pixels.
 
-Segment puts the chest wall of every breast on the same side, so images are not mirrored left to right here: served
-images never are. Only craniocaudal views are mirrored top to bottom, which swaps medial and lateral; in other views it
+Segment puts the chest wall of every breast on the same side, and serving does the same. So images are not mirrored left
+to right here. Only craniocaudal views are mirrored top to bottom, which swaps medial and lateral; in other views it
 would give an anatomy that does not exist. Air stays exactly 0, in training and in serving.
 """
 
@@ -16,13 +16,17 @@ from mammopipe.processing.datasets.manifest import Lesion, View
 
 Image = NDArray[np.float32]
 
+# The ranges of the variations at full strength, as `Variation` describes them.
 _DEGREES, _SCALE, _SHIFT = 30.0, 0.15, 0.05
 _CROPPED = 0.5
 _TONE = 0.2
 _BLUR = 1.5
 _REDUCED = 0.5
-_DISPLACEMENT, _SMOOTHNESS = 0.01, 24
+_DISPLACEMENT = 0.01
+_SMOOTHNESS = 24
+"""Pixels between the points of the coarse grid on which elastic displacements are drawn."""
 _SOMETIMES = 0.3
+"""Probability of the variations that are not applied at each use."""
 DARKEST = 1 / 65535
 """Darkest value of tissue; 0 is air."""
 

@@ -1,4 +1,4 @@
-"""The SHA-256 sums that files of weights state: in their names, or in a file beside them."""
+"""Checks files of weights against the SHA-256 sums that are stated in their names or in a file beside them."""
 
 import re
 from pathlib import Path

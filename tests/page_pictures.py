@@ -24,7 +24,7 @@ SETTINGS = {
     "dark": {"color_scheme": "dark", "viewport": {"width": 1440, "height": 900}},
     "narrow": {"color_scheme": "light", "viewport": {"width": 420, "height": 1400}},
 }
-"""Of each picture; its name ends with the key."""
+"""The size of each picture; its file name ends with the key."""
 
 
 def phantom_exam(folder: Path) -> list[bytes]:

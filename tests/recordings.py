@@ -1,7 +1,8 @@
-"""What a terminal shows of `run`, `status` and `doctor`, as pictures in docs/recordings/: `make recordings`.
+"""Records the terminal output of `run`, `status` and `doctor` as pictures in docs/recordings/: `make recordings`.
 
-Run `python -m tests.recordings [FOLDER]`. Each command runs on a pseudo-terminal of its own, in an empty folder and on
-synthetic films; a picture is its screen as it stood, at the end or, of `run`, while networks train. Nothing is edited.
+Run `python -m tests.recordings [FOLDER]`. Each command runs on its own pseudo-terminal, in an empty folder and on
+synthetic images. A picture shows the screen at the end of the command; that of `run`, while networks train. Nothing is
+edited.
 """
 
 import argparse
@@ -26,14 +27,14 @@ COLUMNS, ROWS = 100, 50
 RUN = ("run", "--cnns", "modified_cnn,alexnet", "--phantoms", "30")
 FOLDER = Path("docs", "recordings")
 KEPT = ("HOME", "LANG", "LC_ALL", "PATH", "PYTHONPATH", "TMPDIR")
-"""Variables that the commands see: none of a person, an account or a data set."""
+"""The environment of the commands, without variables of a person, an account or a dataset."""
 _CONTROL = re.compile("\x1b\\[([0-9;?]*)([A-Za-z])|([\r\n])")
 _FONT = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)
-"""The picture would fetch its font from elsewhere; every system has one of equal widths."""
+"""Removed: the picture would fetch its font from the network, and every system has a font of equal widths."""
 
 
 class Screen:
-    """The lines that a terminal shows, of what was written to it: text and styles, line ends, cursor up, erase line."""
+    """The lines of a terminal; it understands text and styles, line ends, cursor up, erase line."""
 
     def __init__(self) -> None:
         self.lines = [""]
@@ -42,7 +43,7 @@ class Screen:
         """Whether the cursor stands at the beginning of the line, whose text the next one replaces."""
 
     def write(self, text: str) -> None:
-        """Take what was written; raises `ValueError` for a movement that is not known: the picture would be false."""
+        """Process output; raises `ValueError` for an unknown control sequence, since the picture would be wrong."""
         end = 0
         for found in _CONTROL.finditer(text):
             self._show(text[end : found.start()])
@@ -73,15 +74,15 @@ class Screen:
             raise ValueError(f"{found.group()!r}: the screen does not know this")
 
     def text(self) -> str:
-        """Return the lines, styles among them."""
+        """Return the lines with their styles."""
         return "\n".join(self.lines).rstrip("\n")
 
 
 def record(words: tuple[str, ...], folder: Path, seen: Callable[[str], None]) -> str:
-    """Return what the terminal shows after `mammopipe WORDS` in `folder`; `seen` is told of each screen before."""
+    """Return the screen after `mammopipe WORDS` in `folder`; `seen` is called with each earlier screen."""
     screen, held = Screen(), ""
     for piece in _written(words, folder):
-        # A sequence, or a line that is being replaced, may be cut in two.
+        # A read may end within a control sequence, or within a line that is being replaced.
         whole, newline, held = (held + piece).rpartition("\n")
         screen.write(whole + newline)
         seen(screen.text())
@@ -90,7 +91,7 @@ def record(words: tuple[str, ...], folder: Path, seen: Callable[[str], None]) ->
 
 
 def _written(words: tuple[str, ...], folder: Path) -> Iterator[str]:
-    """Yield what the command writes to its terminal; its input is that terminal, too."""
+    """Yield the command's output to its terminal, which is also its input."""
     leader, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     environment = {name: os.environ[name] for name in KEPT if name in os.environ} | {"TERM": "xterm-256color"}
@@ -106,7 +107,7 @@ def _written(words: tuple[str, ...], folder: Path) -> Iterator[str]:
 
 
 def picture(words: tuple[str, ...], shown: str) -> bytes:
-    """Return the screen as SVG, the command above it as it was typed."""
+    """Return the screen as SVG, with the typed command above it."""
     console = Console(
         record=True,
         width=COLUMNS,
@@ -123,7 +124,7 @@ def picture(words: tuple[str, ...], shown: str) -> bytes:
 
 
 def training(screens: list[str]) -> Callable[[str], None]:
-    """Return what keeps the last screen in which networks are training, the only one of `screens`."""
+    """Return a function that keeps, as the only one of `screens`, the last screen in which networks are training."""
 
     def look(shown: str) -> None:
         if shown.count("s an epoch") > (screens[0].count("s an epoch") if screens else 0):

@@ -19,6 +19,8 @@ ALLOWED = {
     "pipelines": {"pipelines", "inference", "training", "processing"},
 }
 TORCH = ("torch", "torchvision")
+ANSWERS = ("inference/contract", "inference/client")
+"""The rooms of the two ends of a request; the client reads what the contract says without pydantic."""
 MOST_FILES, MOST_LINES, MOST_LINES_OF_A_FUNCTION = 15, 350, 60
 
 
@@ -39,7 +41,7 @@ def tree_of(path: Path) -> ast.Module:
 
 
 def imports(source: Path | ast.AST) -> Iterator[str]:
-    """Yield what a module, or a part of one, imports: modules, and names that may be modules."""
+    """Yield what a module or another node imports: modules, and names that may be modules."""
     for node in ast.walk(tree_of(source) if isinstance(source, Path) else source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -68,7 +70,7 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 def at_import(path: Path) -> set[str]:
-    """Return what a module imports when it is imported, with the packages above; not what its functions import."""
+    """Return the imports at the top of a module, including the packages above; without those inside functions."""
     nodes: list[ast.AST] = [tree_of(path)]
     found: set[str] = set()
     while nodes:
@@ -128,8 +130,19 @@ def test_a_file_has_one_subject_and_a_function_fits_a_screen() -> None:
     assert not too_long
 
 
+def test_a_name_means_one_thing() -> None:
+    """No public class has the name of another one, except an answer as the server writes it and the client reads it."""
+    places: dict[str, set[str]] = {}
+    for path in modules():
+        room = path.relative_to(ROOT).parent.as_posix()
+        for node in tree_of(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, set()).add("the answer" if room in ANSWERS else path.as_posix())
+    assert {name: sorted(found) for name, found in places.items() if len(found) > 1} == {}
+
+
 def run(code: str, folder: Path) -> str:
-    """Return what a new Python prints that runs the code with `folder` as its working folder."""
+    """Return the output of a new Python process that runs the code in `folder`."""
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

@@ -18,7 +18,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.
 
 FOLDERS = ("processing", "training", "inference", "pipelines")
 OF_OTHERS = ("tests/integ/sagemaker/workflow/test_fail_steps.py", "training/networks/NAME.py")
-"""Files of another repository, and of the reader's own network."""
+"""Files of another repository, and of the reader's own network package."""
 
 
 def example(name: str) -> ModuleType:
@@ -81,7 +81,7 @@ def test_every_file_and_module_that_the_repository_names_exists() -> None:
 
 
 def named(parts: list[str]) -> bool:
-    """Return whether these are the parts of the path of a module, or of a name that its text holds."""
+    """Return whether these parts name a module, or a name that occurs in a module's text."""
     for end in range(len(parts), 0, -1):
         place = ROOT.joinpath(*parts[:end])
         for source in (place.with_suffix(".py"), place / "__init__.py"):

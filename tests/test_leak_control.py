@@ -1,8 +1,8 @@
-"""The leak control: images of noise can only be learnt through a leak.
+"""The leak control: labels of noise images can be predicted only through a leak.
 
-Every film is replaced by noise and keeps its label. Split by patient before augmentation, the strongest memoriser there
-is (nearest neighbour) stays at chance. Augmented first and split at random, as in published pipelines, it comes out
-nearly perfect, and the audit refuses the split.
+Every film is replaced by noise and keeps its label. If the set is split by patient before augmentation, even a nearest
+neighbour, the strongest memoriser, stays at chance. If it is augmented first and then split at random, as in published
+pipelines, the result is nearly perfect, and the audit refuses the split.
 """
 
 from collections.abc import Sequence
@@ -20,19 +20,19 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Laterality, Spli
 from mammopipe.processing.datasets.mias import RELEASE_COUNTS, read_labels
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import write_png
-from mammopipe.processing.splits.assignment import assign_splits, audit_leakage
+from mammopipe.processing.splits import assign_splits, audit_leakage
 from mammopipe.training.metrics.bootstrap import bootstrap_interval
 from mammopipe.training.metrics.classification import balanced_accuracy
 
 SIZE = 48
 COPIES = 3
-"""Of each film of the most frequent class; the others get more."""
+"""Number of copies of each film of the most frequent class; other classes get more."""
 Film = tuple[np.ndarray, ImageRecord]
 
 
 @pytest.fixture(scope="module")
 def records(request: pytest.FixtureRequest) -> list[ImageRecord]:
-    """The real label table, or one with its counts where the real one is not at hand."""
+    """The real label table or, if it is not available, one with the same counts."""
     try:
         return read_labels(request.getfixturevalue("mias_folder") / "Info.txt")
     except pytest.skip.Exception:
@@ -45,14 +45,14 @@ def records(request: pytest.FixtureRequest) -> list[ImageRecord]:
 
 
 def noise(number: int) -> np.ndarray:
-    """Return blurred noise: blurred, so that a slightly turned copy still resembles its original."""
+    """Return noise, blurred so that a slightly rotated copy still resembles its original."""
     white = np.random.default_rng((0, number)).random((SIZE, SIZE)).astype(np.float32)
     smooth = cv2.GaussianBlur(white, (0, 0), 3)
     return np.rint(65535 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint16)
 
 
 def augmented(images: Sequence[Film]) -> list[Film]:
-    """Return the films and their copies, planned as the Augment job plans them."""
+    """Return the films and their copies, as the Augment job plans them."""
     augmenter = Augmenter(AugmentationConfig(flip_probability=0))
     plan = plan_copies([record for _, record in images], COPIES)
     return [*images, *(
@@ -63,7 +63,7 @@ def augmented(images: Sequence[Film]) -> list[Film]:
 
 
 def predict(images: Sequence[Film]) -> list[tuple[int, int, str]]:
-    """Return truth, prediction and patient of each film that is not trained on."""
+    """Return truth, prediction and patient of each film that is not a training film."""
     training = [image for image in images if image[1].split is Split.TRAIN]
     held_out = [image for image in images if image[1].split is not Split.TRAIN]
     model = KNeighborsClassifier(1).fit(*arrays(training))

@@ -1,4 +1,4 @@
-"""The wheel: one package, everything in it, nobody else's files touched, and types that a client's mypy reads."""
+"""The wheel contains one complete package, changes no other package's files, and has types for a client's mypy."""
 
 import subprocess
 import sys
@@ -63,7 +63,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Give the folder of the packages of an environment with the wheel beside a package called `inference`."""
+    """Yield the package folder of an environment with the wheel beside a package called `inference`."""
     folder = tmp_path_factory.mktemp("environment")
     stranger = folder / "stranger"
     (stranger / "inference").mkdir(parents=True)

@@ -20,7 +20,7 @@ CONFIG = PreprocessConfig(height=224, width=144)
 
 
 def check_parity(folder: Path, records: list[ImageRecord], base: Path) -> None:
-    """Send films through Prepare, Segment and the dataset, and compare with what the server makes of the same files."""
+    """Process images with Prepare, Segment and the dataset, and compare with the server's input for the same files."""
     paths = ContainerPaths(base)
     prepared = Stage.open("prepare", paths, "prepared", {}, records)
     prepare.prepare(records, folder, prepared, max_height=CONFIG.max_height)

@@ -17,7 +17,7 @@ PICTURES = sorted((Path(__file__).parents[1] / FOLDER).glob("*.svg"))
 
 
 def words(svg: str) -> str:
-    """Return the text of a picture, a line a row."""
+    """Return the text of a picture, one line for each row."""
     rows = ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
     return "\n".join("".join(row.itertext()).replace("\xa0", " ") for row in rows)
 

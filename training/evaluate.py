@@ -21,8 +21,7 @@ from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProtocol
 from mammopipe.processing.files import write_bytes, write_csv, write_json
 from mammopipe.processing.jobs.missed import refuse_missed
-from mammopipe.processing.splits.assignment import audit_leakage
-from mammopipe.processing.splits.leakage_audit import Finding
+from mammopipe.processing.splits.leakage_audit import Leak, audit_leakage
 from mammopipe.training.evaluation.batch_prediction import breast_predictions, predict_breasts, predict_split
 from mammopipe.training.evaluation.calibration_figures import calibration_figures
 from mammopipe.training.evaluation.candidates import baseline, candidate_figures, deal_figures, selected_figures
@@ -287,7 +286,7 @@ def _audited_fits(
     data: SegmentedData,
     models: Mapping[str, LoadedModel],
     config: EvaluationJobConfig,
-) -> tuple[list[Fit], list[Finding]]:
+) -> tuple[list[Fit], list[Leak]]:
     """Return what was fitted on which images, and what the audit finds wrong: in the fits, the folds, the training."""
     fits, findings = _fits(choice, validation, config.breast_rule)
     findings += [
@@ -304,7 +303,7 @@ def _audited_fits(
 
 def _fits(
     choice: Choice, validation: Mapping[str, ValidationPredictions], rule: BreastRule
-) -> tuple[list[Fit], list[Finding]]:
+) -> tuple[list[Fit], list[Leak]]:
     """Return the fits of the selection, and findings for values that differ when fitted again on validation."""
     fits, findings = [], []
     for name, said in validation.items():

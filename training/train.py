@@ -41,13 +41,13 @@ from mammopipe.training.config import WITHOUT_EFFECT, Learns, TrainConfig
 from mammopipe.training.fitting.breasts.cases import cases_of_level, described_level
 from mammopipe.training.fitting.breasts.dataset import Breasts
 from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest, code_digest, data_digest, run_digest
-from mammopipe.training.fitting.cross_validation import Surroundings, cross_validate, train_fold
+from mammopipe.training.fitting.cross_validation import FoldEnvironment, cross_validate, train_fold
 from mammopipe.training.fitting.dataset import ImageDataset, learnt, require_every_class
 from mammopipe.training.fitting.distributed import ALONE, World, joined, launch, launch_command
 from mammopipe.training.fitting.image_cache import choose_cache
 from mammopipe.training.fitting.loop import fit
 from mammopipe.training.fitting.out_of_fold import CrossValidated
-from mammopipe.training.fitting.run import Progress
+from mammopipe.training.fitting.run import TrainingProgress
 from mammopipe.training.model.architecture import find_architecture
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.network import ImageNetwork
@@ -214,9 +214,9 @@ def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if world.leads:
         print(_opening_line(inputs, world), flush=True)
-    progress: Progress
+    progress: TrainingProgress
     if inputs.config.folds:
-        where = Surroundings(world, paths.checkpoints, inputs.digest, stop.check)
+        where = FoldEnvironment(world, paths.checkpoints, inputs.digest, stop.check)
         network, progress = (train_fold if inputs.config.fold >= 0 else cross_validate)(
             inputs.train.joined(inputs.validation),
             inputs.config,
@@ -253,7 +253,7 @@ def _opening_line(inputs: Inputs, world: World) -> str:
 
 
 def save_model(
-    paths: ContainerPaths, inputs: Inputs, network: ImageNetwork, progress: Progress, *, seconds: float
+    paths: ContainerPaths, inputs: Inputs, network: ImageNetwork, progress: TrainingProgress, *, seconds: float
 ) -> None:
     """Write the model directory and print the best epoch; for a cross-validation, also write out-of-fold logits."""
     if isinstance(progress, CrossValidated):
@@ -267,7 +267,7 @@ def save_model(
     )
 
 
-def describe(inputs: Inputs, progress: Progress, *, seconds: float) -> dict[str, Any]:
+def describe(inputs: Inputs, progress: TrainingProgress, *, seconds: float) -> dict[str, Any]:
     """Return `model.json`, except the keys that `model_directory.save` sets.
 
     The evaluation adds calibration and operating points later.

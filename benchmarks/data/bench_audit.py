@@ -36,42 +36,42 @@ _FULL = 65535.0
 
 
 @dataclass(frozen=True)
-class Film:
+class Image:
     """An image before segmentation, and its row of the label table."""
 
     pixels: Pixels
     record: ImageRecord
 
 
-Alteration = Callable[[Film, Film], Pixels]
+Alteration = Callable[[Image, Image], Pixels]
 """Makes the copy of an image; the second image is of another patient."""
 
 
-def _pixelwise(change: Callable[[NDArray[np.float32]], NDArray[np.float32]], film: Film, _: Film) -> Pixels:
+def _pixelwise(change: Callable[[NDArray[np.float32]], NDArray[np.float32]], image: Image, _: Image) -> Pixels:
     """Apply a change to values in 0..1."""
-    values = change(film.pixels.astype(np.float32) / np.float32(_FULL))
+    values = change(image.pixels.astype(np.float32) / np.float32(_FULL))
     return np.asarray(np.rint(np.clip(values, 0, 1) * _FULL), np.uint16)
 
 
-def _jpeg(quality: int, film: Film, other: Film) -> Pixels:
-    _, data = cv2.imencode(".jpg", (film.pixels >> 8).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, quality])
+def _jpeg(quality: int, image: Image, other: Image) -> Pixels:
+    _, data = cv2.imencode(".jpg", (image.pixels >> 8).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), np.uint16) * np.uint16(257)
 
 
-def _blur(deviation: float, film: Film, _: Film) -> Pixels:
-    return np.asarray(cv2.GaussianBlur(film.pixels, (0, 0), deviation), np.uint16)
+def _blur(deviation: float, image: Image, _: Image) -> Pixels:
+    return np.asarray(cv2.GaussianBlur(image.pixels, (0, 0), deviation), np.uint16)
 
 
-def _noise(deviation: float, film: Film, other: Film) -> Pixels:
-    random = np.random.default_rng(list(film.record.image_id.encode()))
-    drawn = random.normal(0, deviation, film.pixels.shape).astype(np.float32)
-    return _pixelwise(lambda values: np.where(values > 0, values + drawn, 0), film, other)
+def _noise(deviation: float, image: Image, other: Image) -> Pixels:
+    random = np.random.default_rng(list(image.record.image_id.encode()))
+    drawn = random.normal(0, deviation, image.pixels.shape).astype(np.float32)
+    return _pixelwise(lambda values: np.where(values > 0, values + drawn, 0), image, other)
 
 
-def _warp(matrix: Callable[[int, int], NDArray[np.float64]], film: Film, _: Film) -> Pixels:
+def _warp(matrix: Callable[[int, int], NDArray[np.float64]], image: Image, _: Image) -> Pixels:
     """Apply an affine transform, a 2 x 3 matrix made for the image's height and width."""
-    height, width = film.pixels.shape
-    return np.asarray(cv2.warpAffine(film.pixels, matrix(height, width), (width, height)), np.uint16)
+    height, width = image.pixels.shape
+    return np.asarray(cv2.warpAffine(image.pixels, matrix(height, width), (width, height)), np.uint16)
 
 
 def _rotated(degrees: float, height: int, width: int) -> NDArray[np.float64]:
@@ -82,71 +82,71 @@ def _stretched(across: float, down: float, height: int, width: int) -> NDArray[n
     return np.array([[across, 0, (1 - across) * width / 2], [0, down, (1 - down) * height / 2]], np.float64)
 
 
-def _elastic(size: float, film: Film, _: Film) -> Pixels:
+def _elastic(size: float, image: Image, _: Image) -> Pixels:
     """Move each pixel by up to about `size` percent of the height, smoothly."""
-    random, (height, width) = np.random.default_rng(0), film.pixels.shape
+    random, (height, width) = np.random.default_rng(0), image.pixels.shape
     fields = []
     for _axis in range(2):
         coarse = random.uniform(-1, 1, (8, 8)).astype(np.float32) * np.float32(size / 100 * height)
         fields.append(np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), np.float32))
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    return np.asarray(cv2.remap(film.pixels, x + fields[0], y + fields[1], cv2.INTER_LINEAR), np.uint16)
+    return np.asarray(cv2.remap(image.pixels, x + fields[0], y + fields[1], cv2.INTER_LINEAR), np.uint16)
 
 
-def _half(upper: bool, film: Film, _: Film) -> Pixels:
-    middle, kept = film.pixels.shape[0] // 2, film.pixels.copy()
+def _half(upper: bool, image: Image, _: Image) -> Pixels:
+    middle, kept = image.pixels.shape[0] // 2, image.pixels.copy()
     kept[slice(middle, None) if upper else slice(0, middle)] = 0
     return kept
 
 
-def _quarter(film: Film, _: Film) -> Pixels:
+def _quarter(image: Image, _: Image) -> Pixels:
     """Return the quarter of the image around the brightest tissue, at twice its size."""
-    height, width = film.pixels.shape
-    blurred = cv2.blur(film.pixels.astype(np.float32), (width // 4, height // 4))
+    height, width = image.pixels.shape
+    blurred = cv2.blur(image.pixels.astype(np.float32), (width // 4, height // 4))
     y, x = np.unravel_index(int(blurred.argmax()), blurred.shape)
     top = int(np.clip(y - height // 4, 0, height - height // 2))
     left = int(np.clip(x - width // 4, 0, width - width // 2))
-    part = film.pixels[top : top + height // 2, left : left + width // 2]
+    part = image.pixels[top : top + height // 2, left : left + width // 2]
     return np.asarray(cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR), np.uint16)
 
 
-def _mixed(share: float, film: Film, other: Film) -> Pixels:
-    second = cv2.resize(other.pixels, film.pixels.shape[::-1], interpolation=cv2.INTER_AREA)
-    return np.rint(share * film.pixels + (1 - share) * np.asarray(second, np.float64)).astype(np.uint16)
+def _mixed(share: float, image: Image, other: Image) -> Pixels:
+    second = cv2.resize(other.pixels, image.pixels.shape[::-1], interpolation=cv2.INTER_AREA)
+    return np.rint(share * image.pixels + (1 - share) * np.asarray(second, np.float64)).astype(np.uint16)
 
 
-def _clahe(film: Film, _: Film) -> Pixels:
-    even = cv2.createCLAHE(4.0, (8, 8)).apply((film.pixels >> 8).astype(np.uint8))
-    return np.where(film.pixels > 0, np.asarray(even, np.uint16) * 257, 0).astype(np.uint16)
+def _clahe(image: Image, _: Image) -> Pixels:
+    even = cv2.createCLAHE(4.0, (8, 8)).apply((image.pixels >> 8).astype(np.uint8))
+    return np.where(image.pixels > 0, np.asarray(even, np.uint16) * 257, 0).astype(np.uint16)
 
 
-def _negative(film: Film, _: Film) -> Pixels:
-    return (65535 - film.pixels).astype(np.uint16)
+def _negative(image: Image, _: Image) -> Pixels:
+    return (65535 - image.pixels).astype(np.uint16)
 
 
-def _flipped(axis: int, film: Film, _: Film) -> Pixels:
-    return np.ascontiguousarray(np.flip(film.pixels, axis))
+def _flipped(axis: int, image: Image, _: Image) -> Pixels:
+    return np.ascontiguousarray(np.flip(image.pixels, axis))
 
 
-def _patch(film: Film, other: Film) -> Pixels:
+def _patch(image: Image, other: Image) -> Pixels:
     """Return the other patient's image with a square of this one's lesion, or of its brightest tissue, pasted in."""
-    size = film.pixels.shape[0] // 8
+    size = image.pixels.shape[0] // 8
     spots = []
-    for each in (film, other):
+    for each in (image, other):
         blurred = cv2.blur(each.pixels.astype(np.float32), (size, size))
         y, x = map(int, np.unravel_index(int(blurred.argmax()), blurred.shape))
-        if each is film and film.record.lesions:
-            y, x = int(film.record.lesions[0].y), int(film.record.lesions[0].x)
+        if each is image and image.record.lesions:
+            y, x = int(image.record.lesions[0].y), int(image.record.lesions[0].x)
         spots.append([int(np.clip(v - size // 2, 0, n - size)) for v, n in zip((y, x), each.pixels.shape, strict=True)])
     (top, left), (row_, column) = spots
     pasted = other.pixels.copy()
-    pasted[row_ : row_ + size, column : column + size] = film.pixels[top : top + size, left : left + size]
+    pasted[row_ : row_ + size, column : column + size] = image.pixels[top : top + size, left : left + size]
     return pasted
 
 
 SAME = "saved again"
 ALTERATIONS: Mapping[str, Alteration] = {
-    SAME: lambda film, other: film.pixels,
+    SAME: lambda image, other: image.pixels,
     "gamma 0.5": partial(_pixelwise, lambda values: values**0.5),
     "gamma 2": partial(_pixelwise, lambda values: values**2),
     "contrast halved": partial(_pixelwise, lambda values: values * 0.5),
@@ -175,11 +175,11 @@ ALTERATIONS: Mapping[str, Alteration] = {
 }
 
 
-def mias_films(folder: Path, count: int) -> list[Film]:
+def mias_images(folder: Path, count: int) -> list[Image]:
     """Return images of `count` patients, evenly spread over the table; one image of each, so that no two are alike."""
     records = [record for record in DATASET.read(folder).records if record.image_id[-1] in "13579"]
     chosen = records[:: max(1, len(records) // count)][:count]
-    return [Film(read_mammogram(folder / record.path, record=record).pixels, record) for record in chosen]
+    return [Image(read_mammogram(folder / record.path, record=record).pixels, record) for record in chosen]
 
 
 @dataclass(frozen=True)
@@ -194,25 +194,25 @@ class Found:
     """Copies that segmentation refuses, so that they cannot be in a run."""
 
 
-def stored(folder: Path, film: Film, record: ImageRecord, config: PreprocessConfig, pixels: Pixels) -> ImageRecord:
+def stored(folder: Path, image: Image, record: ImageRecord, config: PreprocessConfig, pixels: Pixels) -> ImageRecord:
     """Segment an image into the folder, and return its row."""
     own = record.split is Split.TEST
-    mammogram = Mammogram(pixels, film.record.laterality if own else None, film.record.view if own else None)
+    mammogram = Mammogram(pixels, image.record.laterality if own else None, image.record.view if own else None)
     path = Path("images", str(record.split), f"{record.image_id}.png")
     write_png(folder / path, preprocess(mammogram, config).pixels)
     return replace(record, path=path.as_posix(), sha256=sha256(folder / path), lesions=())
 
 
-def measure(films: Sequence[Film], alteration: Alteration, config: PreprocessConfig, scratch: Path) -> Found:
+def measure(images: Sequence[Image], alteration: Alteration, config: PreprocessConfig, scratch: Path) -> Found:
     """Return what the audit finds of one alteration."""
     records, pairs, refused = [], set(), 0
-    for place, film in enumerate(films):
-        name = film.record.image_id
-        test = replace(film.record, split=Split.TEST, fold=None)
+    for place, image in enumerate(images):
+        name = image.record.image_id
+        test = replace(image.record, split=Split.TEST, fold=None)
         copy = replace(test, image_id=f"{name}-copy", patient_id=f"copy-{name}", split=Split.TRAIN)
-        records.append(stored(scratch, film, test, config, film.pixels))
+        records.append(stored(scratch, image, test, config, image.pixels))
         try:
-            records.append(stored(scratch, film, copy, config, alteration(film, films[place - 1])))
+            records.append(stored(scratch, image, copy, config, alteration(image, images[place - 1])))
             pairs.add(frozenset((name, copy.image_id)))
         except MammopipeError:
             refused += 1
@@ -222,8 +222,8 @@ def measure(films: Sequence[Film], alteration: Alteration, config: PreprocessCon
     # A mixture, or a copy with a patch, also shows the other woman's image, which is in the test split, too: that is no
     # false alarm.
     others = {
-        frozenset((films[place - 1].record.image_id, f"{film.record.image_id}-copy"))
-        for place, film in enumerate(films)
+        frozenset((images[place - 1].record.image_id, f"{image.record.image_id}-copy"))
+        for place, image in enumerate(images)
     }
     shows_other = alteration is _patch or (isinstance(alteration, partial) and alteration.func is _mixed)
     false = reported - pairs - (others if shows_other else set())
@@ -275,15 +275,15 @@ def main(arguments: Sequence[str]) -> None:
         if folder is None:
             folder = Path(name) / "phantoms"
             write_phantoms("mias", folder, 2 * options.images)
-        films = mias_films(folder, options.images)
+        images = mias_images(folder, options.images)
         found: dict[str, Found] = {}
         for kind, alteration in ALTERATIONS.items():
             started = time.monotonic()
             scratch = Path(name) / str(len(found))
-            found[kind] = measure(films, alteration, config, scratch)
+            found[kind] = measure(images, alteration, config, scratch)
             print(f"{kind}: {found[kind]}, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     source = "films of mini-MIAS" if options.mias else "phantoms"
-    what = f"{len(films)} {source} at {config.height} x {config.width}"
+    what = f"{len(images)} {source} at {config.height} x {config.width}"
     print("\n".join(table(found, what)) if options.table else json.dumps(rows(found, what)))
 
 

@@ -21,7 +21,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Split
 from mammopipe.processing.errors import MammopipeError
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import Mammogram, write_png
-from mammopipe.processing.phantoms.rsna_tree import rsna_films
+from mammopipe.processing.phantoms.rsna_tree import rsna_images
 from mammopipe.processing.splits import local_agreement
 from mammopipe.processing.splits.leakage_audit import LeakageReport, audit_leakage
 
@@ -46,10 +46,10 @@ class Cost:
 def images(folder: Path, count: int) -> Iterator[ImageRecord]:
     """Write `count` segmented phantoms and yield their rows; the images of a patient are in one group."""
     made = 0
-    for line, _, film in rsna_films(count, seed=1, height=CONFIG.height):
+    for line, _, image in rsna_images(count, seed=1, height=CONFIG.height):
         name, patient = f"{line['image_id']}", int(line["patient_id"])
         path = Path("images", f"{name}.png")
-        mammogram = Mammogram(film.pixels, film.laterality, film.view)
+        mammogram = Mammogram(image.pixels, image.laterality, image.view)
         try:
             write_png(folder / path, preprocess(mammogram, CONFIG).pixels)
         except MammopipeError as error:
@@ -61,9 +61,9 @@ def images(folder: Path, count: int) -> Iterator[ImageRecord]:
             name,
             line["patient_id"],
             "rsna",
-            film.laterality,
-            film.view,
-            film.label,
+            image.laterality,
+            image.view,
+            image.label,
             split,
             None if group == FOLDS else group,
             path.as_posix(),

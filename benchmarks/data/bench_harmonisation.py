@@ -41,20 +41,20 @@ def stands_out(found: Preprocessed) -> float:
     return float((found.image[tissue & inside].mean() - other.mean()) / other.std())
 
 
-def measured(films: list[Film], harmonisation: Harmonisation) -> Iterator[tuple[float, float, float]]:
+def measured(phantoms: list[Film], harmonisation: Harmonisation) -> Iterator[tuple[float, float, float]]:
     """Yield the difference between the two inputs, and the lesions' contrast in each, for every image."""
     config = PreprocessConfig(height=320, width=192, harmonisation=harmonisation)
-    for number, film in enumerate(films):
-        other = digitised(film.pixels, EXPONENTS[number % len(EXPONENTS)], number)
+    for number, phantom in enumerate(phantoms):
+        other = digitised(phantom.pixels, EXPONENTS[number % len(EXPONENTS)], number)
         one, two = (
-            preprocess(Mammogram(pixels, film.laterality, film.view), config, film.lesions)
-            for pixels in (film.pixels, other)
+            preprocess(Mammogram(pixels, phantom.laterality, phantom.view), config, phantom.lesions)
+            for pixels in (phantom.pixels, other)
         )
         both = (one.image > 0) & (two.image > 0)
         yield float(np.abs(one.image - two.image)[both].mean()), stands_out(one), stands_out(two)
 
 
-def _film(seed: int) -> Film:
+def _phantom(seed: int) -> Film:
     side, view = list(Laterality)[seed % 2], (View.MLO, View.CC)[seed // 2 % 2]
     return make_film(
         seed, label=Label.MALIGNANT, laterality=side, view=view, height=640, width=512, padded=False, bits=16
@@ -66,11 +66,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=40)
     options = parser.parse_args()
-    films = [_film(seed) for seed in range(options.images)]
+    phantoms = [_phantom(seed) for seed in range(options.images)]
     print("| harmonisation | difference of the detectors | lesion contrast, digital | lesion contrast, digitised |")
     print("|---|---|---|---|")
     for kind in Harmonisation:
-        found = np.array(list(measured(films, kind)))
+        found = np.array(list(measured(phantoms, kind)))
         print(f"| {kind} | " + " | ".join(f"{value:.3f}" for value in found.mean(axis=0)) + " |")
 
 

@@ -24,7 +24,8 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.processing.datasets.mias import read_labels
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.splits.assignment import SplitConfig, assign_splits
-from tests.support.leak_kinds import KINDS, CleanSet, clean_findings, phantom_set
+from tests.support.clean_set import CleanSet, phantom_set
+from tests.support.leak_kinds import KINDS, clean_findings
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
             for split in ("train", "validation", "test")
         }
         print(
-            f"{'Images of mini-MIAS' if options.mias else 'Phantom films'}, {config.height} x {config.width} pixels: "
+            f"{'Images of mini-MIAS' if options.mias else 'Phantoms'}, {config.height} x {config.width} pixels: "
             f"{', '.join(f'{number} in {split}' for split, number in counts.items())}.\n"
         )
         return table(clean, root)
@@ -74,7 +75,7 @@ def table(clean: CleanSet, root: Path) -> int:
     return 1 if missed or found else 0
 
 
-def mias_set(folder: Path, source: Path, films: int, config: PreprocessConfig) -> CleanSet:
+def mias_set(folder: Path, source: Path, images: int, config: PreprocessConfig) -> CleanSet:
     """Return a clean set of real images."""
     records = read_labels(source / "Info.txt")
     worst: dict[str, Label] = {}
@@ -85,14 +86,14 @@ def mias_set(folder: Path, source: Path, films: int, config: PreprocessConfig) -
     patients: list[str] = []
     for number, label in enumerate(THREE):
         members = sorted(patient for patient, found in worst.items() if found is label)
-        wanted = (films // 2 + number) // len(THREE)
+        wanted = (images // 2 + number) // len(THREE)
         patients += members[:: max(1, len(members) // wanted)][:wanted]
     chosen = [record for record in records if record.patient_id in patients]
     split = assign_splits(chosen, SplitConfig(test_fraction=0.3, folds=3))
-    return CleanSet.make(folder, [film(source, record) for record in split], config)
+    return CleanSet.make(folder, [read_image(source, record) for record in split], config)
 
 
-def film(source: Path, record: ImageRecord) -> tuple[NDArray[np.uint16], ImageRecord]:
+def read_image(source: Path, record: ImageRecord) -> tuple[NDArray[np.uint16], ImageRecord]:
     """Return the pixels of an image and its record."""
     return read_mammogram(source / f"{record.image_id}.pgm", record=record).pixels, record
 

@@ -32,7 +32,7 @@ from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
 from mammopipe.training.model import distributions
-from mammopipe.training.model.distributions import Distribution, fit_distributions
+from mammopipe.training.model.distributions import FeatureHistogram, fit_distributions
 from mammopipe.training.model.drift_features import EVERYTHING, FIGURES, SCORE, image_figures
 from mammopipe.training.networks.registry import build_model
 
@@ -143,7 +143,7 @@ def smoothed(pools: Mapping[str, list[Patient]]) -> dict[str, list[Patient]]:
     return found
 
 
-def usual(population: Sequence[Patient], rng: np.random.Generator) -> dict[str, dict[str, Distribution]]:
+def usual(population: Sequence[Patient], rng: np.random.Generator) -> dict[str, dict[str, FeatureHistogram]]:
     """Return a model's reference: figures of `LEARNT` + `JUDGED` patients; only the `JUDGED` ones have scores."""
     films, exams = [], []
     for number, chosen in enumerate(rng.integers(len(population), size=LEARNT + JUDGED)):
@@ -185,7 +185,7 @@ def weeks_of(
     return found
 
 
-def alarms(groups: Mapping[str, Sequence[Week]], known: Mapping[str, Mapping[str, Distribution]]) -> list[int]:
+def alarms(groups: Mapping[str, Sequence[Week]], known: Mapping[str, Mapping[str, FeatureHistogram]]) -> list[int]:
     """Return the weeks, counted from 0, in which an alarm of some figure starts that was off the week before."""
     config, begins = DriftConfig(), np.zeros(WEEKS, bool)
     for group in judge(groups, known, {}, config):

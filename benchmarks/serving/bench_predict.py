@@ -16,7 +16,7 @@ from benchmarks.serving.harness import save_model
 from mammopipe.inference.engines.base import EngineSettings
 from mammopipe.inference.prediction.batch import Batch, Image, model_columns, predict_groups
 from mammopipe.inference.prediction.predictor import Predictor
-from mammopipe.pipelines.commands.models.predict import Table
+from mammopipe.pipelines.commands.models.predict import PredictionTable
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.phantoms.own_tree import write_own_tree
 
@@ -43,7 +43,7 @@ def main() -> None:
             for path in paths:
                 predictor.predict(read_mammogram(path))
             between = time.process_time()
-            with Table(folder / f"{turn}.csv", ["model", *columns], model) as table:
+            with PredictionTable(folder / f"{turn}.csv", ["model", *columns], model) as table:
                 for rows in predict_groups(batch, [[Image(path)] for path in paths], processes=1):
                     table.add(rows.images)
             if turn:

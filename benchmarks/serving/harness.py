@@ -23,7 +23,7 @@ from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import Label, Laterality
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
-from mammopipe.training.model.operating_points import OperatingPoint, Rate
+from mammopipe.training.model.operating_points import DecisionThreshold, Rate
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.openvino_export import export_network
 from mammopipe.training.networks.registry import build_model
@@ -50,7 +50,7 @@ def save_model(directory: Path, *, export: bool) -> str:
     config = PreprocessConfig(height=SIDE, width=SIDE)
     rate = Rate(0.5, 0.4, 0.6)
     points = {
-        name: OperatingPoint(level, 0.9, rate, rate, rate, rate, cases=200, malignant=20, patients=100).as_dict()
+        name: DecisionThreshold(level, 0.9, rate, rate, rate, rate, cases=200, malignant=20, patients=100).as_dict()
         for name, level in (("sensitivity", 0.001), ("specificity", 0.999))
     }
     description = {

@@ -24,7 +24,7 @@ from mammopipe.processing.files import write_json
 from mammopipe.processing.splits.assignment import assign_folds
 from mammopipe.training.config import Final, TrainConfig
 from mammopipe.training.evaluation.calibration import calibrate
-from mammopipe.training.fitting.cross_validation import Surroundings, cross_validate
+from mammopipe.training.fitting.cross_validation import FoldEnvironment, cross_validate
 from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.distributed import ALONE
 from mammopipe.training.fitting.head_only import Images, learner
@@ -51,7 +51,7 @@ def judged_outside(
     held = films.part(np.flatnonzero((outer == fold) & originals).tolist())
     left = films.part(np.flatnonzero(outer != fold).tolist())
     with TemporaryDirectory() as scratch:
-        where = Surroundings(ALONE, Path(scratch), "outside", lambda: None)
+        where = FoldEnvironment(ALONE, Path(scratch), "outside", lambda: None)
         network, progress = cross_validate(
             left, config, SplitProtocol.PATIENT, lambda: build(config, weights), pretrained=True, where=where
         )

@@ -44,7 +44,7 @@ from mammopipe.processing.phantoms.noise import write_noise_tree
 from mammopipe.processing.splits.assignment import SplitConfig, assign_splits
 from mammopipe.training.config import Final
 from mammopipe.training.evaluation.calibration import calibrate
-from mammopipe.training.fitting.cross_validation import Surroundings, cross_validate
+from mammopipe.training.fitting.cross_validation import FoldEnvironment, cross_validate
 from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.distributed import ALONE
 from mammopipe.training.fitting.head_only import ImageMaps, learner
@@ -155,7 +155,7 @@ def measure(cell: Cell, maps: ImageMaps, weights: Path, row: Row) -> dict[str, A
     test = found.part([index for index, split in enumerate(splits) if split is Split.TEST])
     config = row.config.replace(folds=FOLDS, seed=cell.seed, final=Final.MEAN)
     with TemporaryDirectory() as scratch:
-        where = Surroundings(ALONE, Path(scratch), cell.name, lambda: None)
+        where = FoldEnvironment(ALONE, Path(scratch), cell.name, lambda: None)
         network, progress = cross_validate(
             development, config, cell.protocol, lambda: build(config, weights), pretrained=True, where=where
         )

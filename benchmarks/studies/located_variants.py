@@ -42,7 +42,7 @@ from mammopipe.training.fitting.head_only import ImageMaps, learner
 from mammopipe.training.fitting.loop import refit
 from mammopipe.training.fitting.step import predict
 from mammopipe.training.model.predictions import Floats
-from mammopipe.training.networks.efficientnet_lite import Surroundings
+from mammopipe.training.networks.efficientnet_lite import NeighbourhoodMeans
 from mammopipe.training.networks.network import BuildOptions, ImageNetwork, classifier
 from mammopipe.training.networks.registry import build_model
 
@@ -69,14 +69,14 @@ class Maps:
 
 def recommended(maps: Maps) -> Tensor:
     """Return the recipe's features: stride 16, averaged over 3 x 3 and 7 x 7 places."""
-    features: Tensor = Surroundings()(maps.coarse)
+    features: Tensor = NeighbourhoodMeans()(maps.coarse)
     return features
 
 
 def both_strides(maps: Maps) -> Tensor:
     """Return the recipe's features, and those of stride 8: mean and maximum of the four places in a place."""
     mean, strongest = functional.avg_pool2d(maps.fine, 2), functional.max_pool2d(maps.fine, 2)
-    return torch.cat([recommended(maps), Surroundings()(mean), functional.max_pool2d(strongest, 3, 1, 1)], dim=1)
+    return torch.cat([recommended(maps), NeighbourhoodMeans()(mean), functional.max_pool2d(strongest, 3, 1, 1)], dim=1)
 
 
 def beside_aligned(maps: Maps) -> Tensor:

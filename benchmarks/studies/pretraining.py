@@ -42,7 +42,7 @@ from mammopipe.processing.files import write_json
 from mammopipe.training.fitting.dataset import ImageDataset
 from mammopipe.training.fitting.head_only import ImageMaps
 from mammopipe.training.model.predictions import Floats
-from mammopipe.training.networks.efficientnet_lite import Surroundings
+from mammopipe.training.networks.efficientnet_lite import NeighbourhoodMeans
 from mammopipe.training.networks.network import ImageNetwork
 
 FIXED_BLOCKS = 8
@@ -175,7 +175,7 @@ def features_of(blocks: nn.Module, maps: Tensor) -> Tensor:
     """Return the recipe's features, (images, 224, h, w), of the fixed blocks' maps."""
     with torch.inference_mode():
         found = [blocks(part.contiguous(memory_format=torch.channels_last)) for part in torch.split(maps, BATCH)]
-    features: Tensor = Surroundings()(torch.cat(found).clone(memory_format=torch.contiguous_format))
+    features: Tensor = NeighbourhoodMeans()(torch.cat(found).clone(memory_format=torch.contiguous_format))
     return features
 
 

@@ -35,7 +35,7 @@ from mammopipe.inference.client.errors import (
 )
 from mammopipe.inference.client.exam_answers import BreastAnswer, ExamAnswer, ExamScore, RefusedView
 from mammopipe.inference.client.retry import LONGEST_SECONDS, Retry
-from mammopipe.inference.client.sender import Delivery, Sender, Target
+from mammopipe.inference.client.sender import Delivery, EndpointAddress, Sender
 from mammopipe.inference.client.transport import (
     Options,
     checked_name,
@@ -130,7 +130,7 @@ class MammographyClient:
         if delivery is Delivery.ASYNC and uploads is None:
             raise ConfigError("delivery=async needs uploads, the place on S3 for the bodies")
         self._sender = Sender(
-            target=Target(checked_name(endpoint_name), checked_url(endpoint_url)),
+            target=EndpointAddress(checked_name(endpoint_name), checked_url(endpoint_url)),
             asynchronous=_asynchronous(
                 endpoint_name, async_endpoint, checked_url(async_endpoint_url or endpoint_url), uploads
             ),
@@ -301,7 +301,7 @@ class MammographyClient:
         return self._sender.exam(named, request_members("", form, options))
 
 
-def _asynchronous(endpoint: str, given: str | None, url: str | None, uploads: Uploads | None) -> Target:
+def _asynchronous(endpoint: str, given: str | None, url: str | None, uploads: Uploads | None) -> EndpointAddress:
     """Return the endpoint of async calls; its name is checked if there can be such calls or if it is given."""
     name = f"{endpoint}-async" if given is None else given
-    return Target(name if given is None and uploads is None else checked_name(name, "async_endpoint"), url)
+    return EndpointAddress(name if given is None and uploads is None else checked_name(name, "async_endpoint"), url)

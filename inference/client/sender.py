@@ -34,7 +34,7 @@ class Delivery(StrEnum):
 
 
 @dataclass(frozen=True)
-class Target:
+class EndpointAddress:
     """One endpoint: its name, and the URL of its server (`None`: AWS)."""
 
     name: str
@@ -45,8 +45,8 @@ class Target:
 class Sender:
     """Sends requests to one endpoint; the fields are the arguments of `MammographyClient`, checked."""
 
-    target: Target
-    asynchronous: Target
+    target: EndpointAddress
+    asynchronous: EndpointAddress
     region: str | None
     retry: Retry
     deadline_seconds: float

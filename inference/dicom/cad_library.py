@@ -16,7 +16,7 @@ from pydicom.valuerep import DA, TM
 
 from mammopipe.inference.contract.errors import NoSourceIdentityError
 from mammopipe.inference.dicom.cad_items import Relation, number, plain_code, with_content
-from mammopipe.inference.dicom.source import Source
+from mammopipe.inference.dicom.source import SourceImage
 from mammopipe.inference.dicom.structured_report import VIEWS
 from mammopipe.inference.dicom.wording import Facts
 from mammopipe.processing.datasets.manifest import View
@@ -33,7 +33,7 @@ _TIMES = ((codes.DCM.StudyTime, 0x00080030), (codes.DCM.ContentTime, 0x00080033)
 _CONTEXT = str(Relation.CONTEXT)
 
 
-def entry(index: int, source: Source, image: Facts) -> Dataset:
+def entry(index: int, source: SourceImage, image: Facts) -> Dataset:
     """Return the entry of one image.
 
     Args:
@@ -56,7 +56,7 @@ def entry(index: int, source: Source, image: Facts) -> Dataset:
     return with_content(item, [laterality, view, *_orientation(source), *_moments(source), *_spacing(source)])
 
 
-def _view(source: Source, image: Facts) -> Dataset | None:
+def _view(source: SourceImage, image: Facts) -> Dataset | None:
     """Return the view with its modifiers: the file's own codes if the context groups have them."""
     view, modifier = VIEWS.get(image["view"]), None
     if image["view"] in MODIFIED_VIEWS:
@@ -80,7 +80,7 @@ def _known(stated: Iterable[tuple[str, str]], group: Iterable[Code]) -> list[Cod
     return [code for code in group if code in given]
 
 
-def _orientation(source: Source) -> Iterator[Dataset]:
+def _orientation(source: SourceImage) -> Iterator[Dataset]:
     stated = source.text(_ORIENTATION).split("\\")
     if len(stated) == 2 and all(stated):
         names = (codes.DCM.PatientOrientationRow, codes.DCM.PatientOrientationColumn)
@@ -88,7 +88,7 @@ def _orientation(source: Source) -> Iterator[Dataset]:
             yield TextContentItem(name, value.strip(), _CONTEXT)
 
 
-def _moments(source: Source) -> Iterator[Dataset]:
+def _moments(source: SourceImage) -> Iterator[Dataset]:
     """Yield dates and times of study and image, each if it is stated and conforms to PS3.5 6.2."""
     for (date_name, date_tag), (time_name, time_tag) in zip(_DATES, _TIMES, strict=True):
         try:
@@ -105,7 +105,7 @@ def _moments(source: Source) -> Iterator[Dataset]:
             yield TimeContentItem(time_name, time, _CONTEXT)
 
 
-def _spacing(source: Source) -> Iterator[Dataset]:
+def _spacing(source: SourceImage) -> Iterator[Dataset]:
     """Yield the pixel spacing, else that at the detector (Imager Pixel Spacing)."""
     spacing = source.pixel_spacing or source.imager_spacing
     if spacing is not None:

@@ -21,10 +21,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from mammopipe.inference.contract.schema import NOTICE
-from mammopipe.inference.dicom.source import KEPT, Source
+from mammopipe.inference.dicom.source import KEPT, SourceImage
 from mammopipe.inference.dicom.wording import Facts, plain
 
-Images = Sequence[tuple[Source, Facts]]
+Images = Sequence[tuple[SourceImage, Facts]]
 """Each source with its part of the answer."""
 _NAMESPACE = UUID("6f0b7a52-64e4-4b0e-9d0c-1c8d5c7f2f53")
 _UNKNOWN = "2.25.0"
@@ -67,7 +67,7 @@ def identifiers(series: ResultSeries, model: Facts) -> dict[str, Any]:
     }
 
 
-def written(result: SOPClass, source: Source) -> bytes:
+def written(result: SOPClass, source: SourceImage) -> bytes:
     """Add the source's identity, times and UIDs to a result with complete content, and return its DICOM file."""
     source.give(result, KEPT)
     if source.zone is None:

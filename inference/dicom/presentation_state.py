@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from mammopipe.inference.contract.schema import NOTICE
 from mammopipe.inference.dicom.instance import Images, ResultSeries, identifiers
-from mammopipe.inference.dicom.source import Source
+from mammopipe.inference.dicom.source import SourceImage
 from mammopipe.inference.dicom.wording import Facts
 from mammopipe.processing.dicom.attributes import Tag, Tags
 from mammopipe.processing.dicom.file import parse
@@ -175,18 +175,18 @@ def _series(images: Images) -> list[Dataset]:
     return list(found.values())
 
 
-def _reference(source: Source) -> Dataset:
+def _reference(source: SourceImage) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.sop_class, source.instance
     return item
 
 
-def _referring(item: Dataset, source: Source) -> Dataset:
+def _referring(item: Dataset, source: SourceImage) -> Dataset:
     item.ReferencedImageSequence = [_reference(source)]
     return item
 
 
-def _area(source: Source) -> Dataset:
+def _area(source: SourceImage) -> Dataset:
     """Return a displayed area that covers the whole image, scaled to fit the window (C.10.4)."""
     area = _referring(Dataset(), source)
     area.DisplayedAreaTopLeftHandCorner = [1, 1]
@@ -204,7 +204,7 @@ def _layer() -> Dataset:
     return layer
 
 
-def _annotation(source: Source, part: Facts) -> Dataset:
+def _annotation(source: SourceImage, part: Facts) -> Dataset:
     """Return the annotation of an image: its regions as numbered closed boxes, and one line of text."""
     regions = (part.get("heatmap") or {}).get("regions", [])
     annotation = _referring(Dataset(), source)

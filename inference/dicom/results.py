@@ -32,7 +32,7 @@ from mammopipe.inference.dicom import presentation_state as grayscale
 from mammopipe.inference.dicom.cad_report import cad_report
 from mammopipe.inference.dicom.instance import Images, ResultSeries, derive, identifiers, places, written
 from mammopipe.inference.dicom.secondary_capture import capture
-from mammopipe.inference.dicom.source import Source, identity_of, read_source, read_sources
+from mammopipe.inference.dicom.source import SourceImage, identity_of, read_source, read_sources
 from mammopipe.inference.dicom.structured_report import SCHEME, Group, Writer, comment, image_library, section
 from mammopipe.inference.dicom.wording import Facts
 
@@ -186,7 +186,7 @@ def _facts(answer: Answer | ExamAnswer) -> Facts:
     return facts
 
 
-def _identity(images: Images) -> Source:
+def _identity(images: Images) -> SourceImage:
     return identity_of([source for source, _ in images])
 
 
@@ -196,7 +196,7 @@ def _digest(images: Images, facts: Facts) -> str:
     return hashlib.sha256(json.dumps([names, facts], sort_keys=True).encode()).hexdigest()
 
 
-def _matched(sources: Sequence[Source], parts: Sequence[Facts]) -> list[tuple[Source, Facts]]:
+def _matched(sources: Sequence[SourceImage], parts: Sequence[Facts]) -> list[tuple[SourceImage, Facts]]:
     """Pair each source with its part of the answer, and check the match: a mix-up would mark the wrong image."""
     if len(sources) != len(parts):
         raise ValueError(f"{len(sources)} sources for an answer on {len(parts)} images")

@@ -17,7 +17,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
 from mammopipe.inference.contract.schema import NOTICE
-from mammopipe.inference.dicom.source import OF_PIXELS, Source
+from mammopipe.inference.dicom.source import OF_PIXELS, SourceImage
 from mammopipe.inference.dicom.wording import Facts, plain
 
 TEXT_WIDTH = 0.42
@@ -25,7 +25,7 @@ TEXT_WIDTH = 0.42
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def capture(overlay_bgr: NDArray[np.uint8], source: Source, facts: Facts, **document: Any) -> SCImage:
+def capture(overlay_bgr: NDArray[np.uint8], source: SourceImage, facts: Facts, **document: Any) -> SCImage:
     """Return the overlay as a Secondary Capture image, still without the identity of its source.
 
     Args:
@@ -86,7 +86,7 @@ def _lines(facts: Facts) -> tuple[str, ...]:
     return (NOTICE, score, *(["REFER TO READER"] if refer else []))
 
 
-def _derivation(image: SCImage, source: Source, facts: Facts) -> None:
+def _derivation(image: SCImage, source: SourceImage, facts: Facts) -> None:
     reference = Dataset()
     reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.sop_class, source.instance
     reference.PurposeOfReferenceCodeSequence = [

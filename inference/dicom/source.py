@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag as NumberedTag
 
 from mammopipe.inference.contract.errors import NoSourceIdentityError, RequestError, from_image_error
-from mammopipe.inference.payload.exam_body import Source as File
+from mammopipe.inference.payload.exam_body import ReceivedImage
 from mammopipe.inference.payload.identity import check_exam
 from mammopipe.processing.dicom.attributes import Tag, Tags, label
 from mammopipe.processing.dicom.file import DicomFile, is_dicom, parse
@@ -74,7 +74,7 @@ STORAGE_CLASSES = {
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceImage:
     """One source image: its references, and the attributes that a result copies from it."""
 
     study: str
@@ -138,7 +138,7 @@ class Source:
                 result[tag] = self.kept.get_item(tag)
 
 
-def read_source(data: bytes, *, limits: Limits = DEFAULT_CONFIG.limits) -> Source:
+def read_source(data: bytes, *, limits: Limits = DEFAULT_CONFIG.limits) -> SourceImage:
     """Return the source for the bytes of a DICOM file.
 
     Raises:
@@ -154,7 +154,7 @@ def read_source(data: bytes, *, limits: Limits = DEFAULT_CONFIG.limits) -> Sourc
         raise from_image_error(error) from None
 
 
-def read_sources(files: Sequence[bytes], *, limits: Limits = DEFAULT_CONFIG.limits) -> list[Source]:
+def read_sources(files: Sequence[bytes], *, limits: Limits = DEFAULT_CONFIG.limits) -> list[SourceImage]:
     """Return the sources of one exam. For an exam, the detail of an error holds the index of the image.
 
     Raises:
@@ -162,17 +162,17 @@ def read_sources(files: Sequence[bytes], *, limits: Limits = DEFAULT_CONFIG.limi
             are those of every exam (`payload.identity.check_exam`).
         NoSourceIdentityError: As for `read_source`.
     """
-    sources: list[Source] = []
+    sources: list[SourceImage] = []
     for index, data in enumerate(files):
         try:
             sources.append(read_source(data, limits=limits))
         except RequestError as error:
             raise (error.at(index) if len(files) > 1 else error) from None
-    check_exam([File(data, index=index) for index, data in enumerate(files)], limits)
+    check_exam([ReceivedImage(data, index=index) for index, data in enumerate(files)], limits)
     return sources
 
 
-def identity_of(sources: Sequence[Source]) -> Source:
+def identity_of(sources: Sequence[SourceImage]) -> SourceImage:
     """Return the source whose identity a result of all sources copies: the first that states most about the patient.
 
     The sources contradict each other nowhere (`read_sources`), but a file may lack what another one states.
@@ -180,12 +180,12 @@ def identity_of(sources: Sequence[Source]) -> Source:
     return max(sources, key=lambda source: sum(bool(_comparable(source.kept, tag)) for tag in _OF_PATIENT))
 
 
-def _source(file: DicomFile, digest: str) -> Source:
+def _source(file: DicomFile, digest: str) -> SourceImage:
     tags = file.tags
     sop_class = _uid(tags, SOP_CLASS, file.sop_class)
     if sop_class not in STORAGE_CLASSES:
         raise _missing(tags, SOP_CLASS, "is not the storage class of a 2-D mammogram")
-    return Source(
+    return SourceImage(
         study=_uid(tags, STUDY),
         series=_uid(tags, SERIES),
         instance=_uid(tags, INSTANCE, file.sop_instance),

@@ -35,7 +35,7 @@ from highdicom.sr.value_types import ContentItem
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from mammopipe.inference.dicom.source import Source
+from mammopipe.inference.dicom.source import SourceImage
 from mammopipe.inference.dicom.wording import Facts, plain, probability_in_percent, sentences
 from mammopipe.processing.datasets.manifest import Laterality, View
 
@@ -78,7 +78,7 @@ class Writer:
     def __init__(self, model: Facts, document_uid: str, derive: Any) -> None:
         self._model, self._document, self._derive = model, document_uid, derive
 
-    def judged(self, name: str, facts: Facts, images: Sequence[Source], side: str | None) -> Group:
+    def judged(self, name: str, facts: Facts, images: Sequence[SourceImage], side: str | None) -> Group:
         """Return the group of an exam, a breast or an image: scores, decision, referral and reasons in words.
 
         Args:
@@ -100,7 +100,7 @@ class Writer:
         group[0].ContentSequence.extend(comment(text) for text in sentences(facts))
         return group
 
-    def region(self, name: str, facts: Facts, target: str, image: Source, side: str | None) -> Group:
+    def region(self, name: str, facts: Facts, target: str, image: SourceImage, side: str | None) -> Group:
         r"""Return the group of a heatmap's region: its box as a closed polyline, its area and its peak.
 
         Coordinates are (column, row). 0\0 is the top left corner of the top left pixel (PS3.3 C.18.6.1.1), so the
@@ -158,13 +158,13 @@ def comment(text: str) -> TextContentItem:
     return TextContentItem(codes.DCM.Comment, plain(text), "CONTAINS")
 
 
-def image_library(images: Sequence[tuple[Source, Facts]]) -> ContainerContentItem:
+def image_library(images: Sequence[tuple[SourceImage, Facts]]) -> ContainerContentItem:
     """Return the image library (TID 1600): every source with modality, laterality, view and size."""
     group = section(codes.DCM.ImageLibraryGroup, [_entry(source, facts) for source, facts in images])
     return section(codes.DCM.ImageLibrary, [group])
 
 
-def _entry(source: Source, facts: Facts) -> ImageContentItem:
+def _entry(source: SourceImage, facts: Facts) -> ImageContentItem:
     coded = [
         (codes.DCM.Modality, MODALITIES.get(source.modality)),
         (codes.DCM.ImageLaterality, SIDES.get(facts["laterality"])),
@@ -172,7 +172,7 @@ def _entry(source: Source, facts: Facts) -> ImageContentItem:
     ]
     sizes = [(codes.DCM.PixelDataRows, source.rows), (codes.DCM.PixelDataColumns, source.columns)]
     entry = ImageContentItem(
-        Code("260753009", "SCT", "Source"), source.sop_class, source.instance, relationship_type="CONTAINS"
+        Code("260753009", "SCT", "SourceImage"), source.sop_class, source.instance, relationship_type="CONTAINS"
     )
     entry.ContentSequence = ContentSequence(
         [

@@ -22,7 +22,7 @@ from typing import Any
 from mammopipe.inference.contract.errors import RequestError
 from mammopipe.inference.contract.schema import PrevalenceSource
 from mammopipe.inference.monitoring.windows import PROGRESS, SUFFIX, Windows
-from mammopipe.inference.payload.exam_body import Source, unpack
+from mammopipe.inference.payload.exam_body import ReceivedImage, unpack
 from mammopipe.inference.payload.limits import HandlerLimits
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
 from mammopipe.processing.dicom.header import origin
@@ -101,7 +101,7 @@ class Captures:
             return None
         return CapturedExam(time, images)
 
-    def _pairs(self, data: Mapping[str, Any]) -> Iterator[tuple[CapturedImage, Source | None]]:
+    def _pairs(self, data: Mapping[str, Any]) -> Iterator[tuple[CapturedImage, ReceivedImage | None]]:
         answers = _answers(data.get("endpointOutput"))
         sources = _sources(data.get("endpointInput"))
         for index in range(max(len(answers), len(sources))):
@@ -112,7 +112,7 @@ class Captures:
             if figures:
                 yield CapturedImage(figures), source
 
-    def _measured(self, source: Source) -> dict[str, float]:
+    def _measured(self, source: ReceivedImage) -> dict[str, float]:
         image = read_mammogram(source.data, config=ReadConfig(for_processing=self.preprocess.for_processing))
         image = replace(image, laterality=image.laterality or source.laterality, view=image.view or source.view)
         return image_figures(preprocess(image, self.preprocess).quality)
@@ -155,7 +155,7 @@ def _answered(answer: Mapping[str, Any], prevalence: float | None) -> dict[str, 
     return {**figures, "malignancy": malignancy}
 
 
-def _sources(captured: Mapping[str, Any] | None) -> tuple[Source, ...]:
+def _sources(captured: Mapping[str, Any] | None) -> tuple[ReceivedImage, ...]:
     """Return the images of a request; empty if it was not captured or names images on S3, which are not fetched."""
     if captured is None:
         return ()
@@ -165,7 +165,7 @@ def _sources(captured: Mapping[str, Any] | None) -> tuple[Source, ...]:
         return ()
 
 
-def _with_origin(image: CapturedImage, source: Source | None) -> CapturedImage:
+def _with_origin(image: CapturedImage, source: ReceivedImage | None) -> CapturedImage:
     if source is None:
         return image
     machine, site = origin(source.data, where="<captured>")

@@ -22,7 +22,7 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings
 from mammopipe.training.model.distributions import (
     SMALLEST_SHIFT,
-    Distribution,
+    FeatureHistogram,
     Floats,
     allowance,
     cusum_limit,
@@ -209,7 +209,7 @@ def _judge_group(
     return GroupDrift(name, known, weeks, [week.start for week in judged], figures)
 
 
-def _known(name: str, training: Distributions, baseline: Distributions) -> tuple[str, Mapping[str, Distribution]]:
+def _known(name: str, training: Distributions, baseline: Distributions) -> tuple[str, Mapping[str, FeatureHistogram]]:
     """Return a group's reference: its accepted baseline, else its training data, else that of all images."""
     if name in baseline:
         return "baseline", baseline[name]
@@ -217,7 +217,7 @@ def _known(name: str, training: Distributions, baseline: Distributions) -> tuple
 
 
 def _judge_figure(
-    name: str, reference: Distribution, weeks: Sequence[Week], config: DriftConfig, tests: int
+    name: str, reference: FeatureHistogram, weeks: Sequence[Week], config: DriftConfig, tests: int
 ) -> FigureDrift:
     counts = [reference.count(week.values[name]) for week in weeks]
     chance = 1 / (config.false_alarm_windows * tests)
@@ -234,7 +234,7 @@ def _judge_figure(
     )
 
 
-def cusum(reference: Distribution, counts: Sequence[Floats], exams: Sequence[int]) -> list[float]:
+def cusum(reference: FeatureHistogram, counts: Sequence[Floats], exams: Sequence[int]) -> list[float]:
     """Return, for each window, the larger of the upper and the lower cumulative sum of deviations from the reference.
 
     Args:
@@ -264,6 +264,8 @@ def accepted(groups: Mapping[str, Sequence[Week]], config: DriftConfig) -> Distr
             figure: [value for week in weeks for value in week.values.get(figure, ())] for figure in FIGURES
         }
         found[name] = {
-            figure: Distribution.of(np.array(all_), min(exams, len(all_))) for figure, all_ in values.items() if all_
+            figure: FeatureHistogram.of(np.array(all_), min(exams, len(all_)))
+            for figure, all_ in values.items()
+            if all_
         }
     return found

@@ -38,7 +38,7 @@ _NO_OPTIONS = RequestOptions()
 
 
 @dataclass(frozen=True)
-class Source:
+class ReceivedImage:
     """One image as sent."""
 
     data: bytes
@@ -70,7 +70,7 @@ class Source:
 class Parcel:
     """The content of a body."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[ReceivedImage, ...]
     is_exam: bool
     options: RequestOptions = RequestOptions()
     """Options in a JSON body."""
@@ -100,15 +100,18 @@ def unpack(content_type: str, body: bytes, limits: HandlerLimits) -> Parcel:
     if isinstance(kind, ImageType):
         _check_size(body, limits)
         _check_kind(body, kind)
-        return Parcel((Source(body),), is_exam=False)
+        return Parcel((ReceivedImage(body),), is_exam=False)
     if kind is ExamType.JSON:
         return _json(body, limits)
     if kind is ExamType.MULTIPART:
         parts = multipart.read(content_type, body, limits)
-        return _images([Source(data, index=index) for index, data in enumerate(parts)], limits)
+        return _images([ReceivedImage(data, index=index) for index, data in enumerate(parts)], limits)
     files = zip.read(body, limits)
     return _images(
-        [Source(file.data, index=index, extension=file.extension, archived=True) for index, file in enumerate(files)],
+        [
+            ReceivedImage(file.data, index=index, extension=file.extension, archived=True)
+            for index, file in enumerate(files)
+        ],
         limits,
     )
 
@@ -131,7 +134,7 @@ def _json(body: bytes, limits: HandlerLimits) -> Parcel:
     return _images(list(_sources(request.images, limits)), limits, request.options)
 
 
-def _sources(images: Sequence[ExamImage], limits: HandlerLimits) -> Iterator[Source]:
+def _sources(images: Sequence[ExamImage], limits: HandlerLimits) -> Iterator[ReceivedImage]:
     room = limits.exam_bytes
     for index, image in enumerate(images):
         allowed = min(room, limits.max_bytes)
@@ -140,7 +143,7 @@ def _sources(images: Sequence[ExamImage], limits: HandlerLimits) -> Iterator[Sou
         else:
             data = _fetch(str(image.s3_uri), limits.s3_prefix, allowed, index)
         room -= len(data)
-        yield Source(data, image.laterality, image.view, index=index)
+        yield ReceivedImage(data, image.laterality, image.view, index=index)
 
 
 def _fetch(uri: str, prefix: str, allowed: int, index: int) -> bytes:
@@ -160,7 +163,7 @@ def _decode(text: str, allowed: int, index: int) -> bytes:
         raise BadBodyError("bad_base64", "data must be base64 (RFC 4648, section 4)").at(index) from None
 
 
-def _images(files: Sequence[Source], limits: HandlerLimits, options: RequestOptions = _NO_OPTIONS) -> Parcel:
+def _images(files: Sequence[ReceivedImage], limits: HandlerLimits, options: RequestOptions = _NO_OPTIONS) -> Parcel:
     """Return the images among an exam's files, and the skipped files.
 
     Raises:

@@ -29,7 +29,7 @@ from mammopipe.inference.contract.errors import (
 )
 from mammopipe.inference.contract.request import Priors
 from mammopipe.inference.contract.schema import QualityWarning, Skipped, SkipReason
-from mammopipe.inference.payload.exam_body import Source
+from mammopipe.inference.payload.exam_body import ReceivedImage
 from mammopipe.processing.dicom.attributes import Tags, label
 from mammopipe.processing.dicom.file import is_dicom, parse
 from mammopipe.processing.errors import ImageError
@@ -76,13 +76,13 @@ class Header:
 class OneExam:
     """The images of one study of one patient."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[ReceivedImage, ...]
     skipped: tuple[Skipped, ...]
     """Images of earlier studies, if the request asks to ignore them."""
     warnings: tuple[QualityWarning, ...]
 
 
-def check_exam(sources: Sequence[Source], limits: Limits, *, priors: Priors = Priors.REFUSE) -> OneExam:
+def check_exam(sources: Sequence[ReceivedImage], limits: Limits, *, priors: Priors = Priors.REFUSE) -> OneExam:
     """Return the images that are judged together.
 
     Args:
@@ -114,7 +114,7 @@ def check_exam(sources: Sequence[Source], limits: Limits, *, priors: Priors = Pr
     return OneExam(kept, skipped, tuple(each for each in found if each is not None))
 
 
-def _check_instances(sources: Sequence[Source], headers: Sequence[Header]) -> None:
+def _check_instances(sources: Sequence[ReceivedImage], headers: Sequence[Header]) -> None:
     seen: set[str] = set()
     for source, header in zip(sources, headers, strict=True):
         if header.instance and header.instance in seen:
@@ -130,8 +130,8 @@ def _contradiction(one: Stated, other: Stated) -> str:
 
 
 def _one_study(
-    sources: Sequence[Source], headers: Sequence[Header], priors: Priors
-) -> tuple[tuple[Source, ...], tuple[Skipped, ...]]:
+    sources: Sequence[ReceivedImage], headers: Sequence[Header], priors: Priors
+) -> tuple[tuple[ReceivedImage, ...], tuple[Skipped, ...]]:
     """Return the images of the only or the latest study, and the skipped images of earlier studies."""
     studies: list[list[int]] = []
     for index, header in enumerate(headers):
@@ -184,7 +184,7 @@ def _days_between(days: Iterable[date | None]) -> int:
     return (max(known) - min(known)).days if known else 0
 
 
-def _latest(studies: Sequence[list[int]], headers: Sequence[Header], sources: Sequence[Source]) -> list[int]:
+def _latest(studies: Sequence[list[int]], headers: Sequence[Header], sources: Sequence[ReceivedImage]) -> list[int]:
     days = [max((day for index in study if (day := headers[index].day)), default=None) for study in studies]
     for study, day in zip(studies, days, strict=True):
         if day is None:
@@ -199,11 +199,11 @@ def _latest(studies: Sequence[list[int]], headers: Sequence[Header], sources: Se
     return studies[days.index(newest)]
 
 
-def _mixed_studies(message: str, source: Source) -> Exception:
+def _mixed_studies(message: str, source: ReceivedImage) -> Exception:
     return MixedStudiesError("mixed_studies", message).at(source.index, source.place)
 
 
-def _contradictory(images: Sequence[tuple[Source, Header]]) -> QualityWarning | None:
+def _contradictory(images: Sequence[tuple[ReceivedImage, Header]]) -> QualityWarning | None:
     """Return the warning that names attributes in which the images of one study differ, with the images."""
     stated = [(label(tag), [header.study.get(label(tag)) for _, header in images]) for tag in (ACCESSION, STUDY_ID)]
     days = [header.acquired for _, header in images]
@@ -227,7 +227,7 @@ def _contradictory(images: Sequence[tuple[Source, Header]]) -> QualityWarning | 
     )
 
 
-def _incomplete(sources: Sequence[Source], headers: Sequence[Header]) -> QualityWarning | None:
+def _incomplete(sources: Sequence[ReceivedImage], headers: Sequence[Header]) -> QualityWarning | None:
     """Return the warning that names attributes which only some images state, or which are required but missing."""
     missing: list[str] = []
     names = dict.fromkeys(
@@ -250,7 +250,7 @@ def _incomplete(sources: Sequence[Source], headers: Sequence[Header]) -> Quality
     )
 
 
-def _read(source: Source, limits: Limits) -> Header:
+def _read(source: ReceivedImage, limits: Limits) -> Header:
     if not is_dicom(source.data):
         return Header({}, {}, "", None, None)
     try:

@@ -221,13 +221,13 @@ def _predicted(predictor: "Predictor", group: Sequence[Image], point: Any) -> "t
         ImageError: An image is damaged or refuses the exam, or none is left.
     """
     from mammopipe.inference.contract.errors import from_image_error
-    from mammopipe.inference.payload.exam_body import Source
+    from mammopipe.inference.payload.exam_body import ReceivedImage
     from mammopipe.inference.payload.identity import check_exam
     from mammopipe.processing.images.mammogram import ReadConfig, read_mammogram
 
     config = ReadConfig(for_processing=predictor.for_processing)
     if all(image.record is None for image in group):
-        sources = [Source(image.path.read_bytes(), index=index) for index, image in enumerate(group)]
+        sources = [ReceivedImage(image.path.read_bytes(), index=index) for index, image in enumerate(group)]
         check_exam(sources, config.limits)
     views, refused, reason = [], [], None
     for image in group:

@@ -31,7 +31,7 @@ from mammopipe.processing.datasets.manifest import UNKNOWN_SIDE, Laterality
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule, Cases, Level, beside_other, both_breasts, combine
 from mammopipe.training.model.predictions import Floats
-from mammopipe.training.model.views.attention import Side, ViewAttention
+from mammopipe.training.model.views.attention import ViewAttention, ViewMask
 
 _TEXTS = {
     "no-breast-rule": "the model does not say how views become breasts; their mean is given",
@@ -186,7 +186,7 @@ def _by_attention(
 
     Images of unknown laterality are a breast of their own: they are no views of the other side, and have none.
     """
-    shown = [Side.OWN if each == side else Side.OTHER if each and side else Side.ABSENT for each in sides]
+    shown = [ViewMask.OWN if each == side else ViewMask.OTHER if each and side else ViewMask.ABSENT for each in sides]
     logits = np.array([view.logits for view in views], np.float64)
     features = np.array([view.features for view in views], np.float64)
     breast = model.attention.breast_logits(logits, features, shown)

@@ -29,7 +29,7 @@ from mammopipe.inference.contract.schema import (
 from mammopipe.inference.contract.task import Reply as Reply
 from mammopipe.inference.contract.task import Task as Task
 from mammopipe.inference.payload.digest import Digest
-from mammopipe.inference.payload.exam_body import Parcel, Source, unpack
+from mammopipe.inference.payload.exam_body import Parcel, ReceivedImage, unpack
 from mammopipe.inference.payload.identity import check_exam
 from mammopipe.inference.payload.limits import HandlerLimits as HandlerLimits
 from mammopipe.inference.prediction.exam import Combined, ViewScore, left_out, of_unseen_breast
@@ -121,7 +121,7 @@ class _Work:
         made_of_regions = (DicomResult.CAD_REPORT, DicomResult.PRESENTATION_STATE, DicomResult.ALL)
         return self.reader.options.heatmap or self.result in made_of_regions
 
-    def image(self, source: Source) -> Reply:
+    def image(self, source: ReceivedImage) -> Reply:
         """Return the reply to one image."""
         options = self.reader.options
         drawn = self.task.form is AnswerType.OVERLAY and options.overlay is OverlayLayer.HEAT
@@ -188,7 +188,7 @@ class _Work:
         attributes = self._attributes(said.exam.malignancy_score, said.exam.decision, said.exam.referral)
         return Reply(body, self.form, attributes, _exam_facts(said, self.reader))
 
-    def _judge(self, sources: tuple[Source, ...], unknown: list[int], *, exact: bool) -> "_Judged":
+    def _judge(self, sources: tuple[ReceivedImage, ...], unknown: list[int], *, exact: bool) -> "_Judged":
         """Judge the images one after the other, so that the pixels of only one are in memory.
 
         Images that are no whole-breast view, or that the exclusions refuse, are left out of every score. The exam is
@@ -262,7 +262,7 @@ class _Work:
 class _Judged:
     """The judged images of an exam."""
 
-    sources: list[Source] = field(default_factory=list)
+    sources: list[ReceivedImage] = field(default_factory=list)
     images: list[ImageAnswer] = field(default_factory=list)
     """Answers for the sources, in their order."""
     overlays: list[bytes] = field(default_factory=list)
@@ -276,7 +276,7 @@ def _leaves_exam(error: RequestError) -> bool:
     return error.leaves_exam if isinstance(error, ExcludedViewError) else isinstance(error, NotAMammogramViewError)
 
 
-def _refused(error: RequestError, source: Source) -> RefusedView:
+def _refused(error: RequestError, source: ReceivedImage) -> RefusedView:
     laterality = error.laterality if isinstance(error, ExcludedViewError) else None
     flag = (error.detail or {}).get("flag")
     message = error.at(source.index, source.place).message

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mammopipe.inference.contract.errors import BadOptionError, ExcludedViewError, from_image_error
 from mammopipe.inference.contract.request import RequestOptions
 from mammopipe.inference.contract.schema import Heatmap, ImageExclusion, ImageInfo, Prevalence, QualityWarning
-from mammopipe.inference.payload.exam_body import Source
+from mammopipe.inference.payload.exam_body import ReceivedImage
 from mammopipe.inference.prediction.heatmap import OUTSIDE_LIMIT, Evidence, grey_png, regions
 from mammopipe.inference.prediction.image_prediction import Prediction
 from mammopipe.inference.prediction.predictor import Predictor
@@ -41,7 +41,7 @@ class Clock:
 class JudgedImage:
     """One image with its prediction."""
 
-    source: Source
+    source: ReceivedImage
     mammogram: Mammogram
     prediction: Prediction
     seen: Evidence | None
@@ -113,7 +113,7 @@ class Reader:
     options: RequestOptions
     clock: Clock
 
-    def image(self, source: Source, *, explain: bool, exact: bool = False) -> JudgedImage:
+    def image(self, source: ReceivedImage, *, explain: bool, exact: bool = False) -> JudgedImage:
         """Return an image with its prediction; raises `RequestError` if the image cannot be used."""
         laterality = None
         try:
@@ -142,7 +142,7 @@ class Reader:
         return JudgedImage(source, mammogram, prediction, seen, self.predictor.shown_for(self.predictor.level))
 
 
-def _read(source: Source, reading: ReadConfig) -> Mammogram:
+def _read(source: ReceivedImage, reading: ReadConfig) -> Mammogram:
     """Return the image with the request's laterality and view.
 
     They may not contradict the file, but they override a laterality inferred from the pixels.

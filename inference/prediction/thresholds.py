@@ -14,7 +14,7 @@ from mammopipe.training.model.exam_scores import BreastRule, Level
 from mammopipe.training.model.operating_points import Goal, Rate
 from mammopipe.training.model.prevalence import PrevalenceShift, moved
 
-Points = Mapping[Level, Mapping[Goal, operating_points.OperatingPoint]]
+Points = Mapping[Level, Mapping[Goal, operating_points.DecisionThreshold]]
 
 
 @dataclass(frozen=True)

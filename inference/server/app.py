@@ -46,7 +46,7 @@ from mammopipe.inference.server.log import Log
 from mammopipe.inference.server.places import Place, Places
 from mammopipe.inference.server.responses import Caller, LingeringResponse, error_response
 from mammopipe.inference.settings import ServerSettings
-from mammopipe.inference.workers.channel import Body, BodyFiles
+from mammopipe.inference.workers.channel import BodyFiles, SharedBody
 from mammopipe.inference.workers.pool import ClientGoneError, Pool
 
 REQUEST_ID_HEADER = "x-amzn-RequestId"
@@ -197,7 +197,7 @@ class Application:
     async def _work(self, request: Request, place: Place, request_id: str, facts: Facts) -> Reply:
         kind, form, options = _headers(request, batch=self._settings.batch)
         facts |= {"content_type": str(kind), "accept": str(form)}
-        with Body(self._files) as body:
+        with SharedBody(self._files) as body:
             await _receive(request, body, self._settings.max_bytes, place)
             facts["bytes"] = body.size
             header = request.headers["content-type"]
@@ -236,7 +236,7 @@ class Application:
         facts |= reply.facts | {"wait_ms": round(waited * 1000, 2), "answer_bytes": len(reply.body)}
         return reply
 
-    async def _run(self, request: Request, task: Task, body: Body) -> tuple[Reply, float]:
+    async def _run(self, request: Request, task: Task, body: SharedBody) -> tuple[Reply, float]:
         """Return the answer and the seconds of waiting for a worker; raises `ClientDisconnect` if the client has gone.
 
         The place of a client that has gone is free at once.
@@ -300,7 +300,7 @@ def _echo(request: Request, response: Response) -> None:
         response.headers[CUSTOM_ATTRIBUTES_HEADER] = f"{own},{opaque}" if own else opaque
 
 
-async def _receive(request: Request, body: Body, limit: int, place: Place) -> None:
+async def _receive(request: Request, body: SharedBody, limit: int, place: Place) -> None:
     """Receive the body; refuse it as soon as it announces or contains more bytes than the limit, or stops arriving."""
     announced = request.headers.get("content-length", "")
     refusal = TooLargeError("too_large", f"the body is over the limit of {limit} bytes")

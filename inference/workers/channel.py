@@ -74,7 +74,7 @@ class BodyFiles:
             self._kept.pop()[0].close()
 
 
-class Body:
+class SharedBody:
     """A request's body in a file in memory, which grows as data arrives and is passed on as a descriptor.
 
     A worker reads it once, so at most two copies of a body are in memory.
@@ -90,7 +90,7 @@ class Body:
         self.was_read = False
         """Whether the worker has read the body. Only then may its file serve the next request."""
 
-    def __enter__(self) -> "Body":
+    def __enter__(self) -> "SharedBody":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from mammopipe.inference.contract.errors import CannotServeError, RequestError, WorkerFault
 from mammopipe.inference.contract.task import Reply, Task
 from mammopipe.inference.settings import ServerSettings
-from mammopipe.inference.workers.channel import Body, Inbox, Order, Report, post
+from mammopipe.inference.workers.channel import Inbox, Order, Report, SharedBody, post
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """Variables that numerical libraries read once, at import."""
@@ -59,7 +59,7 @@ class Worker:
         if isinstance(reason, CannotServeError):
             raise reason
 
-    def hand(self, task: Task, body: Body) -> "asyncio.Future[bytes] | None":
+    def hand(self, task: Task, body: SharedBody) -> "asyncio.Future[bytes] | None":
         """Give the worker a task; return its future answer for `outcome`, or `None` if the worker has already ended."""
         try:
             packed = _packed(replace(task, request_id=""), frozenset(task.options.model_fields_set))

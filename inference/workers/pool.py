@@ -15,7 +15,7 @@ from functools import partial
 from mammopipe.inference.contract.errors import CannotServeError, RequestError, UnavailableError, WorkerFault
 from mammopipe.inference.contract.task import Reply, Task
 from mammopipe.inference.settings import ServerSettings
-from mammopipe.inference.workers.channel import Body
+from mammopipe.inference.workers.channel import SharedBody
 from mammopipe.inference.workers.fork_server_client import ForkServer, Worker, WorkerLostError
 
 PATIENCE = 3
@@ -34,7 +34,7 @@ class _Place:
     """A request in the line for a worker."""
 
     task: Task
-    body: Body
+    body: SharedBody
     running: "asyncio.Future[tuple[Worker, asyncio.Future[bytes]]]"
     """The worker that has the request, and its future answer."""
 
@@ -80,7 +80,7 @@ class Pool:
         return bool(self._able)
 
     async def run(
-        self, task: Task, body: Body, gone: "asyncio.Future[None]", begun: Callable[[], None] = lambda: None
+        self, task: Task, body: SharedBody, gone: "asyncio.Future[None]", begun: Callable[[], None] = lambda: None
     ) -> tuple[Reply, float]:
         """Return the reply of the next free worker, and the seconds of waiting for it.
 
@@ -141,7 +141,7 @@ class Pool:
             answer.add_done_callback(partial(self._note_answer, worker, place.body))
             place.running.set_result((worker, answer))
 
-    def _note_answer(self, worker: Worker, body: Body, answer: "asyncio.Future[bytes]") -> None:
+    def _note_answer(self, worker: Worker, body: SharedBody, answer: "asyncio.Future[bytes]") -> None:
         """Give a worker that has answered its next request at once, before the answer is sent."""
         if answer.cancelled() or answer.exception() is not None:
             self._able.discard(worker)

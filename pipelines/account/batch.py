@@ -25,7 +25,7 @@ from mammopipe.pipelines.runs.aws_rollout import PACKAGE
 from mammopipe.processing.errors import ConfigError
 
 WAIT = {"Delay": 30, "MaxAttempts": 960}
-"""Eight hours."""
+"""Settings of the waiter: asks every 30 seconds, for eight hours."""
 
 
 def predict(
@@ -52,7 +52,8 @@ def predict(
         How many objects were answered, refused, or got no answer.
 
     Raises:
-        ConfigError: The ARN is not a package's, nothing lies below the prefix, AWS refuses, or the job left nothing.
+        ConfigError: The ARN is not that of a package, there is no object below the prefix, AWS refuses a request, or
+            the job wrote no answer.
     """
     if PLACEHOLDER_ACCOUNT in config.security.role:
         raise ConfigError(f"security.role={config.security.role}: set the role of your account")
@@ -78,7 +79,7 @@ def predict(
         reason = " ".join(ended.get("FailureReason", "no reason given").split())
         say(f"Transform job {name}: {status}: {reason}")
     if not written.answered + written.refused:
-        raise ConfigError(f"transform job {name}: it left no answer; see its log")
+        raise ConfigError(f"transform job {name}: it wrote no answer; see its log")
     return written
 
 
@@ -86,7 +87,9 @@ def requests(config: PipelineConfig, package: str, source: str) -> tuple[Mapping
     """Return the `CreateModel` and the `CreateTransformJob` request; each call gives new names."""
     match = PACKAGE.fullmatch(package)
     if match is None:
-        raise ConfigError(f"{package}: an ARN as arn:aws:sagemaker:REGION:ACCOUNT:model-package/GROUP/VERSION")
+        raise ConfigError(
+            f"{package}: must be an ARN such as arn:aws:sagemaker:REGION:ACCOUNT:model-package/GROUP/VERSION"
+        )
     config = config.replace(transform=config.transform.replace(input=source), deploy=False)
     definition = json.loads(build_promotion(config).definition())
     steps = {step["Name"]: step["Arguments"] for step in all_steps(definition["Steps"])}

@@ -1,6 +1,6 @@
-"""The end of a run on AWS: the package gets its model card, and the candidate one test image.
+"""The end of a run on AWS: attaches the model card to the package, and sends one test image to the candidate.
 
-A pipeline can do neither: AWS documents values from files for conditions only, and no type of step calls an endpoint.
+A pipeline can do neither: AWS documents values from files only for conditions, and no type of step calls an endpoint.
 The command that watches the run does both.
 """
 
@@ -27,7 +27,7 @@ def finish(
 ) -> None:
     """Attach the model card to the run's package and send the candidate one image of the test split.
 
-    What fails is reported and does not fail the run, which has ended; expired credentials are raised.
+    A failure is reported, but does not fail the run, which has ended. Only expired credentials are raised.
 
     Args:
         folder: The run's folder, for `invocation.json`.
@@ -37,17 +37,17 @@ def finish(
         say: Called with each line for the user.
         client: Makes the client of an endpoint from its name and region.
     """
-    made = {step["name"]: step["arn"] for step in execution["steps"] if step.get("arn")}
-    if execution.get("model_card") and "Register" in made:
+    arns = {step["name"]: step["arn"] for step in execution["steps"] if step.get("arn")}
+    if execution.get("model_card") and "Register" in arns:
         try:
-            _attach_card(execution, made["Register"], sagemaker, storage)
-            say(f"Package {made['Register']} has the model card, as a draft")
+            _attach_card(execution, arns["Register"], sagemaker, storage)
+            say(f"Package {arns['Register']} has the model card, as a draft")
         except (ExpiredCredentialsError, ExpiredAccessError):
             raise
         except MammopipeError as error:
-            say(f"Package {made['Register']} has no model card: {error}")
-    if "Endpoint" in made:
-        name = made["Endpoint"].rpartition("/")[2]
+            say(f"Package {arns['Register']} has no model card: {error}")
+    if "Endpoint" in arns:
+        name = arns["Endpoint"].rpartition("/")[2]
         try:
             _ask(folder, execution, client(name, region=execution["region"]), name, storage, say)
         except (ExpiredCredentialsError, ExpiredAccessError):
@@ -73,7 +73,9 @@ def _ask(
 ) -> None:
     prepared = f"{execution['results']}/{results.PREPARED}"
     if not storage.list(f"{prepared}/manifest"):
-        say(f"Endpoint {name} was not asked: the step cache replaced Prepare, so this run has no list of its images")
+        say(
+            f"Endpoint {name} got no test image: the step cache replaced Prepare, so this run has no list of its images"
+        )
         return
     output = {"OutputName": results.PREPARED, "S3Output": {"S3Uri": prepared}}
     steps = {"Prepare": {"ProcessingOutputConfig": {"Outputs": [output]}}}

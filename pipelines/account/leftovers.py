@@ -1,4 +1,4 @@
-"""Finds the endpoint configurations and models that earlier deployments of an endpoint left.
+"""Finds the endpoint configurations and models of earlier deployments that no endpoint uses any more.
 
 Each run, approval and `mammopipe deploy` creates a configuration and a model. SageMaker keeps both when the endpoint is
 deleted (API reference, DeleteEndpoint).
@@ -27,7 +27,7 @@ def find(
     Args:
         config: The configuration.
         sagemaker: A boto3 client of SageMaker.
-        candidate: Whether those of the runs' endpoint are looked for, or those of the endpoint that a clinic calls.
+        candidate: Whether to look for those of the runs' candidate endpoint, or of the endpoint that a clinic calls.
         mode: How the endpoint serves. In mode `both`, two endpoints share the beginning of their names. None: any.
 
     Returns:
@@ -41,13 +41,13 @@ def find(
         name = item["EndpointConfigName"]
         settings = sagemaker.describe_endpoint_config(EndpointConfigName=name)
         used = [variant["ModelName"] for variant in settings["ProductionVariants"]]
-        left = pattern.fullmatch(name) and name not in served and mode in (None, mode_of(settings))
-        if left and is_ours(config, sagemaker, item["EndpointConfigArn"]):
+        unused = pattern.fullmatch(name) and name not in served and mode in (None, mode_of(settings))
+        if unused and is_ours(config, sagemaker, item["EndpointConfigArn"]):
             found.append(name)
             models += used
         else:
             kept |= {*used}
-    # A deployment that failed halfway leaves a model alone.
+    # A deployment that failed halfway leaves a model without a configuration.
     models += [item["ModelName"] for item in _pages(sagemaker, "list_models", "Models", f"{base}-")
                if pattern.fullmatch(item["ModelName"])]  # fmt: skip
     ours = [
@@ -59,7 +59,7 @@ def find(
 
 
 def _names(config: PipelineConfig, *, candidate: bool) -> re.Pattern[str]:
-    """Return the names that deployments give: with the run's id, or with the package's version and a digest."""
+    """Return the pattern of deployments' names: they end in a run's id, or in a package's version and a digest."""
     base = re.escape(config.endpoint.name)
     if candidate:
         return re.compile(rf"{base}{CANDIDATE_SUFFIX}(-a)?-[a-z0-9]{{12}}(-.+)?")
@@ -67,7 +67,7 @@ def _names(config: PipelineConfig, *, candidate: bool) -> re.Pattern[str]:
 
 
 def _served(sagemaker: Any, base: str) -> set[str]:
-    """Return the configurations that the endpoints with such names have, or are being updated to."""
+    """Return the configurations that endpoints with such names use, or are being updated to."""
     names = set()
     for item in _pages(sagemaker, "list_endpoints", "Endpoints", base):
         endpoint: Mapping[str, Any] = sagemaker.describe_endpoint(EndpointName=item["EndpointName"])

@@ -1,7 +1,7 @@
-"""Removes an endpoint on AWS with its configurations and models, earlier ones too: `mammopipe delete --endpoint NAME`.
+"""Removes an endpoint on AWS with its configurations and models, also earlier ones: `mammopipe delete --endpoint NAME`.
 
-Everything is looked up and checked before anything is deleted. What lacks the configuration's tags was made by somebody
-else: an endpoint with such parts is refused, and such parts of earlier deployments are left.
+Everything is looked up and checked before anything is deleted. A resource without the configuration's tags was made by
+somebody else: an endpoint that uses one is not removed, and one of an earlier deployment stays.
 """
 
 from collections.abc import Callable
@@ -25,11 +25,11 @@ DELETABLE = ("InService", "Failed", "OutOfService", "UpdateRollbackFailed")
 
 @dataclass(frozen=True)
 class Removal:
-    """What is deleted together."""
+    """The resources that are deleted together."""
 
     endpoint: str
     status: str
-    """The endpoint's status; empty if there is none, and only what earlier deployments left is deleted."""
+    """The endpoint's status; empty if the endpoint does not exist and only leftovers of it are deleted."""
     endpoint_configs: tuple[str, ...]
     models: tuple[str, ...]
     clinical: bool
@@ -37,9 +37,9 @@ class Removal:
 
     def lines(self) -> list[str]:
         """Return what is deleted, one line each."""
-        called = "the endpoint that a clinic calls" if self.clinical else "a run's candidate"
+        role = "the endpoint that a clinic calls" if self.clinical else "a run's candidate"
         return [
-            f"endpoint {self.endpoint} ({self.status or 'there is none'}): {called}",
+            f"endpoint {self.endpoint} ({self.status or 'there is none'}): {role}",
             *(f"endpoint configuration {name}" for name in self.endpoint_configs),
             *(f"model {name}" for name in self.models),
         ]
@@ -66,23 +66,25 @@ def plan(config: PipelineConfig, sagemaker: Any, name: str) -> Removal:
         The endpoint with its configuration and models, and those of its earlier deployments that nothing uses.
 
     Raises:
-        ConfigError: The configuration has no such endpoint, there is nothing of it on AWS, a part of it lacks the tags,
-            or it is being created, updated or deleted.
+        ConfigError: The configuration has no such endpoint, nothing of it exists on AWS, one of its resources lacks the
+            tags, or it is being created, updated or deleted.
     """
     candidates = config.endpoint.candidate.names
     known = (*config.endpoint.names, *candidates)
     if name not in known:
         raise ConfigError(f"endpoint {name}: not of this configuration, whose endpoints are {', '.join(known)}")
     with aws_errors():
-        status, used, models, mode = _standing(config, sagemaker, name)
+        status, used, models, mode = _current(config, sagemaker, name)
         left, left_models = leftovers.find(config, sagemaker, candidate=name in candidates, mode=mode)
     if not (status or left or left_models):
-        raise ConfigError(f"endpoint {name}: this account and region has none, and no part of an earlier one")
+        raise ConfigError(
+            f"endpoint {name}: does not exist in this account and region, and earlier deployments left nothing"
+        )
     everything = tuple(dict.fromkeys((*models, *left_models)))
     return Removal(name, status, (*used, *left), everything, name not in candidates)
 
 
-def _standing(
+def _current(
     config: PipelineConfig, sagemaker: Any, name: str
 ) -> tuple[str, tuple[str, ...], tuple[str, ...], EndpointMode | None]:
     """Return an endpoint's status, configuration, models and mode; the status is empty if there is no endpoint."""
@@ -107,7 +109,7 @@ def _standing(
 def _require_ours(config: PipelineConfig, sagemaker: Any, what: str, arn: str) -> None:
     if not leftovers.is_ours(config, sagemaker, arn):
         wanted = ", ".join(f"{key}={value}" for key, value in config.tags.items()) or "tags"
-        raise ConfigError(f"{what}: it lacks {wanted}, so mammopipe did not make it and does not delete it")
+        raise ConfigError(f"{what}: it lacks {wanted}, so mammopipe did not create it and does not delete it")
 
 
 def remove(removal: Removal, services: Services, say: Callable[[str], None]) -> None:
@@ -119,13 +121,13 @@ def remove(removal: Removal, services: Services, say: Callable[[str], None]) -> 
         say: Called with each line for the user.
 
     Raises:
-        ConfigError: AWS refused; what was deleted before is gone.
+        ConfigError: AWS refused a request; what was deleted before it stays deleted.
     """
     name = removal.endpoint
     with aws_errors():
         if removal.status:
             stop_scaling(services.scaling, name)
-            # The alarm that wakes an async endpoint was made by the stack, not by autoscaling itself.
+            # The stack created the alarm that wakes an async endpoint, so deregistering the target does not delete it.
             services.cloudwatch.delete_alarms(AlarmNames=[f"{name}-wake"])
             services.sagemaker.delete_endpoint(EndpointName=name)
             services.sagemaker.get_waiter("endpoint_deleted").wait(EndpointName=name)

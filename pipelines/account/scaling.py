@@ -1,7 +1,8 @@
-"""Autoscaling of endpoints: Application Auto Scaling does not let a registered variant get another instance type.
+"""Deregisters endpoints from autoscaling before they are changed or deleted.
 
-The stack's state machine registers each endpoint that comes into service. Source: "Update endpoints that use automatic
-scaling" (endpoint-scaling-update).
+SageMaker refuses another instance type for a variant that is registered with Application Auto Scaling. The stack's
+state machine registers each endpoint that comes into service. Source: "Update endpoints that use automatic scaling"
+(endpoint-scaling-update).
 """
 
 from collections.abc import Callable, Mapping
@@ -31,11 +32,11 @@ def release_candidates(
 ) -> None:
     """Deregister the runs' endpoints if the next run changes their instance type.
 
-    The run's last step would otherwise be refused, after everything before it was paid.
+    Otherwise AWS would refuse the run's last step, after all earlier steps were paid.
 
     Args:
         config: The configuration of the next run.
-        instance_type: The instance type that it gives its endpoints.
+        instance_type: The instance type of its endpoints.
         sagemaker: A boto3 client of SageMaker.
         scaling: A boto3 client of Application Auto Scaling.
         say: Called with each line for the user.
@@ -55,4 +56,4 @@ def release_candidates(
             before = settings["ProductionVariants"][0].get("InstanceType")
             if before not in (None, instance_type):
                 stop_scaling(scaling, name)
-                say(f"Endpoint {name}: not scaled until this run has changed it from {before} to {instance_type}")
+                say(f"Endpoint {name}: no autoscaling until this run has changed it from {before} to {instance_type}")

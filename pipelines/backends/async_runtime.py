@@ -40,7 +40,9 @@ INLINE_BYTES = 128_000
 QUEUED = 64
 """Maximum number of waiting requests; further ones are answered 503."""
 INVOCATION_SECONDS, LONGEST_INVOCATION_SECONDS = 900.0, 3600.0
+"""Default and maximum of `InvocationTimeoutSeconds`."""
 TTL_SECONDS = 21_600.0
+"""Default of `RequestTTLSeconds`, after which a waiting request expires."""
 HEADER = "x-amzn-sagemaker-"
 
 
@@ -82,11 +84,11 @@ class Invocation:
 
 
 class FailedInvocation(Exception):
-    """The text of a failure object."""
+    """An accepted request failed; the message becomes the failure object on S3."""
 
 
 class Refusal(Exception):
-    """An error response of the async API."""
+    """A request was not accepted; becomes an error response of the async API."""
 
     def __init__(self, status: HTTPStatus, kind: str, message: str) -> None:
         super().__init__(message)
@@ -157,7 +159,8 @@ class AsyncRuntime:
             try:
                 outcome = self._carry_out(invocation)
             except (BotoCoreError, ClientError) as error:
-                outcome = f"lost: {type(error).__name__}"  # a failed write to S3 must not affect the next request
+                # A failed write to S3 must not end this thread: it also processes the next requests.
+                outcome = f"lost: {type(error).__name__}"
             print(
                 json.dumps(
                     {
@@ -191,9 +194,9 @@ class AsyncRuntime:
             raise FailedInvocation(f"The container broke the connection: {type(error).__name__}.") from None
         if reply.status != HTTPStatus.OK:
             kind = "client" if reply.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server"
-            said = reply.body.decode(errors="replace")
-            raise FailedInvocation(f'Received {kind} error ({reply.status}) from primary with message "{said}"')
-        if not reply.sized:
+            text = reply.body.decode(errors="replace")
+            raise FailedInvocation(f'Received {kind} error ({reply.status}) from primary with message "{text}"')
+        if not reply.has_length:
             raise FailedInvocation("The response from container primary did not specify the required Content-Length.")
         return reply
 
@@ -217,8 +220,8 @@ class AsyncRuntime:
         try:
             connection.request(method, path, body, dict(headers))
             response = connection.getresponse()
-            sized = response.getheader("Content-Length") is not None
-            return _Reply(response.status, response.getheader("Content-Type", ""), sized, response.read())
+            has_length = response.getheader("Content-Length") is not None
+            return _Reply(response.status, response.getheader("Content-Type", ""), has_length, response.read())
         finally:
             connection.close()
 
@@ -227,7 +230,7 @@ class AsyncRuntime:
 class _Reply:
     status: int
     type: str
-    sized: bool
+    has_length: bool
     """Whether the container sent the length of its answer; SageMaker rejects answers without it."""
     body: bytes
 

@@ -1,6 +1,6 @@
 """The checkpoint folders of local training jobs, named by a digest of the job and used by one job at a time.
 
-A killed job finds its checkpoint again when the same network is trained with the same settings, data and code.
+After a killed job, the next job with the same network, settings, data and code continues from its checkpoint.
 Concurrent jobs never share a folder: if two are equal, the second starts from scratch in its own folder.
 """
 
@@ -24,7 +24,7 @@ DESCRIBED = ("manifest", "stage", "weights")
 
 @cache
 def package_digest() -> str:
-    """Return the SHA-256 of this package's source: of whatever may change what a job writes."""
+    """Return the SHA-256 of this package's source files; a change in any of them may change what a job writes."""
     root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for folder in ("processing", "training", "inference", "pipelines"):
@@ -36,9 +36,10 @@ def package_digest() -> str:
 def job_digest(request: Mapping[str, Any], paths: ContainerPaths) -> str:
     """Return the digest of a training job: its settings, the data in its channels, and the code."""
     digest = hashlib.sha256(package_digest().encode())
+    # The metric definitions only say how SageMaker reads the log.
     algorithm = {**request["AlgorithmSpecification"], "MetricDefinitions": None}
-    said = [request.get("HyperParameters", {}), algorithm, request.get("Environment", {})]
-    digest.update(json.dumps(said, sort_keys=True, default=str).encode())
+    settings = [request.get("HyperParameters", {}), algorithm, request.get("Environment", {})]
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for item in request.get("InputDataConfig", []):
         folder = paths.channel(item["ChannelName"])
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -62,7 +63,7 @@ def held(root: Path, digest: str) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
-        if folder.name != digest:  # no later job would look for it
+        if folder.name != digest:  # no later job looks for a folder with a random suffix
             shutil.rmtree(folder, ignore_errors=True)
         raise
     else:
@@ -75,7 +76,7 @@ def held(root: Path, digest: str) -> Iterator[Path]:
 
 
 def _lock(path: Path) -> TextIO | None:
-    """Return the locked file at `path`, which is made if it is missing; `None` where another process holds it."""
+    """Return the lock file at `path`, created if necessary and locked; None if another process holds the lock."""
     while True:
         lock = path.open("w")
         try:
@@ -83,7 +84,7 @@ def _lock(path: Path) -> TextIO | None:
         except BlockingIOError:
             lock.close()
             return None
-        # Whoever held it may have removed it between our opening and our locking.
+        # Its last holder may have removed the file after this process opened it; such a lock protects nothing.
         if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
             return lock
         lock.close()

@@ -40,12 +40,12 @@ class Served:
 
     container: Mapping[str, Any]
     """The model's container: image, artefact, environment."""
-    queue: Mapping[str, Any] | None
+    async_config: Mapping[str, Any] | None
     """The configuration's `AsyncInferenceConfig`, if it has one."""
 
 
 def is_missing(error: ClientError) -> bool:
-    """Return whether the error means that nothing has this name; SageMaker has no error code of its own for that."""
+    """Return whether the error means that nothing has this name; SageMaker has no separate error code for that."""
     return "Could not find" in error.response["Error"].get("Message", "")
 
 

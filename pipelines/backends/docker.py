@@ -5,7 +5,7 @@ for the package, the model, the endpoint configuration and the endpoint (which i
 are prefixes instead of folders; complete logs; the reason that a failed job wrote; and clean-up after every run.
 
 Only this module uses private names of the SDK, for the version that pyproject.toml pins. If another version changes
-them, tests/pipelines/backends/test_docker.py shows the difference.
+them, tests/pipelines/backends/test_docker.py fails.
 """
 
 import copy
@@ -35,7 +35,7 @@ from mammopipe.pipelines.backends.jobs import JobContext, StepFailed, last_line
 from mammopipe.pipelines.backends.process import job_name, share_cores
 from mammopipe.pipelines.backends.processes import RunEnding
 from mammopipe.pipelines.backends.step_status import Status, StepStatuses
-from mammopipe.pipelines.backends.supported import all_steps
+from mammopipe.pipelines.backends.supported import all_steps, images
 from mammopipe.pipelines.containers import docker_cli
 from mammopipe.processing.container.job import REASON_LIMIT
 from mammopipe.processing.container.network import LOCAL_VARIABLE
@@ -44,7 +44,7 @@ from mammopipe.processing.errors import ConfigError, MammopipeError
 Properties = Mapping[str, Any]
 JOB_NAMES = {StepTypeEnum.PROCESSING: "ProcessingJobName", StepTypeEnum.TRAINING: "TrainingJobName"}
 NOT_IN_LOCAL_MODE = ("Tuning", "Transform")
-"""Step types that the SDK's local executor does not know, or that were never tried there."""
+"""Step types that the SDK's local executor does not know, or that this project has not tried there."""
 _COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
 _PREFIX = re.compile(rb"^[\w-]*algo-\d+-\w+\s*\| ?")
 """The prefix that Compose puts before each line of a container's output."""
@@ -75,7 +75,7 @@ class LocalMode(Execution):
                 raise ConfigError(f"step {step['Name']}: SDK local mode runs no {step['Type']}; use --backend process")
         if self.scope.parameters.get("DataDistribution", "FullyReplicated") != "FullyReplicated":
             raise ConfigError("DataDistribution: SDK local mode knows only FullyReplicated; use --backend process")
-        self.images = sorted(_images(definition))
+        self.images = sorted(image for step in steps for image in images(step["Arguments"]).values())
         docker_cli.require(self.images)
         docker_cli.sweep()
 
@@ -113,20 +113,6 @@ class LocalMode(Execution):
         }
 
 
-def _images(definition: Mapping[str, Any]) -> Iterator[str]:
-    """Yield every image that a compiled definition names."""
-    for step in all_steps(definition["Steps"]):
-        arguments = step["Arguments"]
-        yield from filter(
-            None,
-            (
-                arguments.get("AppSpecification", {}).get("ImageUri"),
-                arguments.get("AlgorithmSpecification", {}).get("TrainingImage"),
-                arguments.get("PrimaryContainer", {}).get("Image"),
-            ),
-        )
-
-
 def _session(context: JobContext, environment: Mapping[str, str], run: str) -> Any:
     """Return the SDK's local session on the run's S3, with its folders below the run's folder."""
     session = LocalPipelineSession(
@@ -139,6 +125,7 @@ def _session(context: JobContext, environment: Mapping[str, str], run: str) -> A
         # Not the run's own bucket: the SDK checks the owner of its default bucket before each transfer.
         default_bucket="unused",
         s3_endpoint_url=context.storage.endpoint,
+        # Not empty: the SDK would then read the configuration files of the machine and the user.
         sagemaker_config={"SchemaVersion": "1.0"},
     )
     labels = docker_cli.job_labels(run)
@@ -201,7 +188,7 @@ class _Executor(LocalPipelineExecutor):  # type: ignore[misc]
             request[key] = job_name(mode.run_id, step.name)
             create = mode.sagemaker.create_processing_job if "Processing" in key else mode.sagemaker.create_training_job
             create(**request)
-            # The configuration that the SDK writes names AWS's instance type, whose GPU this machine need not have.
+            # LOCAL_VARIABLE: the SDK passes AWS's instance type to the container, and this machine may lack its GPU.
             threads = {
                 "OMP_NUM_THREADS": str(mode.threads[step.name]),
                 "PYTHONUNBUFFERED": "1",
@@ -227,7 +214,7 @@ class _ControlPlane(_StepExecutor):  # type: ignore[misc]
     """Runs a step that is a single call of the SageMaker API."""
 
     pipline_executor: _Executor
-    """The spelling follows the SDK."""
+    """The SDK spells the name like this."""
     step: Step
     call: Callable[[LocalMode, str, Properties], Properties]
 
@@ -281,13 +268,13 @@ def _follow(process: "subprocess.Popen[bytes]", mode: LocalMode) -> int:
     try:
         if clock is not None:
             clock.start()
-        with log.open("ab") as written:
-            _copy(process.stdout, written)  # type: ignore[arg-type]
+        with log.open("ab") as output:
+            _copy(process.stdout, output)  # type: ignore[arg-type]
         code = process.wait()
         docker_cli.own(mode.context.work, mode.images[0])
         if code:
-            over = clock is not None and not clock.is_alive()
-            raise StepFailed(f"stopped after MaxRuntimeInSeconds={seconds}" if over else _reason(root, log, code))
+            timed_out = clock is not None and not clock.is_alive()
+            raise StepFailed(f"stopped after MaxRuntimeInSeconds={seconds}" if timed_out else _reason(root, log, code))
     except (KeyboardInterrupt, SystemExit) as interrupt:
         mode.interrupt = interrupt
         raise
@@ -305,19 +292,20 @@ def _copy(stream: IO[bytes], log: IO[bytes]) -> None:
     """Write a container's lines and errors, without Compose's prefixes and its messages about itself."""
     for raw in stream:
         line = _COLOUR.sub(b"", raw).rstrip(b"\r\n")
-        said = _PREFIX.sub(b"", line)
-        if said != line or not _CHATTER.search(line):
-            log.write(said + b"\n")
+        text = _PREFIX.sub(b"", line)
+        # A line with the prefix comes from the container, whatever it says.
+        if text != line or not _CHATTER.search(line):
+            log.write(text + b"\n")
             log.flush()
 
 
 def _reason(root: Path, log: Path, code: int) -> str:
     """Return why a job failed: the reason that it wrote for SageMaker, or the last line of its log."""
     for file in sorted([*root.glob("*/output/failure"), *root.glob("*/output/message"), *root.glob("output/failure")]):
-        if said := file.read_text(encoding="utf-8", errors="replace").split():
-            return " ".join(said)[:REASON_LIMIT]
-    words = last_line(log)
-    return f"exit code {code}; its last line: {words}" if words else f"exit code {code}, without output"
+        if words := file.read_text(encoding="utf-8", errors="replace").split():
+            return " ".join(words)[:REASON_LIMIT]
+    line = last_line(log)
+    return f"exit code {code}; its last line: {line}" if line else f"exit code {code}, without output"
 
 
 def _plain(message: str) -> str:

@@ -1,4 +1,4 @@
-"""The inputs and state of an execution on either local backend, and how it serves an endpoint."""
+"""What both local backends share: the inputs and state of an execution, and how it serves an endpoint."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -45,9 +45,9 @@ class Execution(ABC):
         served = control_plane.create_endpoint(self.sagemaker, request)
         log, processes = self.context.logs / f"{step}.log", self.context.processes
         folder = fetch_model(self.context.storage, served.container["ModelDataUrl"], self.serving / step)
-        how = self.server(step, served.container, folder)
-        endpoint = serve(request["EndpointName"], folder, log, processes, threads=self.cores, **how)
-        if served.queue:
-            front = log.with_stem(f"{step}-runtime")
-            endpoint = add_async(endpoint, served.queue, folder, front, processes, self.environment)
+        options = self.server(step, served.container, folder)
+        endpoint = serve(request["EndpointName"], folder, log, processes, threads=self.cores, **options)
+        if served.async_config:
+            async_log = log.with_stem(f"{step}-runtime")
+            endpoint = add_async(endpoint, served.async_config, folder, async_log, processes, self.environment)
         self.endpoints.append(endpoint)

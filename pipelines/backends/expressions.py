@@ -18,7 +18,7 @@ CONDITIONS: Mapping[str, Callable[[Any, Any], bool]] = {
     "LessThan": lambda left, right: bool(left < right),
     "LessThanOrEqualTo": lambda left, right: bool(left <= right),
 }
-"""The comparisons of two values; `holds` handles `In`, `Not` and `Or`."""
+"""The comparisons of two values; `holds` evaluates `In`, `Not` and `Or`."""
 
 _REFERENCE = re.compile(r"(?P<scope>Parameters|Execution|Steps)\.(?P<rest>.+)")
 _KEY = re.compile(r"\.?([A-Za-z_][\w-]*)|\[(\d+)\]|\['([^']*)'\]")
@@ -108,7 +108,7 @@ def all_references(value: Any) -> Iterator[str]:
 def _get(reference: str, scope: Scope) -> Any:
     match = _REFERENCE.fullmatch(reference)
     if match is None:
-        raise ConfigError(f"reference {reference!r} is none of Parameters., Execution. or Steps.")
+        raise ConfigError(f"reference {reference!r} must begin with Parameters., Execution. or Steps.")
     rest = match["rest"]
     if match["scope"] != "Steps":
         table: Mapping[str, Any] = scope.parameters if match["scope"] == "Parameters" else scope.execution
@@ -144,6 +144,7 @@ def walk(value: Any, path: str, where: str) -> Any:
 
 
 def _step_into(value: Any, key: str | int, where: str) -> Any:
+    # `Outputs['model']` names an element of a list by its name, which the JSON holds as a member of the element.
     if isinstance(value, list) and isinstance(key, str):
         value = {item[name]: item for item in value for name in _NAMES if name in item}
     try:
@@ -154,7 +155,7 @@ def _step_into(value: Any, key: str | int, where: str) -> Any:
 
 def _json_get(argument: Mapping[str, Any], scope: Scope) -> Any:
     if "PropertyFile" not in argument:
-        raise ConfigError("Std:JsonGet of an S3 URI is not interpreted by this backend; use a property file")
+        raise ConfigError("this backend cannot run Std:JsonGet with an S3 URI; use a property file")
     _, step, _, name = argument["PropertyFile"]["Get"].split(".")
     if (step, name) not in scope.documents:
         raise ConfigError(f"property file {name} of step {step}: the step has not written it")

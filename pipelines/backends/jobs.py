@@ -43,7 +43,7 @@ class StepFailed(MammopipeError):
 
 @dataclass(frozen=True)
 class JobContext:
-    """Where jobs run, and the services that they use."""
+    """The folders and services that jobs use."""
 
     storage: Storage
     work: Path
@@ -68,7 +68,7 @@ class Job:
     """The folders of each instance, by its host name."""
     command: Sequence[str]
     reason_file: str
-    """The file in `/opt/ml/output` that holds the reason for a failure."""
+    """The file in `/opt/ml/output` with the reason for a failure."""
     threads: int
     """Threads of each instance."""
     environment: Mapping[str, str]
@@ -190,7 +190,7 @@ def _trees(context: JobContext, name: str, count: int) -> Iterator[dict[str, Con
         }
     finally:
         for channel in (context.work / name).glob("*/input/data/*/"):
-            channel.chmod(0o755)  # a FastFile channel is read-only
+            channel.chmod(0o755)  # a FastFile channel is read-only, and rmtree could not empty it
         shutil.rmtree(context.work / name, ignore_errors=True)
 
 
@@ -203,14 +203,15 @@ def _job(
     threads: int,
 ) -> Job:
     words: list[str] = [*specification["ContainerEntrypoint"], *specification.get("ContainerArguments", [])]
-    named = {"TRAINING_JOB_NAME": request["TrainingJobName"]} if "TrainingJobName" in request else {}
+    # SageMaker sets this variable in every training container.
+    job_name = {"TRAINING_JOB_NAME": request["TrainingJobName"]} if "TrainingJobName" in request else {}
     return Job(
         name,
         trees,
         [*ENTRYPOINTS.get(words[0], words[:1]), *words[1:]],
         reason_file,
         threads,
-        named | request.get("Environment", {}),
+        job_name | request.get("Environment", {}),
         request.get("StoppingCondition", {}).get("MaxRuntimeInSeconds"),
     )
 
@@ -251,7 +252,7 @@ def _provide_channel(context: JobContext, channel: Mapping[str, Any], folder: Pa
     if not objects:
         raise StepFailed(f"input {name}: there is no object under {uri}")
     context.storage.mount(uri, folder, objects)
-    folder.chmod(0o555)
+    folder.chmod(0o555)  # on AWS, FastFile mounts the channel read-only
 
 
 def _input_mode(channel: Mapping[str, Any]) -> InputMode:
@@ -282,6 +283,7 @@ def _run(job: Job, context: JobContext) -> None:
                 environment=job.environment,
             )
     finally:
+        # If one instance could not be started, those that run are still waited for.
         watchers = [threading.Thread(target=watch, args=(host,)) for host in running]
         for watcher in watchers:
             watcher.start()
@@ -304,20 +306,22 @@ def _outcome(job: Job, host: str, process: SupervisedProcess, logs: Path) -> str
         return ""
     paths = job.trees[host]
     file = paths.output / job.reason_file
-    said = file.read_text(encoding="utf-8", errors="replace").split() if file.is_file() else []
-    if said:
-        return " ".join(said).replace(str(paths.base), str(OPT_ML))[:REASON_LIMIT]
+    words = file.read_text(encoding="utf-8", errors="replace").split() if file.is_file() else []
+    if words:
+        # The paths that a container would see: the message must not depend on this machine's temporary folders.
+        return " ".join(words).replace(str(paths.base), str(OPT_ML))[:REASON_LIMIT]
     if code == NO_DISK:
-        return f"{os.strerror(errno.ENOSPC)}, or the disk is read-only: the job could not write more about it"
-    words = last_line(job.log(logs, host))
+        return f"{os.strerror(errno.ENOSPC)}, or the disk is read-only: the job could not write its reason"
+    line = last_line(job.log(logs, host))
+    # As a shell does, `supervise` returns 128 + N for a command that signal N ended.
     ended = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
-    return f"{ended}; its last line: {words}" if words else f"{ended}, without output"
+    return f"{ended}; its last line: {line}" if line else f"{ended}, without output"
 
 
 def _pack(folder: Path, archive: Path) -> Path:
     """Write a folder's content as `model.tar.gz`, as SageMaker does, and return the archive."""
     if not any(path.is_file() for path in folder.rglob("*")):
-        raise StepFailed("the job ended well but left nothing in the model folder")
+        raise StepFailed("the job succeeded but wrote no file to the model folder")
     pack(folder, archive)
     return archive
 

@@ -21,7 +21,7 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_json
 
 START_SECONDS = 120.0
-"""Seconds in which the server must answer /ping; SageMaker's default limit is 4 minutes."""
+"""Seconds within which the server must answer /ping; SageMaker's default limit is 4 minutes."""
 FILE, ASYNC_FILE = "endpoint.json", "endpoint-async.json"
 
 
@@ -33,7 +33,7 @@ class LocalEndpoint:
     url: str
     process: SupervisedProcess
     front: SupervisedProcess | None = None
-    """The async API; if it is set, `url` is the API's URL, not the server's."""
+    """The process of the async API in front of the server; if it is set, `url` is the API's URL, not the server's."""
     uploads: str = ""
     """S3 folder for the bodies of async requests."""
 
@@ -43,7 +43,7 @@ class LocalEndpoint:
         return self.front is not None
 
     def stop(self) -> None:
-        """Stop the processes; the one that accepts requests is stopped first."""
+        """Stop the processes, first the one that accepts requests."""
         for process in self._processes():
             process.stop()
 
@@ -89,8 +89,8 @@ def serve(
     """
     port = _free_port()
     words = ENTRYPOINTS["serve"] if command is None else command(port)
-    own = {"SAGEMAKER_BIND_TO_PORT": str(port)}
-    process = processes.start(words, folder.resolve(), log, threads=threads, environment=own | dict(environment))
+    variables = {"SAGEMAKER_BIND_TO_PORT": str(port), **environment}
+    process = processes.start(words, folder.resolve(), log, threads=threads, environment=variables)
     return LocalEndpoint(name, _answering(f"http://127.0.0.1:{port}", process, log), process)
 
 
@@ -162,6 +162,7 @@ def _answering(url: str, process: SupervisedProcess, log: Path) -> str:
 def is_healthy(url: str) -> bool:
     """Return whether a server at `url` answers /ping with 200."""
     try:
+        # Without the proxies of the environment, which cannot reach this machine's loopback.
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/ping", timeout=5) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
@@ -175,7 +176,7 @@ def read_kept(run: Path) -> dict[str, str | int]:
     """
     kept = [file for file in (run / FILE, run / ASYNC_FILE) if file.is_file()]
     if not kept:
-        raise ConfigError(f"{run}: this run keeps no endpoint; run with --keep-endpoint, or deploy it")
+        raise ConfigError(f"{run}: this run kept no endpoint; run with --keep-endpoint, or use mammopipe deploy")
     return _read(kept[0])
 
 
@@ -208,6 +209,7 @@ def _code_within(process: SupervisedProcess, seconds: float) -> int | None:
 
 
 def _free_port() -> int:
+    # Chosen before the server starts: its command line names the port, and a container's must be published.
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,8 +1,8 @@
 """The `process` backend: interprets the compiled definition, the same JSON that AWS gets; jobs are local processes.
 
-Every request first goes through a boto3 client, which checks it against the service's own model. Steps whose
-dependencies have finished run in parallel, as far as the cores allow. Definitions that cannot be run are refused before
-anything starts (`mammopipe.pipelines.backends.supported`).
+A boto3 client first checks each request against the service's own model. Steps whose dependencies have finished run in
+parallel, as far as the cores allow. Definitions that cannot be run are refused before anything starts
+(`mammopipe.pipelines.backends.supported`).
 """
 
 import hashlib
@@ -24,9 +24,9 @@ from mammopipe.pipelines.backends.expressions import holds, references, resolve
 from mammopipe.pipelines.backends.jobs import StepFailed, model_folder, run_processing, run_training
 from mammopipe.pipelines.backends.processes import RunEnding
 from mammopipe.pipelines.backends.step_status import Status, StepStatuses
-from mammopipe.pipelines.backends.supported import all_steps, check
+from mammopipe.pipelines.backends.supported import all_steps, check, own_arguments
 from mammopipe.pipelines.local_jobs.transform import run_transform
-from mammopipe.pipelines.local_jobs.tuning import Search, run_tuning
+from mammopipe.pipelines.local_jobs.tuning import SearchStep, run_tuning
 from mammopipe.processing.errors import MammopipeError
 from mammopipe.processing.files import disk_fault
 from mammopipe.processing.splits import read_register
@@ -36,22 +36,21 @@ JOBS = ("Processing", "Training", "Tuning", "Transform")
 
 def needs(step: Mapping[str, Any]) -> set[str]:
     """Return the names of the steps that a compiled step waits for."""
-    own = {key: value for key, value in step["Arguments"].items() if key not in ("IfSteps", "ElseSteps")}
-    return references(own) | set(step.get("DependsOn", []))
+    return references(own_arguments(step)) | set(step.get("DependsOn", []))
 
 
 def share_cores(definition: Mapping[str, Any], cores: int) -> dict[str, int]:
     """Return the threads of each step: jobs at the same depth of the graph share the cores, even if they run alone.
 
-    The number depends only on the definition and the machine, because a different number of threads changes the last
-    digits of training results.
+    The number depends only on the definition and the machine, not on which steps happen to run: a different number of
+    threads changes the last digits of training results.
     """
     steps = {step["Name"]: step for step in all_steps(definition["Steps"])}
     depth: dict[str, int] = {}
 
     def deep(name: str) -> int:
         if name not in depth:
-            depth[name] = 0  # ends the recursion for a cycle, which no SDK compiles
+            depth[name] = 0  # prevents an endless recursion, although the SDK compiles no cycles
             depth[name] = 1 + max((deep(other) for other in needs(steps[name])), default=0)
         return depth[name]
 
@@ -63,7 +62,7 @@ def share_cores(definition: Mapping[str, Any], cores: int) -> dict[str, int]:
 
 def job_name(execution: str, step: str, *, most: int = 63) -> str:
     """Return a job's name of letters, digits and hyphens; SageMaker allows 63, for a search 32."""
-    if most < 63:  # too short for the whole id of an execution, which must still tell two runs apart
+    if most < 63:  # too short for an execution's whole id; the digest still distinguishes two runs
         execution = hashlib.sha256(execution.encode()).hexdigest()[:12]
         return re.sub(r"[^A-Za-z0-9]+", "-", f"{execution}-{step}")[:most].strip("-")
     return re.sub(r"[^A-Za-z0-9-]", "-", f"pipelines-{execution}-{step}")[:most].rstrip("-")
@@ -100,6 +99,7 @@ class Interpreter(Execution):
                     if self.step_statuses.failed:
                         self.context.processes.stop()
             except BaseException:
+                # Also for Ctrl-C: jobs must not outlive the run, and each step gets its final status.
                 self.context.processes.stop()
                 wait(running)
                 for future, name in running.items():
@@ -119,6 +119,7 @@ class Interpreter(Execution):
             ready = all(
                 self.step_statuses.records[other].status is Status.SUCCEEDED for other in needs(self._steps[name])
             )
+            # A step that wants more threads than the machine has must still start when nothing else runs.
             if ready and (self._threads[name] <= free or not (running or chosen)):
                 free -= self._threads[name]
                 self._pending.remove(name)
@@ -160,7 +161,7 @@ class Interpreter(Execution):
         request = self._request(step, ProcessingJobName=self._job_name(step))
         self.sagemaker.create_processing_job(**request)
         outputs = request["ProcessingOutputConfig"]["Outputs"]
-        # Entries of the register belong to the evaluation that made them: they are not results to reuse.
+        # Entries of the register of test reads belong to one evaluation; a later run must not reuse them.
         places = {
             item["OutputName"]: item["S3Output"]["S3Uri"]
             for item in outputs
@@ -185,7 +186,7 @@ class Interpreter(Execution):
         request = self._request(step, HyperParameterTuningJobName=job_name(execution, step["Name"], most=32))
         self.sagemaker.create_hyper_parameter_tuning_job(**request)
         reuse = partial(self._reused, step, "Training")
-        return run_tuning(Search(step["Name"], request, self.context, self._threads[step["Name"]], reuse))
+        return run_tuning(SearchStep(step["Name"], request, self.context, self._threads[step["Name"]], reuse))
 
     def _transform(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
         request = self._request(step, TransformJobName=self._job_name(step))
@@ -209,7 +210,9 @@ class Interpreter(Execution):
         key = cache.key(kind, request)
         if cache.restore(key, places, settings["ExpireAfter"]):
             log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(f"reused: an earlier run made the same of the same inputs ({key[:12]})\n", encoding="utf-8")
+            log.write_text(
+                f"reused the results of an earlier run with the same inputs ({key[:12]})\n", encoding="utf-8"
+            )
             yield True
             return
         yield False

@@ -1,4 +1,4 @@
-"""Local processes that end with this process unless they are kept; each runs under its own `supervise` process."""
+"""Starts local processes that end with this process unless they are kept; each runs under a `supervise` process."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ class SupervisedProcess:
         reading, writing = os.pipe()
         try:
             with log.open("ab") as output:
-                # A session of its own: Ctrl-C reaches only this process, which then stops the command in order.
+                # A new session: Ctrl-C then reaches only this process, which stops the commands one by one.
                 process = subprocess.Popen(
                     [sys.executable, "-I", "-S", supervise.__file__, str(reading), *command],
                     env=dict(environment),
@@ -157,7 +157,8 @@ def stop_kept(pid: int) -> bool:
 
 
 def job_environment(base: Path, threads: int, extra: Mapping[str, str]) -> dict[str, str]:
-    """Return a job's environment: ours without AWS variables, plus its folder tree, its share of the cores, `extra`."""
+    """Return a job's environment: the caller's, with the job's folder tree, its share of the cores, and `extra`."""
+    # Without the caller's settings and credentials: a job on AWS would not have them either.
     inherited = {
         key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MAMMOPIPE_", "SAGEMAKER_"))
     }

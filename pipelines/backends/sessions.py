@@ -1,4 +1,7 @@
-"""The sessions of the backends: one for building a pipeline, one on AWS, and the services of a run without AWS."""
+"""The services that a run uses: AWS with the caller's credentials, or their replacements in a local run.
+
+Also turns the exceptions of AWS into errors of this project.
+"""
 
 import logging
 import os
@@ -10,21 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    LoginError,
-    SSOError,
-    TokenRetrievalError,
-)
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as NoConnectionError
 
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data.folder_storage import FolderStorage
-from mammopipe.pipelines.data.s3 import QUICK, Storage, s3_client
-from mammopipe.pipelines.graph.sdk import OFFLINE, _region
+from mammopipe.pipelines.data.s3 import EXPIRED, LOGGED_OUT, QUICK, Storage, s3_client
+from mammopipe.pipelines.graph.sdk import OFFLINE, region_of
 from mammopipe.processing.errors import ConfigError
 
 PLACEHOLDER_ACCOUNT = ":000000000000:"
@@ -41,10 +36,6 @@ class ExpiredCredentialsError(ConfigError):
     exit_code = 4
 
 
-EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
-"""Error codes that a new login resolves."""
-LOGGED_OUT = (CredentialRetrievalError, LoginError, SSOError, TokenRetrievalError)
-"""botocore's errors that a new login resolves."""
 BUSY = {
     "RequestLimitExceeded",
     "RequestTimeout",
@@ -75,7 +66,7 @@ def aws_errors() -> Iterator[None]:
 
 def caller_session(config: PipelineConfig) -> boto3.Session:
     """Return a boto3 session with the caller's credentials, in the region that a run would use."""
-    return boto3.Session(region_name=_region(config))
+    return boto3.Session(region_name=region_of(config))
 
 
 @dataclass(frozen=True)
@@ -109,21 +100,21 @@ def local_services(
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    region = _region(config)
+    region = region_of(config)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"
     try:
-        own = boto3.Session(region_name=region, **OFFLINE)
+        offline = boto3.Session(region_name=region, **OFFLINE)
         external = os.environ.get("AWS_ENDPOINT_URL_S3")
-        caller = _credentials(region) if external else own
+        caller = _credentials(region) if external else offline
         client = s3_client(caller, external or url)
         storage = FolderStorage(client, root=folder) if folder and not external else Storage(client, cache)
         keys = caller.get_credentials().get_frozen_credentials()
         yield LocalServices(
             storage,
-            own.client("sagemaker", endpoint_url=os.environ.get("AWS_ENDPOINT_URL_SAGEMAKER") or url, config=QUICK),
+            offline.client("sagemaker", endpoint_url=os.environ.get("AWS_ENDPOINT_URL_SAGEMAKER") or url, config=QUICK),
             {
                 "AWS_ENDPOINT_URL_S3": external or url,
                 "AWS_DEFAULT_REGION": region,
@@ -140,23 +131,22 @@ def local_services(
 
 
 def reset_emulator(url: str) -> None:
-    """Empty a moto server; its state belongs to this process, so it survives the server."""
+    """Empty a moto server; its state belongs to this process, so stopping the server would not remove it."""
     request = urllib.request.Request(f"{url}/moto-api/reset", method="POST")
     urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
 
 
 def caller_storage(config: PipelineConfig) -> Storage:
     """Return the S3 that the caller's environment names: the service at `$AWS_ENDPOINT_URL_S3`, or AWS."""
-    region = _region(config)
+    region = region_of(config)
     return Storage(
         s3_client(_credentials(region) if os.environ.get("AWS_ENDPOINT_URL_S3") else boto3.Session(region_name=region))
     )
 
 
 def _credentials(region: str) -> boto3.Session:
-    """Return a session with the caller's credentials, or with invented ones, which an emulator also accepts."""
-    os.environ.setdefault(
-        "AWS_EC2_METADATA_DISABLED", "true"
-    )  # otherwise a machine without credentials waits for a timeout
+    """Return a session with the caller's credentials or, without any, with placeholders, which an emulator accepts."""
+    # Otherwise, on a machine without credentials, boto3 asks the instance metadata service and waits for a timeout.
+    os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
     session = boto3.Session(region_name=region)
     return session if session.get_credentials() else boto3.Session(region_name=region, **OFFLINE)

@@ -1,4 +1,4 @@
-"""The status of a run's steps, shown during the run and written to `execution.json`."""
+"""The status of each step of a run, shown during the run and written to `execution.json`."""
 
 import time
 from collections.abc import Callable, Iterable

@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> int:
         if number != signal.SIGCHLD:
             stop.append(number)
 
+    # Signals wake `select` through this pipe; without it, a signal just before `select` would go unnoticed.
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)

@@ -1,11 +1,12 @@
 """The request members that the process backend can run; anything else is refused by name before a step starts.
 
 Members marked `ANY` are used, or have no meaning on one machine (roles, keys, networks, tags, volumes, warm pools). A
-set lists the values that can be run. Retry policies apply only on AWS. Here a step runs once, unless the step cache
-(`mammopipe.pipelines.data.step_cache`) restores its results.
+set lists the values that can be run. Retry policies apply only on AWS. Here a step runs once, or not at all if the step
+cache (`mammopipe.pipelines.data.step_cache`) restores its results.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from typing import Any
 
 from mammopipe.pipelines.backends.expressions import (
@@ -20,6 +21,15 @@ from mammopipe.processing.errors import ConfigError
 
 VERSION = "2020-12-01"
 ANY: Any = object()
+IMAGE_MEMBERS = (
+    ("AppSpecification", "ImageUri"),
+    ("AlgorithmSpecification", "TrainingImage"),
+    ("TrainingJobDefinition", "AlgorithmSpecification", "TrainingImage"),
+    ("PrimaryContainer", "Image"),
+)
+"""The members of requests that name a container image."""
+BRANCHES = ("IfSteps", "ElseSteps")
+"""The arguments of a condition that contain steps."""
 STEP_MEMBERS = {
     "Name",
     "Type",
@@ -106,7 +116,7 @@ _TUNING = {
     "HyperParameterTuningJobConfig": {
         "Strategy": {"Bayesian", "Random"},
         "HyperParameterTuningJobObjective": ANY,
-        # One training job runs at a time.
+        # The number of parallel jobs is ignored: here one training job runs at a time.
         "ResourceLimits": {"MaxNumberOfTrainingJobs": ANY, "MaxParallelTrainingJobs": ANY},
         "ParameterRanges": {
             "IntegerParameterRanges": [
@@ -125,7 +135,7 @@ _TUNING = {
             key: value for key, value in _TRAINING.items() if key not in ("HyperParameters", "CheckpointConfig", "Tags")
         },
         "StaticHyperParameters": ANY,
-        # Internal errors of SageMaker; here a trial that fails has failed.
+        # It repeats jobs after internal errors of SageMaker, which do not exist here.
         "RetryStrategy": ANY,
     },
     "Tags": ANY,
@@ -171,7 +181,7 @@ _ENDPOINT_CONFIG = {
             "ServerlessConfig": ANY,
         }
     ],
-    # No data capture: requests to a local endpoint never leave the machine.
+    # Ignored: data capture stores requests on S3, and requests to a local endpoint never leave the machine.
     "DataCaptureConfig": ANY,
 }
 MEMBERS: Mapping[str, Any] = {
@@ -182,7 +192,7 @@ MEMBERS: Mapping[str, Any] = {
     "Model": _MODEL,
     "EndpointConfig": _ENDPOINT_CONFIG,
     "RegisterModel": ANY,
-    # Each run creates its endpoint anew, so there is no update to deploy or roll back.
+    # DeploymentConfig is ignored: each run creates its endpoint anew, so there is no update to roll back.
     "Endpoint": {"EndpointName": ANY, "EndpointConfigName": ANY, "Tags": ANY, "DeploymentConfig": ANY},
     "Fail": {"ErrorMessage": ANY},
     "Condition": {"Conditions": ANY, "IfSteps": ANY, "ElseSteps": ANY},
@@ -194,8 +204,24 @@ def all_steps(steps: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield every step of a definition, including those inside conditions."""
     for step in steps:
         yield step
-        if step["Type"] == "Condition":
-            yield from all_steps([*step["Arguments"].get("IfSteps", []), *step["Arguments"].get("ElseSteps", [])])
+        yield from all_steps(inner_steps(step))
+
+
+def inner_steps(step: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the steps directly inside a condition; none for any other step."""
+    return [inner for branch in BRANCHES for inner in step["Arguments"].get(branch, [])]
+
+
+def own_arguments(step: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a step's arguments without the steps inside it."""
+    return {key: value for key, value in step["Arguments"].items() if key not in BRANCHES}
+
+
+def images(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the container images that a request names, by member, such as `AppSpecification.ImageUri`."""
+    absent: Mapping[str, Any] = {}
+    found = {".".join(path): reduce(lambda value, key: value.get(key, absent), path, request) for path in IMAGE_MEMBERS}
+    return {member: image for member, image in found.items() if image is not absent}
 
 
 def check(definition: Mapping[str, Any], scope: Scope) -> None:
@@ -216,7 +242,7 @@ def check(definition: Mapping[str, Any], scope: Scope) -> None:
                 f"{where}: the process backend cannot run a step of type {step['Type']}; it runs {', '.join(MEMBERS)}"
             )
         for member in step.keys() - STEP_MEMBERS:
-            raise ConfigError(f"{where}: the process backend does not know the member {member}")
+            raise ConfigError(f"{where}: the process backend cannot run the member {member}")
         _check_members(step["Arguments"], MEMBERS[step["Type"]], f"{where}: {step['Type']}", scope)
         _check_rules(step, names, where)
 
@@ -225,8 +251,7 @@ def _check_members(value: Any, allowed: Any, where: str, scope: Scope) -> None:
     if allowed is ANY:
         return
     if isinstance(allowed, set):
-        known = not references(value)
-        if known and resolve(value, scope) not in allowed:
+        if not references(value) and resolve(value, scope) not in allowed:
             choices = " or ".join(str(item) for item in sorted(allowed))
             raise ConfigError(f"{where}={resolve(value, scope)} cannot be run by the process backend, only {choices}")
     elif isinstance(allowed, list):
@@ -242,15 +267,16 @@ def _check_members(value: Any, allowed: Any, where: str, scope: Scope) -> None:
 def _check_rules(step: Mapping[str, Any], names: list[str], where: str) -> None:
     arguments = step["Arguments"]
     if step["Type"] == "Processing" and not arguments["AppSpecification"].get("ContainerEntrypoint"):
+        # On AWS the image's own entry point would run; this backend starts no image, so it does not know that one.
         raise ConfigError(f"{where}: Processing.AppSpecification needs a ContainerEntrypoint; no image is run here")
     if step["Type"] == "Condition":
         for kind in (kind for item in arguments["Conditions"] for kind in condition_kinds(item)):
             if kind not in {*CONDITIONS, "In", "Not", "Or"}:
-                raise ConfigError(f"{where}: the process backend does not know the condition {kind}")
-    own = {key: value for key, value in arguments.items() if key not in ("IfSteps", "ElseSteps")}
+                raise ConfigError(f"{where}: the process backend cannot run the condition {kind}")
+    own = own_arguments(step)
     for name in [*references(own), *step.get("DependsOn", [])]:
         if name not in names:
-            raise ConfigError(f"{where} refers to {name!r}, which is no step of this definition")
+            raise ConfigError(f"{where} refers to {name!r}, which is not a step of this definition")
     for reference in all_references(own):
         if not reference.startswith(("Steps.", "Parameters.", "Execution.")):
-            raise ConfigError(f"{where}: reference {reference!r} is none of Parameters., Execution. or Steps.")
+            raise ConfigError(f"{where}: reference {reference!r} must begin with Parameters., Execution. or Steps.")

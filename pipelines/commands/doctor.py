@@ -36,7 +36,7 @@ def doctor(options: argparse.Namespace) -> int:
     from mammopipe.pipelines.backends import sessions
     from mammopipe.pipelines.doctor import machine
     from mammopipe.pipelines.doctor.aws import examine
-    from mammopipe.pipelines.doctor.findings import Verdict
+    from mammopipe.pipelines.doctor.findings import Severity
     from mammopipe.pipelines.runs.progress import waiting
 
     config = configuration(options)
@@ -50,4 +50,4 @@ def doctor(options: argparse.Namespace) -> int:
         print(json.dumps([asdict(finding) for finding in found], indent=2))
     else:
         machine.show(found)
-    return int(any(finding.verdict is Verdict.BLOCKS for finding in found))
+    return int(any(finding.verdict is Severity.BLOCKS for finding in found))

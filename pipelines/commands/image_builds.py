@@ -31,7 +31,9 @@ def images(options: argparse.Namespace) -> int:
     """Build or push the images, and print their names."""
     from mammopipe.pipelines.containers import images as making
 
-    chosen = making.BuildOptions(options.base_image, options.torch_index, options.serving_extra, options.certificates)
+    chosen = making.ImageBuildOptions(
+        options.base_image, options.torch_index, options.serving_extra, options.certificates
+    )
     client = options.client or "docker"
     if options.action != "build":
         refuse(options, "certificates", rule="only of images build")

@@ -276,13 +276,13 @@ def _up_to_date(folder: "RunFolder") -> dict[str, Any]:
 def _watch(folder: "RunFolder") -> int:
     from mammopipe.pipelines.backends.step_status import Status
     from mammopipe.pipelines.runs.aws_watch import terminal_question, watch
-    from mammopipe.pipelines.runs.progress import Progress
+    from mammopipe.pipelines.runs.progress import RunProgress
     from mammopipe.pipelines.runs.tracking import mlflow
 
     execution = folder.execution()
     if execution.get("backend") != "aws":
         raise ConfigError(f"run {folder.id} ran on this machine; --watch follows runs on AWS only")
-    show = mlflow.showing(Progress)
+    show = mlflow.showing(RunProgress)
     ended = watch(folder, aws_clients(execution["region"]), show, print, ask=terminal_question())
     if ended["status"] != Status.EXECUTING:
         mlflow.track_if_asked(folder.path)

@@ -1,4 +1,4 @@
-"""What a run whose networks judge breasts needs of the rest of the configuration."""
+"""Rules for runs whose networks classify breasts (`training.level`) instead of single images."""
 
 from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.errors import ConfigError
@@ -8,16 +8,16 @@ from mammopipe.training.model.architecture import Level
 
 
 def check_breast_level(training: TrainConfig, evaluation: EvaluationConfig, protocol: SplitProtocol) -> None:
-    """Raise `ConfigError` where networks judge breasts, and evaluation or split does not fit them."""
+    """Raise `ConfigError` if networks classify breasts, but evaluation or split do not allow that."""
     if training.level is Level.IMAGE:
         return
     if evaluation.other_breast:
         raise ConfigError(
             f"evaluation.other_breast={evaluation.other_breast} must be 0 with training.level={training.level}: such a "
-            "network learns itself how to compare breasts (training.other_side)"
+            "network itself learns to compare the two breasts (training.other_side)"
         )
     if protocol is not SplitProtocol.PATIENT:
         raise ConfigError(
-            f"data.protocol={protocol} must be {SplitProtocol.PATIENT} with training.level={training.level}: the views "
-            "of a breast lie in one split"
+            f"data.protocol={protocol} must be {SplitProtocol.PATIENT} with training.level={training.level}: all views "
+            "of a breast must be in the same split"
         )

@@ -1,4 +1,4 @@
-"""The instances and images of the jobs on AWS, their limits, and properties of some instance types."""
+"""ComputeConfig and ImagesConfig: instances, limits and container images of the jobs on AWS; GPUs of instance types."""
 
 import re
 from collections.abc import Mapping
@@ -38,7 +38,12 @@ GPUS: Mapping[str, Mapping[str, int]] = {
     "p5": {"4xlarge": 1, "48xlarge": 8},
     **dict.fromkeys(("p5e", "p5en", "p6-b200", "p6-b300"), {"48xlarge": 8}),
 }
-"""Number of GPUs by instance family and size."""
+"""Number of GPUs by instance family and size; see `gpus_of` for the source."""
+
+
+UNIT_SECONDS = {"Y": 365 * 86400, "M": 30 * 86400, "W": 7 * 86400, "D": 86400, "H": 3600, "m": 60, "S": 1}
+"""Seconds of each unit of a duration; `m` is a minute, since ISO 8601 writes months and minutes both as M."""
+_DURATION = re.compile(r"P(?P<date>(?:\d+[YMWD])*)(?:T(?P<time>(?:\d+[HMS])+))?")
 
 
 class Distribution(StrEnum):
@@ -54,7 +59,7 @@ class InputMode(StrEnum):
     FILE = "File"
     """All files are downloaded to the instance's disk before training starts."""
     FAST_FILE = "FastFile"
-    """Files appear at once and are read from S3 as they are used; few large files read in order suit it."""
+    """Files appear at once and are read from S3 when they are used; suits a few large files that are read in order."""
 
 
 class ComputeConfig(Settings):
@@ -68,7 +73,7 @@ class ComputeConfig(Settings):
     )
     distribution: Distribution = Field(
         default=Distribution.REPLICATED,
-        description="how images spread over several processing instances (parameter DataDistribution)",
+        description="how images are divided among several processing instances (parameter DataDistribution)",
     )
     training_instance_type: str = Field(default="ml.g4dn.xlarge", description="instance type of the training jobs")
     training_instance_count: int = Field(default=1, ge=1, description="instances of each training job")
@@ -89,34 +94,34 @@ class ComputeConfig(Settings):
         default=24 * 3600, ge=1, le=2_419_200, description="seconds after which SageMaker stops a training job"
     )
     max_wait_seconds: int = Field(
-        default=36 * 3600, ge=1, description="with spot: greatest sum of waiting and running time, in seconds"
+        default=36 * 3600, ge=1, description="with spot: maximum of waiting and running time together, in seconds"
     )
     keep_alive_seconds: int = Field(
         default=0,
         ge=0,
         le=LONGEST_KEEP_ALIVE,
-        description="seconds that training instances are kept warm for the next job; they cost as much as working ones",
+        description="seconds that training instances stay ready for the next job; they cost as much as while they work",
     )
     fold_jobs: bool = Field(
         default=False,
-        description="whether each fold of training.folds is a training job of its own, side by side; the ensemble of "
-        "their networks is evaluated out of fold and served as one model",
+        description="whether each fold of training.folds is a training job of its own, all in parallel; the ensemble "
+        "of their networks is evaluated out of fold and served as one model",
     )
     training_jobs: int = Field(
         default=0,
         ge=0,
-        description="training jobs that run at the same time, such as the quota of their instances allows; 0 sets no "
-        "limit",
+        description="maximum number of training jobs that run at the same time, for example the account's quota of "
+        "instances; 0: no limit",
     )
     cache: str = Field(
         default="",
-        description="ISO 8601 duration within which an equal step is not run again, as `P30D`; empty: always run",
+        description="ISO 8601 duration, such as `P30D`, within which an equal step is not run again; empty: always run",
     )
     cache_gigabytes: float = Field(
         default=50,
         gt=0,
-        description="size of the step cache of a runs folder on this machine, in GB; results that were unused for "
-        "longest are removed first. SageMaker's cache has no limit",
+        description="maximum size of the step cache in a folder of runs on this machine, in GB; the results that were "
+        "unused for the longest time are removed first. SageMaker's cache has no limit",
     )
 
     @model_validator(mode="after")
@@ -132,8 +137,8 @@ class ComputeConfig(Settings):
             raise ConfigError(
                 f"compute.keep_alive_seconds={self.keep_alive_seconds}: SageMaker keeps no spot instances warm"
             )
-        if self.cache and re.fullmatch(r"P(?=.)(\d+[YMWD])*(T(?=.)(\d+[HMS])+)?", self.cache) is None:
-            raise ConfigError(f"compute.cache={self.cache!r}: an ISO 8601 duration such as P30D, or empty")
+        if self.cache:
+            seconds_of(self.cache)
         return self
 
 
@@ -145,8 +150,18 @@ class ImagesConfig(Settings):
     serving: str = Field(default="mammopipe/serving:latest", description="image of the endpoint")
 
 
+def seconds_of(duration: str) -> int:
+    """Return the seconds of `compute.cache`, an ISO 8601 duration such as P30D; a month has 30 days and a year 365."""
+    match = _DURATION.fullmatch(duration)
+    if match is None or not (match["date"] or match["time"]):
+        raise ConfigError(f"compute.cache={duration!r}: must be an ISO 8601 duration such as P30D, or empty")
+    clock = (match["time"] or "").replace("M", "m")
+    found = re.findall(r"(\d+)([A-Za-z])", match["date"] + clock)
+    return sum(int(number) * UNIT_SECONDS[unit] for number, unit in found)
+
+
 def require_divided(instances: int, distribution: str) -> None:
-    """Refuse several processing instances with undivided input: each would do all the work and overwrite the others."""
+    """Refuse several processing instances that each get all images: they would overwrite each other's results."""
     if instances > 1 and distribution != Distribution.SHARDED:
         raise ConfigError(
             f"compute.processing_instance_count={instances} needs compute.distribution={Distribution.SHARDED}, not "
@@ -166,8 +181,8 @@ def gpus_of(instance_type: str) -> int:
 def require_known_processors(instance_type: str) -> None:
     """Refuse an instance type for training whose accelerators cannot be used or counted.
 
-    The number of GPUs decides how many processes share a batch. The training image has no software for AWS's own chips
-    and Intel's, so that a job there would train on the CPUs of a dear machine.
+    The number of GPUs decides how many processes share a batch. The training image contains no software for
+    accelerators of AWS or Intel, so a job would train on the CPUs of an expensive machine.
     """
     family = instance_type.removeprefix("ml.").partition(".")[0]
     if re.match(r"(trn|inf|dl)\d", family):
@@ -176,8 +191,8 @@ def require_known_processors(instance_type: str) -> None:
         )
     if re.match(r"[gp]\d", family) and not gpus_of(instance_type):
         raise ConfigError(
-            f"compute.training_instance_type={instance_type}: mammopipe does not know how many GPUs it has; known are "
-            f"{', '.join(GPUS)}"
+            f"compute.training_instance_type={instance_type}: mammopipe does not know how many GPUs it has; the known "
+            f"families are {', '.join(GPUS)}"
         )
 
 
@@ -185,13 +200,13 @@ def require_even_batch(training: TrainConfig, instance_type: str, instances: int
     """Refuse a batch that cannot be divided evenly among a training job's processes (one per GPU or host)."""
     require_known_processors(instance_type)
     processes = max(1, gpus_of(instance_type)) * instances
+    # mixup blends pairs of images of one process, so each process needs an even number.
     more = f", times accumulate={training.accumulate}" if training.accumulate > 1 else ""
     more += ", times 2 for the pairs of mixup" if training.mixup else ""
     if training.batch_size % (processes * training.accumulate * training.images_together):
         raise ConfigError(
             f"training.batch_size={training.batch_size} is not a multiple of the {processes} processes of "
-            f"{instances} x "
-            f"{instance_type}, one for each GPU{more}",
+            f"{instances} x {instance_type}, one for each GPU{more}",
         )
 
 

@@ -1,4 +1,4 @@
-"""EndpointConfig: how the registered model is served: in real time, through a queue (async inference), or both.
+"""EndpointConfig: how the registered model is served: in real time, through a queue (async), both, or serverless.
 
 Autoscaling is not configured here, since a pipeline has no step for it. A state machine in infra/stack.yaml registers
 every endpoint that comes into service, with the stack's limits.
@@ -19,6 +19,7 @@ LONGEST_NAME = 24
 """Longest name of an endpoint. The names of its model and configuration are longer: a run adds 25 letters and
 SageMaker Pipelines its own suffix, an approval adds up to 39. SageMaker's limit is 63."""
 MOST_ALARMS = 10
+"""Alarms that may roll back an update (`AutoRollbackConfig.Alarms`)."""
 
 
 class EndpointMode(StrEnum):
@@ -52,19 +53,19 @@ class EndpointConfig(Settings):
         default=0,
         ge=0,
         le=100,
-        description="share of real-time requests and answers kept on S3, encrypted with `security.kms_key`; they hold "
-        "patients' images",
+        description="percentage of real-time requests and answers that are kept on S3, encrypted with "
+        "`security.kms_key`; they contain patients' images",
     )
     rollback_alarms: tuple[str, ...] = Field(
         default=(),
         max_length=MOST_ALARMS,
-        description="CloudWatch alarms that roll an update back; the stack's output RollbackAlarms names two",
+        description="CloudWatch alarms that roll back an update; the stack's output RollbackAlarms names two",
     )
     bake_seconds: int = Field(
         default=600,
         ge=0,
         le=3600,
-        description="seconds that an update is watched for these alarms before the old instances are removed",
+        description="seconds after an update in which these alarms are watched, before the old instances are removed",
     )
     serverless_memory_mb: int = Field(
         default=6144,
@@ -74,23 +75,23 @@ class EndpointConfig(Settings):
         description="memory of a serverless container, in MB; its share of a CPU grows with it",
     )
     serverless_concurrency: int = Field(
-        default=5, ge=1, le=200, description="requests that are answered at once in serverless mode"
+        default=5, ge=1, le=200, description="maximum number of concurrent requests in serverless mode"
     )
     async_concurrent: int = Field(
-        default=2, ge=1, le=1000, description="requests that SageMaker hands to one async instance at a time"
+        default=2, ge=1, le=1000, description="maximum number of concurrent requests to one async instance"
     )
     async_max_bytes: int = Field(
         default=2**30,
         ge=1,
         le=2**30,
-        description="bytes of a request's body that an async container takes; SageMaker's own limit is 1 GB",
+        description="maximum size in bytes of a request's body in an async container; SageMaker's own limit is 1 GB",
     )
     async_max_seconds: int = Field(
         default=840,
         ge=1,
         le=3600,
-        description="seconds that an async container works on a request; SageMaker gives up after 900 unless a request "
-        "says else",
+        description="maximum time in seconds that an async container works on a request; SageMaker gives up after 900 "
+        "seconds unless the request states another limit",
     )
     async_success_topic: str = Field(
         default="", description="ARN of the SNS topic that is notified of each result; empty: none"
@@ -105,9 +106,13 @@ class EndpointConfig(Settings):
         for name in ("async_success_topic", "async_error_topic"):
             value = getattr(self, name)
             if value and re.fullmatch(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w.-]+", value) is None:
-                raise ConfigError(f"endpoint.{name}={value!r}: an ARN as arn:aws:sns:REGION:ACCOUNT:TOPIC, or empty")
+                raise ConfigError(
+                    f"endpoint.{name}={value!r}: must be an ARN such as arn:aws:sns:REGION:ACCOUNT:TOPIC, or empty"
+                )
         if self.capture_percent and self.mode in (EndpointMode.SERVERLESS, EndpointMode.ASYNC):
-            raise ConfigError(f"endpoint.capture_percent={self.capture_percent}: not in mode {self.mode}")
+            raise ConfigError(
+                f"endpoint.capture_percent={self.capture_percent}: SageMaker captures nothing in mode {self.mode}"
+            )
         return self
 
     @property
@@ -130,6 +135,7 @@ class EndpointConfig(Settings):
         """The limits of a real-time container: its own defaults, except 4 MB bodies and answers for serverless."""
         if self.mode is not EndpointMode.SERVERLESS:
             return {}
+        # 4 MB is the limit of serverless endpoints for the request and for the response.
         return {name: str(4 * 2**20) for name in ("MAMMOPIPE_MAX_BYTES", "MAMMOPIPE_MAX_ANSWER_BYTES")}
 
     @property
@@ -138,5 +144,6 @@ class EndpointConfig(Settings):
         return {
             "MAMMOPIPE_MAX_BYTES": str(self.async_max_bytes),
             "MAMMOPIPE_MAX_SECONDS": str(self.async_max_seconds),
+            # At least as many as SageMaker sends at once; otherwise the server refuses requests that SageMaker sent.
             "MAMMOPIPE_MAX_WAITING": str(max(8, self.async_concurrent)),
         }

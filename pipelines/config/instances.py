@@ -63,7 +63,7 @@ LOCAL_DISK_GB: Mapping[str, Mapping[str, int]] = {
         },
     ),
 }  # fmt: skip
-"""Size in GB of all local disks of an instance, by family and size."""
+"""Size in GB of all local disks of an instance together, by family and size."""
 GPU_GIB: Mapping[str, float] = {
     "g4dn": 16, "g5": 24, "g6": 24, "g6e": 48, "p3": 16, "p3dn": 32, "p4d": 40, "p4de": 80, "p5": 80, "p5e": 141,
     "p5en": 141,

@@ -47,8 +47,8 @@ SET_ELSEWHERE = {
 }
 """Hyperparameters that the pipeline sets itself, and the source of each value."""
 MOST_MODELS = 8
-"""Models that Evaluate can read: a processing job has 10 inputs (CreateProcessingJob), and images and the register of
-test reads are two."""
+"""Models that Evaluate can read: a processing job takes at most 10 inputs (CreateProcessingJob), and two of them are
+the images and the register of test reads."""
 SET_FOR_ALL = {
     **SET_ELSEWHERE,
     "epochs": "training.epochs, for all networks (pipeline parameter Epochs)",
@@ -56,7 +56,7 @@ SET_FOR_ALL = {
     "question": "training.question, for all networks: they are compared on the same classes",
     "level": "training.level, for all networks: they are compared on the same cases",
 }
-"""Hyperparameters that cannot differ between networks, and what sets them."""
+"""Hyperparameters that cannot differ between networks, and the source of each value."""
 
 
 class Keep(StrEnum):
@@ -87,8 +87,8 @@ class RegistryConfig(Settings):
     )
     model_card: bool = Field(
         default=True,
-        description="whether the command that watches a run on AWS attaches the run's model card to the package, as a "
-        "draft; its files are on S3 in any case",
+        description="whether the command that watches a run on AWS attaches the model card to the package, as a draft; "
+        "the card's files are on S3 in any case",
     )
 
 
@@ -106,28 +106,30 @@ class PipelineConfig(Settings):
     )
     cnns: tuple[NetworkName, ...] = Field(
         default=(Cnn.RESNET50.value, Cnn.ALEXNET.value, Cnn.MODIFIED_CNN.value),
-        description="the candidates; each becomes a training step. Where cores are few the first starts first: slow "
-        "ones lead",
+        description="the candidate networks; each becomes a training step. If cores are few, the steps start in this "
+        "order: name the slowest network first",
     )
     pretrained: bool = Field(
-        default=False, description="whether training reads staged weights (the channel `weights`, parameter WeightsUri)"
+        default=False,
+        description="whether training starts from staged weights (the channel `weights`, parameter WeightsUri)",
     )
     init: str = Field(
         default="",
-        description="a packed model of this project that training starts from, a path or `s3://.../model.tar.gz`; all "
-        "candidates must be of its network. Empty: none. `--weights` takes it as well",
+        description="a packed model of this project that training starts from: a path or `s3://.../model.tar.gz`. All "
+        "candidates must be of the same network as the model. Empty: none. The option `--weights` also accepts such a "
+        "model",
     )
     deploy: bool = Field(
         default=True, description="whether the registered model is served, on AWS at `<endpoint.name>-candidate`"
     )
     deploy_quick: bool = Field(
         default=False,
-        description="whether a run of the profile `quick` serves its model on AWS, too; offline every run does",
+        description="whether a run with the profile `quick` also serves its model on AWS; offline, every run does",
     )
     keep: tuple[Keep, ...] = Field(
         default=(Keep.MODELS,),
-        description="what a run on this machine keeps beside its results: the `models` that were not chosen, the "
-        "prepared and segmented `images`, the learning curves for `tensorboard`",
+        description="what a run on this machine keeps in addition to its results: the `models` that were not selected, "
+        "the prepared and segmented `images`, the learning curves for `tensorboard`",
     )
     region: str = Field(default="us-east-1", description="the AWS region, if the environment names none")
     tags: Tags = Field(
@@ -173,6 +175,7 @@ class PipelineConfig(Settings):
             ("name", self.name),
             ("registry.group", self.registry.group),
         ):
+            # SageMaker's pattern for both names, with a lower limit on the length.
             if re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,39}", value) is None:
                 raise ConfigError(f"{name}={value!r}: up to 40 letters, digits and hyphens")
         name = self.endpoint.name
@@ -189,8 +192,8 @@ class PipelineConfig(Settings):
             )
         if self.endpoint.capture_percent and not self.security.kms_key:
             raise ConfigError(
-                f"endpoint.capture_percent={self.endpoint.capture_percent}: captures hold patients' images; set "
-                "security.kms_key"
+                f"endpoint.capture_percent={self.endpoint.capture_percent} needs security.kms_key: captures contain "
+                "patients' images and must be encrypted"
             )
         for name in self.per_cnn:
             try:
@@ -220,9 +223,9 @@ class PipelineConfig(Settings):
         if not self.compute.fold_jobs:
             return
         if self.tuning.ranges:
-            raise ConfigError("compute.fold_jobs=true: a search trains its trials in one job each; leave tuning out")
+            raise ConfigError("compute.fold_jobs=true: a search trains each trial in one job; remove tuning.ranges")
         if not self.training.folds:
-            raise ConfigError("compute.fold_jobs=true needs training.folds of at least 2: they are the jobs")
+            raise ConfigError("compute.fold_jobs=true needs training.folds of at least 2: each fold is one job")
         jobs = len(self.cnns) * self.training.folds
         if jobs > MOST_MODELS:
             raise ConfigError(
@@ -236,6 +239,7 @@ class PipelineConfig(Settings):
         """Refuse a search for a network that is no candidate, and ranges from which a trial could fail."""
         if unknown := set(self.tuning.cnns) - set(self.cnns):
             raise ConfigError(f"tuning.cnns = {', '.join(sorted(unknown))}: not among cnns = {', '.join(self.cnns)}")
+        # A search may vary the epochs: its trials are compared by validation figures, as networks are.
         for key in SET_FOR_ALL.keys() & self.tuning.ranges.keys() - {"epochs"}:
             raise ConfigError(f"tuning.ranges.{key}: is set by {SET_FOR_ALL[key]}; a search does not choose it")
         compute = self.compute
@@ -250,7 +254,7 @@ class PipelineConfig(Settings):
 
     @property
     def starts_from_weights(self) -> bool:
-        """Whether training reads staged weights: published ones, or those of an own model."""
+        """Whether training starts from staged weights: published ones, or those of a model of this project."""
         return self.pretrained or bool(self.init)
 
     def on_aws(self) -> "PipelineConfig":
@@ -260,7 +264,7 @@ class PipelineConfig(Settings):
         return self
 
     def _check_own_keys(self, cnn: str) -> None:
-        """Refuse keys of `per_cnn` that no network has, for networks that are no candidates, too."""
+        """Refuse keys of `per_cnn` that no network has, also for networks that are not candidates."""
         for key in self.per_cnn[cnn]:
             if key in SET_FOR_ALL:
                 raise ConfigError(f"per_cnn.{cnn}.{key} is set by {SET_FOR_ALL[key]}")
@@ -274,10 +278,9 @@ class PipelineConfig(Settings):
         Raises `ConfigError` for a hyperparameter that the network does not have, or that breaks a rule.
         """
         own, where = self.per_cnn.get(str(cnn), {}), f"per_cnn.{cnn}."
-        for key in SET_FOR_ALL.keys() & own.keys():
-            raise ConfigError(f"{where}{key} is set by {SET_FOR_ALL[key]}")
-        judged = self.evaluation.model_dump(mode="json", include={"choose_by", "choose_level", "breast_rule"})
-        values = {**self.training.to_json(), **own, **judged, "cnn": str(cnn), **changes}
+        selection = self.evaluation.model_dump(mode="json", include={"choose_by", "choose_level", "breast_rule"})
+        values = {**self.training.to_json(), **own, **selection, "cnn": str(cnn), **changes}
+        # Through JSON: pydantic's strict mode accepts the text of an enum from JSON only.
         try:
             return TrainConfig.model_validate_json(json.dumps(values), strict=True)
         except ValidationError as error:
@@ -336,7 +339,7 @@ def _layered(values: Mapping[str, Any]) -> dict[str, Any]:
     for key in SET_ELSEWHERE.keys() & (training.keys() if isinstance(training, Mapping) else set()):
         raise ConfigError(f"training.{key} is set by {SET_ELSEWHERE[key]}")
     merged = overlay(PROFILES[Profile(profile)], values)
-    # Some settings fit only one network: they are validated with a candidate, not with the default network.
+    # Some settings fit only one network, so `training` is validated with a candidate, not with the default network.
     named = merged.get("cnns", ())
     candidates = [cnn for cnn in named if isinstance(cnn, str)] if isinstance(named, list | tuple) else []
     for cnn in candidates:

@@ -22,7 +22,7 @@ class Recipe:
     about: str
     """One sentence that says what it is."""
     needs: str
-    """What it needs in addition to the images; empty: nothing."""
+    """The command-line options that it needs; empty: none."""
     values: Mapping[str, Any]
     """Its tables, as in a configuration file."""
 

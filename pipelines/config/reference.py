@@ -18,11 +18,12 @@ from mammopipe.processing.settings import field_at, range_of, table_of, type_of
 
 HEAD = """# Configuration
 
-Every key of a configuration file (`--config FILE`) and of `--set KEY=VALUE`. Layers, each over the one before: the
-defaults, the profile's values, a recipe (`--recipe`), the file, options of the command line, `--set`.
+Every key of a configuration file (`--config FILE`) and of `--set KEY=VALUE`. Values come from these sources, and each
+overrides those before it: the defaults, the profile's values, a recipe (`--recipe`), the file, options of the command
+line, `--set`.
 
-`mammopipe config show` prints the values in force, `mammopipe config explain KEY` one key, and `mammopipe config
-schema` a JSON Schema for editors. This page is generated from the settings' models:
+`mammopipe config show` prints the effective values, `mammopipe config explain KEY` explains one key, and `mammopipe
+config schema` prints a JSON Schema for editors. This page is generated from the settings' models:
 `python -m mammopipe.pipelines.config.reference > docs/reference/configuration.md`.
 """
 
@@ -42,7 +43,7 @@ def explain(key: str) -> str:
     lines.append(f"  default:  {_toml(_default(key))}")
     lines += [f"  profile {profile}: {_toml(value)}" for profile, value in _of_profiles(key)]
     if key in {f"training.{name}" for name in SET_ELSEWHERE}:
-        lines.append(f"  set by {SET_ELSEWHERE[key.partition('.')[2]]}; not in a file")
+        lines.append(f"  set by {SET_ELSEWHERE[key.partition('.')[2]]}; a configuration file cannot set it here")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Ranges of values that a search draws from: `log(1e-5,1e-2)`, `uniform(0,0.5)`, `int(2,8)`, `choice(a,b)`."""
+"""Parses the ranges that a search draws values from: `log(1e-5,1e-2)`, `uniform(0,0.5)`, `int(2,8)`, `choice(a,b)`."""
 
 import re
 from collections.abc import Iterator
@@ -43,10 +43,10 @@ class Space:
         Args:
             key: The key whose values are searched.
             text: The text, such as `log(1e-5,1e-2)`.
-            where: What to call the text in an error; by default the key.
+            where: Name of the text in an error; by default the key.
 
         Raises:
-            ConfigError: The bounds are no numbers, or not in order; or there are fewer than two words.
+            ConfigError: The bounds are not numbers or not in order, or a choice has fewer than two words.
         """
         found = _RANGE.fullmatch(text.strip())
         if found is None:
@@ -58,7 +58,7 @@ class Space:
     def _check(self, where: str) -> None:
         if self.kind is Kind.CHOICE:
             if len(self.bounds) < 2 or not all(self.bounds) or len(set(self.bounds)) < len(self.bounds):
-                raise ConfigError(f"{where}: choice takes two words or more, each once")
+                raise ConfigError(f"{where}: choice takes at least two words, each once")
             return
         try:
             low, high = map(int if self.kind is Kind.INT else float, self.bounds)
@@ -69,7 +69,7 @@ class Space:
             raise ConfigError(f"{where}: LOW must be below HIGH{above}")
 
     def suggest(self, trial: "optuna.Trial") -> str:
-        """Return the value for a trial, as text."""
+        """Return the value that Optuna chooses for a trial, as text."""
         if self.kind is Kind.CHOICE:
             return str(trial.suggest_categorical(self.key, self.bounds))
         if self.kind is Kind.INT:
@@ -91,5 +91,5 @@ class Space:
             yield str(last)
         else:
             low, high = map(float, self.bounds)
-            # The value between is no round number: it shows whether the key takes whole numbers only.
+            # The value between the bounds is not a round number: a key that takes only whole numbers refuses it.
             yield from (self.bounds[0], repr(low + (high - low) * 0.381966), self.bounds[1])

@@ -25,16 +25,20 @@ class StorageConfig(Settings):
     bucket: str = Field(default="mammopipe", description="bucket of everything that the pipeline reads and writes")
     prefix: str = Field(
         default="mammopipe",
-        description="key prefix below which `raw/`, `weights/`, `executions/` and `checkpoints/` lie",
+        description="key prefix of the folders `raw/`, `weights/`, `executions/` and `checkpoints/`",
     )
 
     @model_validator(mode="after")
     def _check(self) -> "StorageConfig":
         """Refuse values that S3 would refuse or that would give an empty path component."""
         if re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", self.bucket) is None:
-            raise ConfigError(f"storage.bucket={self.bucket!r}: 3-63 lower-case letters, digits, dots and hyphens")
+            raise ConfigError(
+                f"storage.bucket={self.bucket!r}: must have 3 to 63 lower-case letters, digits, dots and hyphens"
+            )
         if re.fullmatch(r"[\w.=-]+(/[\w.=-]+)*", self.prefix) is None:
-            raise ConfigError(f"storage.prefix={self.prefix!r}: words joined by single slashes, none at either end")
+            raise ConfigError(
+                f"storage.prefix={self.prefix!r}: must be words joined by single slashes, without one at either end"
+            )
         return self
 
     def uri(self, *parts: str) -> str:
@@ -47,7 +51,7 @@ class DataConfig(Settings):
 
     protocol: SplitProtocol = Field(
         default=SplitProtocol.PATIENT,
-        description="what is divided: `patient`, or, to be measured beside it and never registered, `film` or "
+        description="what the split divides: `patient`; or, only for comparison and never registered, `film` or "
         "`published`",
     )
     seed: int = Field(
@@ -61,20 +65,20 @@ class DataConfig(Settings):
     )
     folds: int = Field(default=5, ge=2, description="number of folds of the other patients")
     validation_fold: int = Field(default=0, ge=0, description="the fold that is the validation split, counted from 0")
-    max_height: int = Field(default=2048, ge=64, description="greatest number of rows of a prepared image")
+    max_height: int = Field(default=2048, ge=64, description="maximum number of rows of a prepared image")
     reduced_decode: bool = Field(
         default=False,
-        description="whether Prepare decodes JPEG 2000 at half the resolution where that is enough; it measures the "
-        "difference and decodes images that differ much in full",
+        description="whether Prepare decodes JPEG 2000 at half the resolution if that is enough for max_height; it "
+        "measures the difference and decodes an image in full if the difference is large",
     )
     for_processing: ForProcessing = Field(
         default=ForProcessing.REFUSE,
-        description="what Prepare does with raw images (for processing): `refuse` them, or `convert` them by a "
-        "logarithm and a window from the histogram, with the flag `for-processing-converted`; the model keeps it for "
-        "serving",
+        description="what Prepare does with raw images (for processing): `refuse` them, or `convert` them with a "
+        "logarithm and a window from the histogram, and flag them `for-processing-converted`; the model stores the "
+        "choice for serving",
     )
     max_quarantine: float = Field(
-        default=0.05, ge=0, le=1, description="share of the images that may be refused before a job fails"
+        default=0.05, ge=0, le=1, description="share of the images above which refused images make a job fail"
     )
     phi: Phi = Field(
         default=Phi.REFUSE,
@@ -83,8 +87,9 @@ class DataConfig(Settings):
     patient_salt: str = Field(
         default="",
         repr=False,
-        description="when set, patient ids are hashed with this secret in everything that Prepare writes: at least 16 "
-        "characters. It is a file below `secrets/` on S3, which only Prepare's role reads, and appears in no request",
+        description="when set, Prepare hashes patient ids with this secret in everything that it writes; at least 16 "
+        "characters. The secret is stored as a file below `secrets/` on S3, which only Prepare's role can read, and "
+        "appears in no request",
     )
 
     @model_validator(mode="after")
@@ -92,10 +97,12 @@ class DataConfig(Settings):
         """Refuse a validation fold that does not exist."""
         if self.validation_fold >= self.folds:
             raise ConfigError(
-                f"data.validation_fold={self.validation_fold}: one of the {self.folds} folds, counted from 0"
+                f"data.validation_fold={self.validation_fold}: must be one of the {self.folds} folds, counted from 0"
             )
         if self.patient_salt and len(self.patient_salt) < SHORTEST_SALT:
-            raise ConfigError(f"data.patient_salt: {len(self.patient_salt)} characters; at least {SHORTEST_SALT}")
+            raise ConfigError(
+                f"data.patient_salt: has {len(self.patient_salt)} characters; must have at least {SHORTEST_SALT}"
+            )
         return self
 
     @property
@@ -106,12 +113,12 @@ class DataConfig(Settings):
     @property
     def salt_name(self) -> str:
         """The name of the salt's file: unique to the salt, and slow to compute, which prevents guessing the salt."""
-        slow = hashlib.scrypt(self.patient_salt.encode(), salt=b"mammopipe", n=2**14, r=8, p=1, dklen=8)
-        return slow.hex()
+        # Two runs with the same salt must find the same file, so the salt of scrypt itself is fixed.
+        return hashlib.scrypt(self.patient_salt.encode(), salt=b"mammopipe", n=2**14, r=8, p=1, dklen=8).hex()
 
 
 class SegmentationConfig(Settings):
-    """The form of the network's input."""
+    """Size and preprocessing of the network's input."""
 
     height: int = Field(
         default=160, ge=64, le=MOST_PIXELS, description="rows of the network's input (parameter ImageHeight)"
@@ -124,11 +131,11 @@ class SegmentationConfig(Settings):
         default=0.0,
         ge=0,
         le=10_000,
-        description="size in MB (10^6 bytes) of the tar archives, shards, in which Segment packs the images of each "
-        "split, with an index; 100 suits compute.input_mode = FastFile; 0 writes a file for each image",
+        description="size in MB (10^6 bytes) of the shards: tar archives with an index into which Segment packs the "
+        "images of each split. 100 suits compute.input_mode = FastFile; 0 writes one file for each image",
     )
     harmonisation: Harmonisation = Field(
         default=Harmonisation.NONE,
-        description="how the tissue's grey levels are brought to those of a reference, so that digitised films and "
-        "digital images look alike: `none`, `exponent` or `quantiles`; the model keeps it for serving",
+        description="how grey levels of the tissue are mapped to those of a reference, so that digitised films and "
+        "digital images look alike: `none`, `exponent` or `quantiles`; the model stores the choice for serving",
     )

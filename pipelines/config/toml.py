@@ -85,8 +85,10 @@ def _value(model: type[BaseModel], place: Sequence[str], text: str) -> Any:
     field = field_at(model, place)
     if field is not None:
         if table_of(field.annotation) is not None:
-            raise ConfigError(f"{'.'.join(place)}: is a table; set one of its keys, as {'.'.join(place)}.KEY=VALUE")
+            name = ".".join(place)
+            raise ConfigError(f"{name}: is a table; set one of its keys: --set {name}.KEY=VALUE")
         return typed(field.annotation, text)
+    # A key inside a mapping, such as per_cnn.alexnet.epochs, has no field; the mapping's type gives the value's type.
     for depth in range(len(place) - 1, 0, -1):
         above = field_at(model, place[:depth])
         annotation: Any = above.annotation if above is not None else None
@@ -106,4 +108,4 @@ def typed(annotation: Any, text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return text
+        return text  # pydantic refuses it, and names key, value and rule

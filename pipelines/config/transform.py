@@ -10,6 +10,7 @@ from mammopipe.processing.settings import Settings
 MOST_PAYLOAD_MB = 100
 """SageMaker's limit for one request's body, and for the bodies of all concurrent requests to an instance together."""
 LONGEST_SECONDS = 3600
+"""SageMaker's limit for one answer (`InvocationsTimeoutInSeconds`)."""
 
 
 class TransformConfig(Settings):
@@ -23,14 +24,18 @@ class TransformConfig(Settings):
     instance_type: str = Field(default="ml.m5.xlarge", description="instance type of a transform job")
     instance_count: int = Field(default=1, ge=1, description="instances of a transform job")
     concurrent: int = Field(default=2, ge=1, le=100, description="requests that one instance gets at a time")
-    max_payload_mb: int = Field(default=50, ge=1, le=MOST_PAYLOAD_MB, description="MB of the largest image or exam")
-    max_seconds: int = Field(default=600, ge=1, le=LONGEST_SECONDS, description="seconds that one answer may take")
+    max_payload_mb: int = Field(
+        default=50, ge=1, le=MOST_PAYLOAD_MB, description="maximum size of an image or exam, in MB"
+    )
+    max_seconds: int = Field(
+        default=600, ge=1, le=LONGEST_SECONDS, description="maximum time for one answer, in seconds"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "TransformConfig":
         """Refuse a place that is not on S3, and limits that SageMaker would refuse."""
         if self.input and not self.input.startswith("s3://"):
-            raise ConfigError(f"transform.input={self.input!r}: an s3:// folder")
+            raise ConfigError(f"transform.input={self.input!r}: must be an s3:// folder")
         if self.concurrent * self.max_payload_mb > MOST_PAYLOAD_MB:
             raise ConfigError(
                 f"transform.concurrent={self.concurrent} times transform.max_payload_mb={self.max_payload_mb}: at most "

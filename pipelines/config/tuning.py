@@ -13,7 +13,9 @@ from mammopipe.processing.settings import Settings
 from mammopipe.training.config import WITHOUT_EFFECT
 
 MOST_TRIALS = 750
+"""Training jobs of one search ("automatic-model-tuning-limits")."""
 MOST_PARALLEL = 100
+"""Training jobs of one search at a time, after AWS has raised the quota ("automatic-model-tuning-limits")."""
 MOST_CHECKED = 500
 """Combinations of values that are validated before anything starts."""
 
@@ -56,7 +58,7 @@ class TuningConfig(Settings):
         "`choice(A,B,...)`; empty: no search",
     )
     cnns: tuple[str, ...] = Field(
-        default=(), description="the networks to tune; empty: all candidates. The others are trained once"
+        default=(), description="the networks to tune; empty: all candidates. Each other network is trained once"
     )
     trials: int = Field(
         default=20, ge=1, le=MOST_TRIALS, description="training jobs of each search (`MaxNumberOfTrainingJobs`)"
@@ -65,19 +67,20 @@ class TuningConfig(Settings):
         default=2,
         ge=1,
         le=MOST_PARALLEL,
-        description="training jobs of each search at a time on AWS (`MaxParallelTrainingJobs`); offline one",
+        description="training jobs of each search at a time on AWS (`MaxParallelTrainingJobs`); offline always one",
     )
     strategy: Strategy = Field(default=Strategy.BAYESIAN, description="how the next values are chosen")
     objective: Objective = Field(
-        default=Objective.BEST_CHOICE, description="the printed metric that a search optimises; validation only"
+        default=Objective.BEST_CHOICE,
+        description="the metric printed by training that a search optimises, always on validation images",
     )
 
     @model_validator(mode="after")
     def _check(self) -> "TuningConfig":
-        """Refuse texts that are no ranges, and a search with too many or too few trials for its settings."""
+        """Refuse texts that are not ranges, keys without effect, and networks or trials that do not fit the search."""
         for space in self.spaces:
             if space.key in WITHOUT_EFFECT:
-                raise ConfigError(f"tuning.ranges.{space.key}: does not change what is learnt")
+                raise ConfigError(f"tuning.ranges.{space.key}: this key does not change what is learnt")
         if self.ranges and self.parallel > self.trials:
             raise ConfigError(f"tuning.parallel={self.parallel}: at most tuning.trials={self.trials}")
         if len(set(self.cnns)) < len(self.cnns):

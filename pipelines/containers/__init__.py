@@ -1,1 +1,1 @@
-"""Container images: the Docker command line, and building, tagging and pushing our images."""
+"""Docker: `docker_cli` runs containers of local runs; `images` builds, tags and pushes this project's images."""

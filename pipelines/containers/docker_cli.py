@@ -1,6 +1,6 @@
-"""Docker, through the commands of its client: starting, labelling and removing the containers of a local run.
+"""Starts, labels and removes the containers of a local run with the `docker` command.
 
-This module knows nothing of SageMaker. It uses the engine that the environment names (`DOCKER_HOST`, or a context).
+It uses the Docker engine that the environment names (`DOCKER_HOST`, or a context).
 """
 
 import os
@@ -16,9 +16,9 @@ from mammopipe.processing.errors import ConfigError
 RUN_LABEL = "mammopipe.run"
 """Label of the containers that this project starts; its value is the run's id."""
 OWNER_LABEL = "mammopipe.pid"
-"""Label of a job's containers; its value is the id of the process that they must not outlive."""
+"""Label of a job's containers; its value is the id of the process that started them and must outlive them."""
 HOST_LABEL = "mammopipe.host"
-"""Second label of a job's containers: the machine of that process, since several machines may share an engine."""
+"""Label with the machine of that process, since several machines may share a Docker engine."""
 HARDENED = ("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only", "--tmpfs", "/tmp")
 """Restrictions of a server's container: it can write only temporary files and gain no privileges."""
 
@@ -28,10 +28,10 @@ def docker(*words: str, check: bool = True) -> str:
     try:
         done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise ConfigError("backend docker: there is no command docker; install it, or use --backend process") from None
+        raise ConfigError("backend docker: no docker command found; install Docker, or use --backend process") from None
     if check and done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise ConfigError(f"docker {words[0]}: {said[-1]}")
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise ConfigError(f"docker {words[0]}: {lines[-1]}")
     return done.stdout.strip()
 
 
@@ -46,7 +46,7 @@ def require(images: Sequence[str]) -> None:
 
 
 def hand_over(folder: Path, image: str, owner: tuple[int, int]) -> None:
-    """Change the owner of everything below `folder`: only root could remove files that containers wrote as root."""
+    """Change the owner of everything below `folder`, since only root can remove what containers wrote as root."""
     ids = f"{owner[0]}:{owner[1]}"
     mount, command = f"{folder.resolve()}:/left", ["--entrypoint", "chown", image, "-R", ids, "/left"]
     docker("run", "--rm", "--network", "none", "--user", "0", "--volume", mount, *command)

@@ -1,8 +1,8 @@
-"""The three container images: built from infra/Dockerfile, tagged by the content of the code, pushed to ECR.
+"""Builds the three container images from infra/Dockerfile, tags them by the content of the code, pushes them to ECR.
 
-The tag is the hash of the checkout's git tree, including uncommitted changes. If build arguments differ from the
-Dockerfile's, their digest follows. The same code built the same way has the same tag; a changed file or another base
-image gives a new one.
+The tag is the hash of the checkout's git tree, including uncommitted changes, followed by a digest of the build
+arguments if they differ from the Dockerfile's. The same code built in the same way has the same tag; a changed file or
+another base image gives a new tag.
 """
 
 import base64
@@ -29,7 +29,7 @@ REPOSITORY = "mammopipe"
 
 
 @dataclass(frozen=True)
-class BuildOptions:
+class ImageBuildOptions:
     """How images are built on this machine."""
 
     base_image: str = ""
@@ -44,6 +44,7 @@ class BuildOptions:
     @property
     def arguments(self) -> dict[str, str]:
         """The build arguments that differ from the Dockerfile's own."""
+        # `serving` is the Dockerfile's own value: naming it must not change the tag.
         extra = self.serving_extra if self.serving_extra != "serving" else ""
         given = {"BASE_IMAGE": self.base_image, "TORCH_INDEX": self.torch_index, "SERVING_EXTRA": extra}
         return {name: value for name, value in given.items() if value}
@@ -51,12 +52,12 @@ class BuildOptions:
     def words(self) -> list[str]:
         """Return the options of `docker build`."""
         chosen = [word for name, value in self.arguments.items() for word in ("--build-arg", f"{name}={value}")]
-        # Use the host's network: the build's own has no way out if the engine may not change the machine's firewall.
+        # The host's network: the build's own network has no way out if the engine may not change the host's firewall.
         secret = ["--secret", f"id=ca,src={self.certificates}"] if self.certificates else []
         return [*chosen, *secret, "--network", "host"]
 
 
-def tag_of(root: Path, options: BuildOptions) -> str:
+def tag_of(root: Path, options: ImageBuildOptions) -> str:
     """Return the tag of the images of the checkout `root`, built with these options."""
     if not options.arguments:
         return tree_of(root)
@@ -86,13 +87,13 @@ def _git(root: Path, environment: Mapping[str, str], *words: str) -> str:
     try:
         done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise ConfigError(f"{root}: no tag, since there is no command git") from None
+        raise ConfigError(f"{root}: cannot compute the images' tag: no git command found") from None
     if done.returncode:
-        raise ConfigError(f"{root}: no tag, since git {words[0]} failed: {done.stderr.strip()}")
+        raise ConfigError(f"{root}: cannot compute the images' tag: git {words[0]} failed: {done.stderr.strip()}")
     return done.stdout.strip()
 
 
-def build(root: Path, options: BuildOptions, *, client: str = "docker") -> list[str]:
+def build(root: Path, options: ImageBuildOptions, *, client: str = "docker") -> list[str]:
     """Build the images of the checkout and also tag them `latest`.
 
     Args:
@@ -122,13 +123,13 @@ def sizes(names: list[str], *, client: str = "docker") -> dict[str, int]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise ConfigError(f"{client}: there is no such command; install Docker") from None
+        raise ConfigError(f"{client}: no such command; install Docker") from None
     if done.returncode:
         raise ConfigError(f"{' '.join(names)}: not on this machine; build them first, with the same options")
     return dict(zip(names, map(int, done.stdout.split()), strict=True))
 
 
-def push(root: Path, options: BuildOptions, session: Any, *, client: str = "docker") -> dict[str, str]:
+def push(root: Path, options: ImageBuildOptions, session: Any, *, client: str = "docker") -> dict[str, str]:
     """Push the images built from the checkout with these options to ECR.
 
     A tag that ECR already has is skipped: its repositories are immutable, and equal tags mean the same code built the
@@ -149,7 +150,7 @@ def push(root: Path, options: BuildOptions, session: Any, *, client: str = "dock
     tag = tag_of(root, options)
     sizes([f"{REPOSITORY}/{target}:{tag}" for target in TARGETS], client=client)
     ecr = session.client("ecr")
-    with _refusals():
+    with _ecr_errors():
         found = ecr.describe_repositories(repositoryNames=[f"{REPOSITORY}/{target}" for target in TARGETS])
         places = {item["repositoryName"]: item["repositoryUri"] for item in found["repositories"]}
         _log_in(ecr, client)
@@ -158,7 +159,7 @@ def push(root: Path, options: BuildOptions, session: Any, *, client: str = "dock
             name = f"{REPOSITORY}/{target}"
             pushed[target] = f"{places[name]}:{tag}"
             if _has(ecr, name, tag):
-                print(f"{pushed[target]}: ECR has it already; what is here was not pushed", file=sys.stderr)
+                print(f"{pushed[target]}: already in ECR, so it was not pushed again", file=sys.stderr)
             else:
                 _run(client, "tag", f"{name}:{tag}", pushed[target])
                 _run(client, "push", pushed[target])
@@ -179,7 +180,7 @@ def _has(ecr: Any, repository: str, tag: str) -> bool:
 
 
 def _log_in(ecr: Any, client: str) -> None:
-    """Log Docker in to the registry; the password goes through standard input, since others can read arguments."""
+    """Log Docker in to the registry; passes the password on standard input, since other users can read arguments."""
     granted = ecr.get_authorization_token()["authorizationData"][0]
     user, _, password = base64.b64decode(granted["authorizationToken"]).decode().partition(":")
     _run(client, "login", "--username", user, "--password-stdin", granted["proxyEndpoint"], given=password)
@@ -190,17 +191,18 @@ def _run(client: str, *words: str, given: str | None = None) -> None:
     try:
         done = subprocess.run([client, *words], env=environment, input=given, text=True, stdout=sys.stderr, check=False)
     except FileNotFoundError:
-        raise ConfigError(f"{client}: there is no such command; install Docker") from None
+        raise ConfigError(f"{client}: no such command; install Docker") from None
     if done.returncode:
         raise ConfigError(f"{client} {words[0]} failed with exit code {done.returncode}; see what it printed")
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def _ecr_errors() -> Iterator[None]:
+    """Turn ECR's exceptions into a one-line `ConfigError`."""
     try:
         yield
     except ClientError as error:
-        text = f"{error.response['Error'].get('Message', '')}; infra/stack.yaml makes the repositories"
+        text = f"{error.response['Error'].get('Message', '')}; infra/stack.yaml creates the repositories"
         raise ConfigError(f"ECR refused {error.operation_name}: {text}") from None
     except BotoCoreError as error:
         raise ConfigError(f"ECR cannot be reached: {' '.join(str(error).split())}") from None

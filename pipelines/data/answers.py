@@ -1,4 +1,4 @@
-"""The answers of a batch transform as one JSON-lines file, in the order of the images."""
+"""Collects the answers of a batch transform in one file of JSON lines, sorted by the names of the inputs."""
 
 import json
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def lines(storage: Storage, source: str, output: str) -> Iterator[dict[str, Any]
         input without an answer has the error `no_answer`.
 
     Raises:
-        ConfigError: Answers lie under names that fit no input.
+        ConfigError: There are answers whose names belong to no input.
     """
     above, place = S3Uri.parse(f"{source.rstrip('/')}/"), S3Uri.parse(f"{output.rstrip('/')}/")
     found = {
@@ -48,7 +48,7 @@ def lines(storage: Storage, source: str, output: str) -> Iterator[dict[str, Any]
     }
     names = [above.name_below(item.key) for item in storage.list(f"{source.rstrip('/')}/")]
     for name in sorted(names):
-        # SageMaker may repeat folders of the source's own key above the name.
+        # SageMaker may put folders of the source's own key before the name.
         match = [known for known in found if known == name or known.endswith(f"/{name}")]
         if not match:
             error = {"code": "no_answer", "message": "the job left no answer; its log has the reason"}
@@ -58,14 +58,16 @@ def lines(storage: Storage, source: str, output: str) -> Iterator[dict[str, Any]
         body = json.loads(storage.read(f"s3://{place.bucket}/{key}"))
         yield {"input": name, **({"error": body["error"]} if set(body) == {"error"} else {"answer": body})}
     if found:
-        raise ConfigError(f"{output}: {len(found)} answers fit no input below {source}: {', '.join(sorted(found)[:3])}")
+        raise ConfigError(
+            f"{output}: {len(found)} answers belong to no input below {source}: {', '.join(sorted(found)[:3])}"
+        )
 
 
 def write(storage: Storage, source: str, output: str, target: Path) -> Written:
     """Write the answers of a batch transform to a file of JSON lines, and return how many there are of each kind."""
-    made = list(lines(storage, source, output))
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in made)
+    found = list(lines(storage, source, output))
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found)
     write_bytes(target, text.encode())
-    answered = sum("answer" in line for line in made)
-    missing = sum(line.get("error", {}).get("code") == "no_answer" for line in made)
-    return Written(answered, len(made) - answered - missing, missing)
+    answered = sum("answer" in line for line in found)
+    missing = sum(line.get("error", {}).get("code") == "no_answer" for line in found)
+    return Written(answered, len(found) - answered - missing, missing)

@@ -1,4 +1,4 @@
-"""The entries of the step cache on this disk: their sizes, when they were used, and the removal of the oldest.
+"""The entries of the step cache on this disk: lists them, marks them as used, removes those unused for longest.
 
 A run holds a shared lock on an entry while it copies it. An entry with a lock is never removed.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ENTRY = "entry.json"
-"""The file that makes an entry complete; its lock is the entry's."""
+"""The file that is written last, so that it makes an entry complete; a lock on it locks the entry."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class Entry:
 
 
 def entries(root: Path) -> list[Entry]:
-    """Return the complete entries of a cache, the one that was unused for longest first."""
+    """Return the complete entries of a cache, sorted by their last use, the oldest first."""
     found = []
+    # Folders whose names begin with a dot are being written or removed.
     for file in root.glob(f"[!.]*/{ENTRY}"):
         try:
             size = sum(path.stat().st_size for path in file.parent.rglob("*") if path.is_file())
@@ -39,7 +40,7 @@ def entries(root: Path) -> list[Entry]:
 
 @contextmanager
 def in_use(folder: Path) -> Iterator[bool]:
-    """Yield whether an entry exists; it is not removed before the block ends, and counts as used now."""
+    """Yield whether an entry exists; marks it as used now, and prevents its removal until the block ends."""
     try:
         stream = (folder / ENTRY).open("rb")
     except FileNotFoundError:
@@ -65,7 +66,7 @@ def remove(folder: Path) -> bool:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        # Renamed first: an interrupted removal leaves no incomplete entry.
+        # Renamed first, so that an interrupted removal leaves no incomplete entry under the entry's name.
         gone = folder.with_name(f".{folder.name}-{os.getpid()}-removed")
         folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
@@ -73,15 +74,15 @@ def remove(folder: Path) -> bool:
 
 
 def limit(root: Path, most_bytes: float, *, dry_run: bool = False) -> list[Entry]:
-    """Remove the entries that were unused for longest until the others take at most `most_bytes`.
+    """Remove the entries that were unused for longest until the others together have at most `most_bytes`.
 
     Args:
         root: The folder of the cache.
-        most_bytes: Bytes that the cache may take.
+        most_bytes: Maximum size of the cache, in bytes.
         dry_run: Whether to remove nothing, and only return what would be removed.
 
     Returns:
-        The removed entries. Entries in use stay, even if the cache then takes more.
+        The removed entries. Entries in use stay, even if the cache is then larger.
     """
     found = entries(root)
     size, removed = sum(entry.bytes for entry in found), []

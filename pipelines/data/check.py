@@ -1,4 +1,4 @@
-"""Checks a dataset before anything starts: what is present, what is missing, and what a run would refuse."""
+"""Checks a dataset before a run starts: reports what is present, what is missing, and what a run would refuse."""
 
 import hashlib
 from collections import Counter
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mammopipe.processing.classes import Question, classes_of, named
-from mammopipe.processing.datasets.definition import MAX_REFUSED, Table
+from mammopipe.processing.classes import Question, class_of, classes_of
+from mammopipe.processing.datasets.definition import MAX_REFUSED, LabelTable
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol
 from mammopipe.processing.errors import ImageError, LabelError
 from mammopipe.processing.read_config import ForProcessing, Phi, ReadConfig
@@ -21,6 +21,7 @@ from mammopipe.processing.splits.assignment import (
 )
 
 BURNT_IN = "BurnedInAnnotation"
+"""The DICOM attribute that says that the pixels contain text that identifies the patient (0028,0301)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Look:
     classes: Sequence[str] = ()
     """The classes that a network would tell apart; empty if the labels allow none."""
     notes: Sequence[str] = ()
-    """What should be looked at, though a run can succeed."""
+    """What the user should look at, although a run can succeed."""
     problems: Sequence[str] = field(default_factory=list)
     """The reasons why a run could not succeed."""
 
@@ -58,7 +59,7 @@ class Look:
 
 
 def look(
-    table: Table,
+    table: LabelTable,
     images: Path,
     split: SplitConfig,
     *,
@@ -87,6 +88,7 @@ def look(
     reading = ReadConfig(jpeg_files=True, for_processing=for_processing) if read else None
     files = [reason for record in records if (reason := _refusal(record, images, phi, reading))]
     duplicates = _duplicates(records, images)
+    # The same rules, in the same order, as the jobs of a run apply: a dataset that passes here is not refused later.
     return Look(
         images=len(records),
         patients=len({record.patient_id for record in records}),
@@ -125,18 +127,18 @@ def _notes(records: Sequence[ImageRecord]) -> Iterator[str]:
     if several:
         yield (
             f"{len(several)} patients have images of several sites, such as {several[0]}; if each site numbers its own "
-            "patients, put the site into the pseudonym, or different women are one"
+            "patients, include the site in the patient id: otherwise different women count as one"
         )
 
 
 def _divided(records: Sequence[ImageRecord], split: SplitConfig, groups: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield each group of identical files that the split would divide, as the leakage audit does after training."""
+    """Yield each group of identical files that the split would divide; the leakage audit of a run would find them."""
     if not groups:
         return
     try:
         placed = keep_splits(records, split) if states_splits(records) else assign_splits(records, split)
     except LabelError:
-        return
+        return  # `problems` reports it
     places = {record.path: str(record.split) for record in placed}
     for group in groups:
         if len({places[name] for name in group}) > 1:
@@ -163,13 +165,13 @@ def problems(
         return
     patients: dict[Label, set[str]] = {}
     for record in records:
-        patients.setdefault(named(record.label, classes), set()).add(record.patient_id)
+        patients.setdefault(class_of(record.label, classes), set()).add(record.patient_id)
     for part in Split:
-        present = {named(record.label, classes) for record in placed if record.split is part}
+        present = {class_of(record.label, classes) for record in placed if record.split is part}
         lacking = [label for label in classes if label not in present]
         if lacking:
-            held = ", ".join(f"{label} (of {len(patients.get(label, ()))} patients)" for label in lacking)
-            yield f"split {part} would have no image of class {held}; each split needs every class"
+            shown = ", ".join(f"{label} (of {len(patients.get(label, ()))} patients)" for label in lacking)
+            yield f"split {part} would have no image of class {shown}; each split needs every class"
     if folds:
         yield from _fold_problems(
             [record for record in placed if record.split is not Split.TEST], split, classes, folds
@@ -180,14 +182,14 @@ def _fold_problems(
     records: Sequence[ImageRecord], split: SplitConfig, classes: Sequence[Label], folds: int
 ) -> Iterator[str]:
     """Yield the folds of a cross-validation that lack a class; uses the same folds as training."""
-    dealt = assign_folds(records, folds, seed=split.seed, protocol=SplitProtocol.PATIENT)
+    assigned = assign_folds(records, folds, seed=split.seed, protocol=SplitProtocol.PATIENT)
     present: dict[int, set[Label]] = {fold: set() for fold in range(folds)}
-    for record, fold in zip(records, dealt, strict=True):
-        present[fold].add(named(record.label, classes))
-    lacking = {fold: [str(label) for label in classes if label not in held] for fold, held in present.items()}
-    found = [f"fold {fold} would have no {' and no '.join(names)}" for fold, names in lacking.items() if names]
-    if found:
-        shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more folds" if len(found) > 3 else "")
+    for record, fold in zip(records, assigned, strict=True):
+        present[fold].add(class_of(record.label, classes))
+    lacking = {fold: [str(label) for label in classes if label not in found] for fold, found in present.items()}
+    texts = [f"fold {fold} would have no {' and no '.join(names)}" for fold, names in lacking.items() if names]
+    if texts:
+        shown = ", ".join(texts[:3]) + (f" and {len(texts) - 3} more folds" if len(texts) > 3 else "")
         yield (
             f"training.folds={folds}: each fold needs an image of every class; of {len(records)} images, {shown}; "
             "choose fewer folds"
@@ -241,10 +243,11 @@ def _refusal(record: ImageRecord, images: Path, phi: Phi, reading: ReadConfig | 
     # Removing the header does not remove text burnt into the pixels.
     kept = [name for name in named if phi is Phi.REFUSE or name == BURNT_IN]
     hint = " (data.phi=drop reads the image without its header)" if kept and BURNT_IN not in kept else ""
-    return f"{record.path}: {', '.join(kept)} must not be filled where data.phi={phi}{hint}" if kept else ""
+    return f"{record.path}: {', '.join(kept)} must be empty with data.phi={phi}{hint}" if kept else ""
 
 
 def _duplicates(records: Sequence[ImageRecord], images: Path) -> list[tuple[str, ...]]:
+    # Only files of equal size can be equal, so most files need not be read.
     sizes: dict[int, list[Path]] = {}
     for record in records:
         path = images / record.path

@@ -25,7 +25,7 @@ def with_digests(values: Mapping[str, Any], given: Mapping[str, Any], storage: S
         The parameters.
 
     Raises:
-        ConfigError: A folder is empty. Training would find that out after the steps before it were paid.
+        ConfigError: A folder is empty. Otherwise a job would fail later, after earlier steps were paid.
     """
     found = dict(values)
     for digest, place in DIGESTS.items():
@@ -33,6 +33,6 @@ def with_digests(values: Mapping[str, Any], given: Mapping[str, Any], storage: S
             found[digest] = storage.digest(found[place])
             if found[digest] == NO_OBJECTS:
                 raise ConfigError(
-                    f"{place}={found[place]}: there is no object below this folder; mammopipe stage fills it"
+                    f"{place}={found[place]}: there is no object below this folder; mammopipe stage uploads the data"
                 )
     return found

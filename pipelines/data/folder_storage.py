@@ -1,7 +1,8 @@
 """S3 as a folder on this disk, for runs of the process backend.
 
-Files are transferred by hard link, or by copy between disks: a run on 50 GB needs no memory for them, and no second
-50 GB on the source's disk. Linked files are never modified: jobs only read their inputs and write new files.
+Files are transferred by hard link, or by copy between disks: a run on 50 GB of images loads none of them into memory,
+and needs no second 50 GB on the source's disk. Linked files are never modified: jobs only read their inputs and write
+new files.
 """
 
 import hashlib
@@ -18,7 +19,8 @@ from mammopipe.processing.errors import StorageError
 from mammopipe.processing.files import sha256
 
 CONTENT_BYTES = 2**21
-"""The largest file whose content enters a digest; reading hundreds of gigabytes would take an hour."""
+"""The largest file whose content enters a digest; a larger one is identified by size and time, since reading hundreds
+of gigabytes would take an hour."""
 
 
 @dataclass
@@ -56,8 +58,8 @@ class FolderStorage(Storage):
         place, digest = S3Uri.parse(uri), hashlib.sha256()
         for item in self.list(uri):
             path = self._file(S3Uri(place.bucket, item.key))
-            said = sha256(path) if item.size <= CONTENT_BYTES else item.etag
-            digest.update(f"{place.name_below(item.key)} {item.size} {said}\n".encode())
+            identity = sha256(path) if item.size <= CONTENT_BYTES else item.etag
+            digest.update(f"{place.name_below(item.key)} {item.size} {identity}\n".encode())
         return digest.hexdigest()[:16]
 
     def holds(self, place: S3Uri, path: Path) -> bool:
@@ -94,7 +96,7 @@ class FolderStorage(Storage):
     def _inside(self, place: S3Uri) -> PurePosixPath:
         key = PurePosixPath(place.key)
         if key.is_absolute() or ".." in key.parts or not key.parts:
-            raise StorageError(f"{place}: no key of a file below the bucket")
+            raise StorageError(f"{place}: the key must name a file below the bucket")
         return key
 
     def _file(self, place: S3Uri) -> Path:
@@ -114,8 +116,9 @@ def _link(source: Path, target: Path) -> None:
     try:
         try:
             os.link(source, scratch)
-        except OSError:
+        except OSError:  # another disk, or a file system without hard links
             shutil.copy2(source, scratch)
         os.replace(scratch, target)
     finally:
-        scratch.unlink(missing_ok=True)  # it is still there after a failure, and if both were links to one file
+        # Left over after a failure, and if both names already linked to one file: then `os.replace` does nothing.
+        scratch.unlink(missing_ok=True)

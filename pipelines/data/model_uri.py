@@ -8,7 +8,7 @@ def folder_of(uri: str) -> str:
     """Return the `s3://` folder of a packed model, without a trailing slash; a folder is returned as it is.
 
     Raises:
-        ConfigError: The model lies in no folder of its bucket: a channel would read the whole bucket.
+        ConfigError: The model is at the top of its bucket, not in a folder: a channel would read the whole bucket.
     """
     if not uri.endswith(PACKED):
         return uri.rstrip("/")

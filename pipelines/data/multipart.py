@@ -1,7 +1,7 @@
-"""Large files in parts, each with its SHA-256: an interrupted upload continues with the parts that S3 lacks.
+"""Uploads large files in parts, each with its SHA-256; an interrupted upload continues with the parts that S3 lacks.
 
 Sources: "Uploading and copying objects using multipart upload" and "Checking object integrity" (S3 User Guide): the
-SHA-256 of an object in parts is that of its parts' SHA-256, followed by a hyphen and the number of parts.
+SHA-256 of an object in parts is the SHA-256 of its parts' SHA-256, followed by a hyphen and the number of parts.
 """
 
 import base64
@@ -14,7 +14,9 @@ from typing import Any
 from mammopipe.processing.container.s3_uri import S3Uri
 
 PART_BYTES = 16 * 2**20
+"""Size of a part, unless the file would then have too many parts."""
 MOST_PARTS = 10_000
+"""Maximum number of parts of an object ("Amazon S3 multipart upload limits")."""
 THREADS = 4
 """Number of parts of one file that are sent at the same time."""
 Part = dict[str, Any]
@@ -32,23 +34,23 @@ def upload_parts(client: Any, path: Path, place: S3Uri, content_type: str) -> st
         content_type: Media type of the object.
     """
     key = {"Bucket": place.bucket, "Key": place.key}
-    begun = _begun(client, place)
+    unfinished = _unfinished(client, place)
     sums = {"ChecksumAlgorithm": "SHA256", "ChecksumType": "COMPOSITE"}
-    upload = begun or client.create_multipart_upload(**key, ContentType=content_type, **sums)
+    upload = unfinished or client.create_multipart_upload(**key, ContentType=content_type, **sums)
     key_of_upload = {**key, "UploadId": upload["UploadId"]}
-    there = {part["PartNumber"]: part for part in _parts(client, key_of_upload)} if begun else {}
+    present = {part["PartNumber"]: part for part in _parts(client, key_of_upload)} if unfinished else {}
     size = part_bytes(path)
 
     def send(number: int) -> Part:
-        """Return a part, uploaded unless it is there with the same checksum."""
+        """Upload a part, unless S3 has it with the same checksum, and return its description."""
         with path.open("rb") as stream:
             stream.seek((number - 1) * size)
             body = stream.read(size)
         digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
-        kept = there.get(number)
-        if kept is None or kept.get("ChecksumSHA256") != digest:
-            kept = client.upload_part(**key_of_upload, PartNumber=number, Body=body, ChecksumSHA256=digest)
-        return {"PartNumber": number, "ETag": kept["ETag"], "ChecksumSHA256": digest}
+        part = present.get(number)
+        if part is None or part.get("ChecksumSHA256") != digest:
+            part = client.upload_part(**key_of_upload, PartNumber=number, Body=body, ChecksumSHA256=digest)
+        return {"PartNumber": number, "ETag": part["ETag"], "ChecksumSHA256": digest}
 
     numbers = range(1, -(-path.stat().st_size // size) + 1)
     parts = _in_turn(send, numbers)
@@ -56,7 +58,8 @@ def upload_parts(client: Any, path: Path, place: S3Uri, content_type: str) -> st
 
 
 def part_bytes(path: Path) -> int:
-    """Return the size of a file's parts in bytes; S3 takes `MOST_PARTS` at most."""
+    """Return the size of a file's parts in bytes; S3 accepts at most `MOST_PARTS`."""
+    # -(-a // b) rounds up.
     return max(PART_BYTES, -(-path.stat().st_size // MOST_PARTS))
 
 
@@ -70,7 +73,7 @@ def composite_sha256(path: Path, size: int) -> str:
     return f"{whole}-{len(digests)}"
 
 
-def _begun(client: Any, place: S3Uri) -> Part | None:
+def _unfinished(client: Any, place: S3Uri) -> Part | None:
     """Return the newest unfinished upload of an object whose parts have a SHA-256."""
     pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=place.bucket, Prefix=place.key)
     found: list[Part] = [

@@ -1,4 +1,4 @@
-"""S3 as folders of files: list, upload, download. Each failure is one line that names the location and the rule."""
+"""S3 as folders of files: list, upload, download. Each error is one line that names the location and the reason."""
 
 import base64
 import hashlib
@@ -51,7 +51,9 @@ CONTENT_TYPES = {
     ".sha256": "text/plain",
 }
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
-"""Error codes of expired credentials."""
+"""AWS's error codes for expired credentials; a new login resolves them."""
+LOGGED_OUT = (CredentialRetrievalError, LoginError, SSOError, TokenRetrievalError)
+"""botocore's errors that a new login resolves."""
 _Item = TypeVar("_Item")
 _REASONS = {
     "404": "does not exist",
@@ -63,9 +65,9 @@ _REASONS = {
     "SignatureDoesNotMatch": "the credentials are wrong",
     "InvalidBucketName": "not a valid bucket name",
     **dict.fromkeys(EXPIRED, "the credentials have expired"),
-    "NoSuchUpload": "another command finished or ended this upload meanwhile; run this command again",
-    "301": "the bucket lies in another region",
-    "PermanentRedirect": "the bucket lies in another region",
+    "NoSuchUpload": "another command has finished or cancelled this upload; run this command again",
+    "301": "the bucket is in another region",
+    "PermanentRedirect": "the bucket is in another region",
 }
 
 
@@ -86,7 +88,7 @@ class S3Object:
 
 @dataclass
 class Storage:
-    """One S3 service. It keeps a copy of each upload (`cache`), so that downloading the same object is a local copy."""
+    """One S3 service. With `cache`, it keeps a copy of each upload, and reads the same object from there."""
 
     client: Any
     """A boto3 S3 client."""
@@ -104,6 +106,7 @@ class Storage:
         with self._errors(f"s3://{bucket}"):
             names = [item["Name"] for item in self.client.list_buckets()["Buckets"]]
             if bucket not in names:
+                # S3 refuses us-east-1 as a location constraint; a bucket without one is created there.
                 region = self.client.meta.region_name
                 options = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
                 self.client.create_bucket(Bucket=bucket, **options)
@@ -135,6 +138,7 @@ class Storage:
         key = {"Bucket": place.bucket, "Key": place.key}
         with self._errors(str(place)):
             stated = self.client.head_object(**key, ChecksumMode="ENABLED").get("ChecksumSHA256")
+            # An object in parts has a composite SHA-256, which depends on the size of the parts.
             if stated and "-" in stated:
                 part = self.client.head_object(**key, PartNumber=1)["ContentLength"]
                 return bool(stated == composite_sha256(path, part))
@@ -186,7 +190,7 @@ class Storage:
         uri: str,
         folder: Path,
         objects: Sequence[S3Object] | None = None,
-        arrived: Callable[[S3Object], object] = lambda item: None,
+        on_arrival: Callable[[S3Object], object] = lambda item: None,
     ) -> int:
         """Download the objects under a prefix into a folder.
 
@@ -194,7 +198,7 @@ class Storage:
             uri: The S3 prefix.
             folder: Target folder.
             objects: The objects to download; by default all under the prefix.
-            arrived: Called for each downloaded object, from several threads.
+            on_arrival: Called for each downloaded object, from several threads.
 
         Returns:
             The number of objects.
@@ -206,12 +210,13 @@ class Storage:
         chosen = self.list(uri) if objects is None else objects
         folder.mkdir(parents=True, exist_ok=True)
         for item in chosen:
+            # Before the first download: a key such as `../x` must not write outside the folder.
             if not (folder / place.name_below(item.key)).resolve().is_relative_to(folder):
                 raise StorageError(f"s3://{place.bucket}/{item.key}: the key leads out of its folder")
 
         def bring(item: S3Object) -> None:
             self.fetch(place, item, folder / place.name_below(item.key))
-            arrived(item)
+            on_arrival(item)
 
         together(bring, list(chosen))
         return len(chosen)
@@ -219,7 +224,7 @@ class Storage:
     def mount(self, uri: str, folder: Path, objects: Sequence[S3Object]) -> None:
         """Show objects under a prefix as files that are read on use (input mode FastFile).
 
-        SageMaker mounts the prefix. Without the right to mount anything, this downloads the objects.
+        SageMaker mounts the prefix. This program cannot mount anything, so it downloads the objects.
         """
         self.download(uri, folder, objects)
 
@@ -242,17 +247,18 @@ class Storage:
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", "unknown"))
             if code == "400" and error.operation_name.startswith("Head"):
-                # A HEAD has no body, so S3 cannot name the error; of a request that boto3 made, it is this one.
+                # The answer to HEAD has no body, so S3 cannot name the error. boto3's own requests are well formed;
+                # what S3 answers with 400 is an expired token.
                 code = EXPIRED[0]
             kind = ExpiredAccessError if code in EXPIRED else StorageError
             raise kind(f"{where}: {_REASONS.get(code, f'refused with {code}')} (S3 at {self.endpoint})") from None
-        except (CredentialRetrievalError, LoginError, SSOError, TokenRetrievalError) as error:
+        except LOGGED_OUT as error:
             raise ExpiredAccessError(f"{where}: AWS credentials: {' '.join(str(error).split())}") from None
         except NoCredentialsError:
             raise StorageError(f"{where}: no AWS credentials found (S3 at {self.endpoint})") from None
         except (BotoCoreError, boto3.exceptions.Boto3Error, OSError) as error:
             if isinstance(error, OSError) and error.filename:
-                raise
+                raise  # an error of a local file, such as a full disk, not of S3
             name = type(error).__name__
             raise StorageError(f"{where}: S3 at {self.endpoint} cannot be reached or broke off ({name})") from None
 

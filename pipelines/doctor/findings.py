@@ -1,4 +1,4 @@
-"""What the checks of an AWS account have in common: findings, the account, and looking without failing."""
+"""What the checks of `mammopipe doctor` share: findings, the AWS account, and calls that may find nothing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ MISSING = {
 """Error codes that mean that the resource does not exist."""
 
 
-class Verdict(StrEnum):
+class Severity(StrEnum):
     """The consequence of a finding for a run."""
 
     GOOD = "ok"
@@ -33,10 +33,10 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """The result of one check."""
 
-    verdict: Verdict
+    verdict: Severity
     subject: str
     text: str
     """The state and, if there is a problem, what to do."""

@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mammopipe.pipelines.doctor.findings import Finding, Verdict
+from mammopipe.pipelines.doctor.findings import CheckResult, Severity
 from mammopipe.processing.container.job import cores
 
 LEAST_GIGABYTES, LEAST_MEMORY, OLDEST_PYTHON = 5.0, 4.0, (3, 11)
-"""Minimum disk and memory, in GB, for a quick run on mini-MIAS."""
+"""Minimum disk and memory, in GB, for a quick run on mini-MIAS; minimum version of Python."""
 NEEDED = ("torch", "opencv-python-headless", "albumentations", "sagemaker", "moto", "openvino")
 """The packages that a local run imports."""
 DATA = {"MAMMOPIPE_MIAS": "mini-MIAS (tarball or folder)", "MAMMOPIPE_RSNA": "RSNA (folder with train.csv)"}
 _GIGABYTE = 1e9
 
 
-def examine(runs: Path) -> list[Finding]:
+def examine(runs: Path) -> list[CheckResult]:
     """Return the findings about this machine; `runs` is the folder for results."""
-    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+    checks: dict[str, Callable[[], Iterator[CheckResult]]] = {
         "python": _python,
         "packages": _packages,
         "cores": _cores,
@@ -36,14 +36,14 @@ def examine(runs: Path) -> list[Finding]:
     return [finding for check in checks.values() for finding in check()]
 
 
-def show(findings: Sequence[Finding]) -> None:
+def show(findings: Sequence[CheckResult]) -> None:
     """Print findings, one line each; in colour on a terminal."""
     from rich.table import Column, Table
     from rich.text import Text
 
     from mammopipe.pipelines.runs.progress import console
 
-    styles = {Verdict.GOOD: "green", Verdict.WARNING: "yellow", Verdict.BLOCKS: "bold red"}
+    styles = {Severity.GOOD: "green", Severity.WARNING: "yellow", Severity.BLOCKS: "bold red"}
     screen = console()
     if not screen.is_terminal:
         print("\n".join(map(str, findings)))
@@ -54,13 +54,15 @@ def show(findings: Sequence[Finding]) -> None:
     screen.print(table)
 
 
-def _python() -> Iterator[Finding]:
+def _python() -> Iterator[CheckResult]:
     good = sys.version_info[:2] >= OLDEST_PYTHON
     text = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    yield Finding(Verdict.GOOD if good else Verdict.BLOCKS, "python", text if good else f"{text}; 3.11 is needed")
+    yield CheckResult(
+        Severity.GOOD if good else Severity.BLOCKS, "python", text if good else f"{text}; must be 3.11 or later"
+    )
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[CheckResult]:
     missing, found = [], []
     for name in NEEDED:
         try:
@@ -69,75 +71,76 @@ def _packages() -> Iterator[Finding]:
             missing.append(name)
     if missing:
         text = f"{', '.join(missing)} missing; make venv installs everything"
-        yield Finding(Verdict.BLOCKS, "packages", text)
+        yield CheckResult(Severity.BLOCKS, "packages", text)
     else:
-        yield Finding(Verdict.GOOD, "packages", ", ".join(found))
+        yield CheckResult(Severity.GOOD, "packages", ", ".join(found))
 
 
-def _cores() -> Iterator[Finding]:
+def _cores() -> Iterator[CheckResult]:
     number = cores()
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if number < 2:
-        yield Finding(Verdict.WARNING, "cores", f"{number}; the candidates train one after the other")
+        yield CheckResult(Severity.WARNING, "cores", f"{number}; the candidates train one after the other")
     elif busy > 1.5 * number:
-        yield Finding(Verdict.WARNING, "cores", f"{number}, and {busy:.1f} processes want one now; a run will be slow")
+        yield CheckResult(Severity.WARNING, "cores", f"{number} for {busy:.1f} active processes; a run will be slow")
     else:
-        yield Finding(Verdict.GOOD, "cores", f"{number}, load {busy:.1f}")
+        yield CheckResult(Severity.GOOD, "cores", f"{number}, load {busy:.1f}")
 
 
-def _memory() -> Iterator[Finding]:
+def _memory() -> Iterator[CheckResult]:
     info = Path("/proc/meminfo")
     if not info.is_file():
-        yield Finding(Verdict.WARNING, "memory", "not known on this system; a run takes about 4 GB")
+        yield CheckResult(Severity.WARNING, "memory", "not known on this system; a run needs about 4 GB")
         return
     lines = dict(line.split(":", 1) for line in info.read_text(encoding="ascii").splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024 / _GIGABYTE
     text = f"{free:.1f} GB available"
     good = free >= LEAST_MEMORY
-    yield Finding(
-        Verdict.GOOD if good else Verdict.WARNING,
+    yield CheckResult(
+        Severity.GOOD if good else Severity.WARNING,
         "memory",
-        text if good else f"{text}; a run takes about {LEAST_MEMORY:.0f} GB, so close other programs",
+        text if good else f"{text}; a run needs about {LEAST_MEMORY:.0f} GB, so close other programs",
     )
 
 
-def _disk(runs: Path) -> Iterator[Finding]:
+def _disk(runs: Path) -> Iterator[CheckResult]:
     place = next(path for path in [runs.resolve(), *runs.resolve().parents] if path.exists())
     free = shutil.disk_usage(place).free / _GIGABYTE
     good = free >= LEAST_GIGABYTES
     text = f"{free:.1f} GB free at {runs}"
-    yield Finding(
-        Verdict.GOOD if good else Verdict.BLOCKS,
+    yield CheckResult(
+        Severity.GOOD if good else Severity.BLOCKS,
         "disk",
         text if good else f"{text}; a run needs {LEAST_GIGABYTES:.0f} GB, so free some space or give --runs DIR",
     )
 
 
-def _writable(runs: Path) -> Iterator[Finding]:
+def _writable(runs: Path) -> Iterator[CheckResult]:
     place = next(path for path in [runs.resolve(), *runs.resolve().parents] if path.exists())
     good = place.is_dir() and os.access(place, os.W_OK)
     text = f"{runs} can be written" if good else f"{place} cannot be written; give --runs DIR"
-    yield Finding(Verdict.GOOD if good else Verdict.BLOCKS, "runs", text)
+    yield CheckResult(Severity.GOOD if good else Severity.BLOCKS, "runs", text)
 
 
-def _ports() -> Iterator[Finding]:
+def _ports() -> Iterator[CheckResult]:
     try:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
     except OSError as error:
-        yield Finding(Verdict.BLOCKS, "ports", f"nothing can listen on 127.0.0.1: {error.strerror}; a run serves there")
+        text = f"no program can listen on 127.0.0.1: {error.strerror}; a run serves its model there"
+        yield CheckResult(Severity.BLOCKS, "ports", text)
         return
-    yield Finding(Verdict.GOOD, "ports", f"free ones on 127.0.0.1, as {port}; the run takes any")
+    yield CheckResult(Severity.GOOD, "ports", f"127.0.0.1 has free ports, such as {port}; a run uses any of them")
     try:
         socket.create_server(("127.0.0.1", 8080)).close()
     except OSError:
-        yield Finding(Verdict.WARNING, "ports", "8080 is taken: `serve` alone needs SAGEMAKER_BIND_TO_PORT=0")
+        yield CheckResult(Severity.WARNING, "ports", "8080 is taken: `serve` alone needs SAGEMAKER_BIND_TO_PORT=0")
 
 
-def _s3() -> Iterator[Finding]:
+def _s3() -> Iterator[CheckResult]:
     url = os.environ.get("AWS_ENDPOINT_URL_S3")
     if not url:
-        yield Finding(Verdict.GOOD, "s3", "the run brings its own, which ends with it")
+        yield CheckResult(Severity.GOOD, "s3", "each run starts its own replacement, which ends with the run")
         return
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
@@ -146,18 +149,18 @@ def _s3() -> Iterator[Finding]:
 
     try:
         boto3.client("s3", endpoint_url=url, config=QUICK).list_buckets()
-        yield Finding(Verdict.GOOD, "s3", f"AWS_ENDPOINT_URL_S3={url} answers")
+        yield CheckResult(Severity.GOOD, "s3", f"AWS_ENDPOINT_URL_S3={url} answers")
     except (BotoCoreError, ClientError) as error:
         text = f"AWS_ENDPOINT_URL_S3={url}: {' '.join(str(error).split())}; start it, or unset the variable"
-        yield Finding(Verdict.BLOCKS, "s3", text)
+        yield CheckResult(Severity.BLOCKS, "s3", text)
 
 
-def _data() -> Iterator[Finding]:
+def _data() -> Iterator[CheckResult]:
     for variable, what in DATA.items():
         place = os.environ.get(variable)
         if not place:
-            yield Finding(Verdict.WARNING, "data", f"no {what}; set {variable}, or run on phantoms")
+            yield CheckResult(Severity.WARNING, "data", f"no {what}; set {variable}, or run on phantoms")
         elif Path(place).exists():
-            yield Finding(Verdict.GOOD, "data", f"{variable}: {what} found")
+            yield CheckResult(Severity.GOOD, "data", f"{variable}: {what} found")
         else:
-            yield Finding(Verdict.WARNING, "data", f"{variable} names {place}, which does not exist")
+            yield CheckResult(Severity.WARNING, "data", f"{variable} names {place}, which does not exist")

@@ -1,4 +1,4 @@
-"""The account's service quotas: instances at once, by kind of job, and the disk of an instance."""
+"""Checks the account's service quotas: concurrent instances by kind of job, disk of an instance, trials of a search."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -6,19 +6,19 @@ from collections.abc import Iterator, Mapping
 from mammopipe.pipelines.config.compute import has_local_disks
 from mammopipe.pipelines.config.endpoint import EndpointMode
 from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.doctor.findings import Account, Finding, Verdict
+from mammopipe.pipelines.doctor.findings import Account, CheckResult, Severity
 
 VOLUME = "Size of EBS volume for a {kind} instance"
-"""Name of the quota of one instance's disk, as the error of an exceeded one states it (`ResourceLimitExceeded`)."""
+"""Name of the quota for the disk of an instance, as in the error `ResourceLimitExceeded`."""
 PARALLEL_TRIALS = re.compile(r"(?=.*(parallel|concurrent))(?=.*training jobs per)(?=.*tuning)", re.IGNORECASE)
-"""Names of the quota of the training jobs that one search runs at a time."""
+"""Pattern of the quota for concurrent training jobs of one search; its name has changed over time."""
 DEFAULT_PARALLEL_TRIALS = 10
-"""Its default; AWS raises it to at most 100 ("automatic-model-tuning-limits")."""
+"""Default of that quota; AWS raises it to at most 100 ("automatic-model-tuning-limits")."""
 DEFAULT_VOLUME_GB = 1024
 """The default of the quota of a disk, in GB ("Amazon SageMaker AI endpoints and quotas")."""
 
 
-def check_quotas(account: Account) -> Iterator[Finding]:
+def check_quotas(account: Account) -> Iterator[CheckResult]:
     """Compare the account's quotas with the instances and the disks that a run needs at once."""
     pages = account.client("service-quotas").get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
     quotas = {item["QuotaName"]: item["Value"] for page in pages for item in page["Quotas"]}
@@ -28,19 +28,19 @@ def check_quotas(account: Account) -> Iterator[Finding]:
         value = quotas.get(quota)
         if value is None:
             text = f"no quota of that name in {account.session.region_name}; is the instance type offered there?"
-            yield Finding(Verdict.WARNING, quota, text)
+            yield CheckResult(Severity.WARNING, quota, text)
         elif value < least:
             text = f"quota {value:.0f}, needed {least}; request more in Service Quotas, or use another instance type"
-            yield Finding(Verdict.BLOCKS, quota, text)
+            yield CheckResult(Severity.BLOCKS, quota, text)
         elif value < most:
-            text = f"quota {value:.0f}, {most} at once; the candidates will wait for each other, ask for {most}"
-            yield Finding(Verdict.WARNING, quota, text)
+            text = f"quota {value:.0f}, {most} at once; the candidates would wait for each other, so request {most}"
+            yield CheckResult(Severity.WARNING, quota, text)
         else:
-            yield Finding(Verdict.GOOD, quota, f"{most} of {value:.0f}")
+            yield CheckResult(Severity.GOOD, quota, f"{most} of {value:.0f}")
 
 
-def _volumes(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Finding]:
-    """Compare the disk of one instance of each kind of job with its quota, which is adjustable and rarely looked at."""
+def _volumes(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[CheckResult]:
+    """Compare the disk of one instance of each kind of job with its quota, which is adjustable."""
     compute = config.compute
     kind = "spot training job" if compute.spot else "training job"
     wanted = {
@@ -54,18 +54,18 @@ def _volumes(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Fi
         quota = quotas.get(name)
         if quota is None and size > DEFAULT_VOLUME_GB:
             text = (
-                f"not listed here; compute.{key}={size} is over the default {DEFAULT_VOLUME_GB} GB: look it up in "
-                "Service Quotas"
+                f"not listed for this account; compute.{key}={size} is above the default of {DEFAULT_VOLUME_GB} GB: "
+                "look the quota up in Service Quotas"
             )
-            yield Finding(Verdict.WARNING, name, text)
+            yield CheckResult(Severity.WARNING, name, text)
         elif quota is not None and quota < size:
             text = f"quota {quota:.0f} GB, compute.{key} is {size}; request more in Service Quotas"
-            yield Finding(Verdict.BLOCKS, name, text)
+            yield CheckResult(Severity.BLOCKS, name, text)
         elif quota is not None:
-            yield Finding(Verdict.GOOD, name, f"{size} of {quota:.0f} GB")
+            yield CheckResult(Severity.GOOD, name, f"{size} of {quota:.0f} GB")
 
 
-def _trials(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Finding]:
+def _trials(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[CheckResult]:
     """Compare the training jobs that a search runs at a time with their quota; AWS refuses a search above it."""
     wanted = config.tuning.parallel
     if not config.tuning.ranges:
@@ -73,9 +73,9 @@ def _trials(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Fin
     found = next((name for name in quotas if PARALLEL_TRIALS.search(name)), "")
     most = quotas.get(found, DEFAULT_PARALLEL_TRIALS)
     if wanted > most:
-        text = f"tuning.parallel={wanted} is over {most:.0f}; request more in Service Quotas, or lower it"
+        text = f"tuning.parallel={wanted} is above {most:.0f}; request more in Service Quotas, or lower it"
         subject = found or "training jobs of a search at a time"
-        yield Finding(Verdict.BLOCKS if found else Verdict.WARNING, subject, text)
+        yield CheckResult(Severity.BLOCKS if found else Severity.WARNING, subject, text)
 
 
 def _instances_needed(config: PipelineConfig) -> dict[str, tuple[int, int]]:
@@ -96,6 +96,6 @@ def _instances_needed(config: PipelineConfig) -> dict[str, tuple[int, int]]:
         needed[f"{config.transform.instance_type} for transform job usage"] = (count, count)
     if config.deploy and endpoint.mode is not EndpointMode.SERVERLESS:
         count = endpoint.instance_count * len(endpoint.names)
-        # The candidate runs beside the clinic's endpoint, and during an update old and new instances run side by side.
+        # The candidate's and the clinic's endpoint run at the same time; during an update, old and new instances do.
         needed[f"{endpoint.instance_type} for endpoint usage"] = (2 * count, 3 * count)
     return needed

@@ -1,7 +1,7 @@
-"""Checks the memory and disk that a run needs against those of this machine, or of the instances on AWS.
+"""Compares the memory and disk that a run needs with those of this machine, or of the instances on AWS.
 
-The memory of a training step and of a processing worker are lower bounds: what is refused here could not succeed. The
-disk is an estimate of the images of each stage.
+The memory needs are lower bounds: a run that is refused here could not succeed. The disk need is an estimate from the
+images of each stage.
 """
 
 import shutil
@@ -20,16 +20,16 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.training.config import Cache
 
 SPARE_BYTES = 2**30
-"""Free disk that a run needs in addition to its images: models, checkpoints, reports."""
+"""Free disk that a run needs in addition to its images, for models, checkpoints and reports."""
 PROCESS_BYTES = 300 * 2**20
 """Memory of a training process without images and network."""
 WORKER_BYTES = 100 * 2**20
 """Memory of a worker of Prepare, Augment or Segment without its image."""
 ACTIVATION_BYTES = 32
-"""Memory of a training step for each pixel of its batch, at least: three channels of float32, and the first feature
-maps, which the backward pass needs."""
+"""Minimum memory of a training step for each pixel of its batch: three channels of float32, and the first feature maps,
+which the backward pass needs."""
 PREPARED_ASPECT = 0.8
-"""Columns of a prepared image for each of its rows."""
+"""Width of a prepared image divided by its height."""
 BYTES_A_PIXEL = 2
 COMPRESSION = 0.5
 """Size of a mammogram as 16-bit PNG, as a share of its pixels' bytes."""
@@ -47,7 +47,7 @@ class Amount:
 
 
 def amount_of(files: Iterable[Path], images: int) -> Amount:
-    """Return the amount of images whose files are these; a file that does not exist counts nothing."""
+    """Return the amount of images with these files; a file that does not exist counts as 0 bytes."""
     return Amount(images, sum(path.stat().st_size for path in files if path.is_file()))
 
 
@@ -65,8 +65,8 @@ def check_here(config: PipelineConfig, amount: Amount, runs: Path, where: str, *
         amount: The images.
         runs: The folder of all runs, which need not exist.
         where: The source of the images, for the message.
-        folder: The folder of the images, if the run reads them as they are; on the runs' disk they are linked, not
-            copied.
+        folder: The folder of the images, if the run reads them from there; if it is on the disk of the runs, they are
+            linked, not copied.
     """
     memory = host_memory()
     _require_memory(memory, "this machine", _processing(config, amount, cores()))
@@ -98,6 +98,7 @@ def check_instances(config: PipelineConfig, amount: Amount, where: str) -> None:
     kind = compute.processing_instance_type
     _require_memory(_bytes(memory_gib(kind)), kind, _processing(config, amount, vcpus_of(kind)))
     kind = compute.training_instance_type
+    # A GPU's memory holds the batch; the instance's memory holds everything else.
     gpus = gpus_of(kind)
     processes = max(1, gpus) * compute.training_instance_count
     needs = dict(_training(config, amount, processes=processes, jobs=1))
@@ -119,6 +120,7 @@ def check_instances(config: PipelineConfig, amount: Amount, where: str) -> None:
 def _stages(config: PipelineConfig, amount: Amount) -> dict[str, int]:
     """Return the bytes of the source's files and of what each stage writes."""
     rows = config.data.max_height
+    # Prepare never enlarges an image, but its PNG may be larger than the source's file.
     whole = rows * rows * PREPARED_ASPECT * BYTES_A_PIXEL * COMPRESSION
     prepared = min(whole, 2 * amount.bytes / max(1, amount.images))
     copies = _learnt(config, amount) * _copies(config)
@@ -169,13 +171,13 @@ def _require_memory(memory: int, whose: str, needs: Iterable[tuple[str, int]]) -
     if memory and needed > memory:
         name, size = max(found, key=lambda item: item[1])
         raise ConfigError(
-            f"{name}: takes at least {_gb(size)} of memory, all together {_gb(needed)}, and {whose} has {_gb(memory)}"
+            f"{name}: needs at least {_gb(size)} of memory, all together {_gb(needed)}, and {whose} has {_gb(memory)}"
         )
 
 
 def _require_volume(step: str, held: float, volume_gb: int, key: str, where: str) -> None:
     if held > volume_gb * 1e9:
-        raise ConfigError(f"{key} = {volume_gb}: {step} of {where} holds about {_gb(held)} on each instance")
+        raise ConfigError(f"{key} = {volume_gb}: {step} of {where} needs about {_gb(held)} on each instance")
 
 
 def _bytes(gib: float) -> int:

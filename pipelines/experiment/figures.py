@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mammopipe.pipelines.experiment.tables import MAJORITY, MEASURES, PUBLISHED, Row
+from mammopipe.pipelines.experiment.tables import MAJORITY, MEASURES, PUBLISHED, ResultRow
 from mammopipe.processing.files import write_bytes
 
 SHOWN = ("accuracy", "balanced_accuracy", "macro_auc", "malignant_auc")
@@ -11,7 +11,7 @@ _NETWORK, _NOISE, _MAJORITY = "#1f6fb2", "#b26a1f", "#777777"
 _QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 
 
-def write_figures(rows: Sequence[Row], folder: Path, classes: int) -> list[str]:
+def write_figures(rows: Sequence[ResultRow], folder: Path, classes: int) -> list[str]:
     """Write `<measure>.svg` of the test rows for each measure in `SHOWN`, and return the names.
 
     Args:
@@ -26,7 +26,7 @@ def write_figures(rows: Sequence[Row], folder: Path, classes: int) -> list[str]:
     return names
 
 
-def draw(rows: Sequence[Row], measure: str, classes: int) -> str:
+def draw(rows: Sequence[ResultRow], measure: str, classes: int) -> str:
     """Return the plot of one measure as SVG.
 
     Args:

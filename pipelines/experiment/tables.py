@@ -41,7 +41,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One row of the table."""
 
     protocol: str
@@ -54,7 +54,7 @@ class Row:
     patients: int | None = None
 
 
-def rows(cells: Sequence[tuple[SplitProtocol, str, bool, Mapping[str, Any]]]) -> list[Row]:
+def rows(cells: Sequence[tuple[SplitProtocol, str, bool, Mapping[str, Any]]]) -> list[ResultRow]:
     """Return the rows of the table, for both splits.
 
     Args:
@@ -63,7 +63,7 @@ def rows(cells: Sequence[tuple[SplitProtocol, str, bool, Mapping[str, Any]]]) ->
     Returns:
         One row per cell, and per protocol a row for the majority baseline. The published row is among those of `test`.
     """
-    found: list[Row] = []
+    found: list[ResultRow] = []
     for split in SPLITS:
         for protocol in dict.fromkeys(protocol for protocol, _, _, _ in cells):
             own = [cell for cell in cells if cell[0] is protocol]
@@ -75,19 +75,19 @@ def rows(cells: Sequence[tuple[SplitProtocol, str, bool, Mapping[str, Any]]]) ->
                 found.append(_row(protocol, MAJORITY, split, images[0][3]["baseline"][split]))
         if split == "test":
             figures = {name: Figure(PUBLISHED.get(name)) for name in MEASURES}
-            found.append(Row("as published", PUBLISHED_ROW, split, figures))
+            found.append(ResultRow("as published", PUBLISHED_ROW, split, figures))
     return found
 
 
-def _row(protocol: SplitProtocol, model: str, split: str, scores: Mapping[str, Any]) -> Row:
+def _row(protocol: SplitProtocol, model: str, split: str, scores: Mapping[str, Any]) -> ResultRow:
     figures = {}
     for name in MEASURES:
         said = scores[name][str(Label.MALIGNANT)] if name in OF_MALIGNANT else scores[name]
         figures[name] = Figure(said["value"], said["low"], said["high"])
-    return Row(str(protocol), model, split, figures, scores["images"], scores["patients"])
+    return ResultRow(str(protocol), model, split, figures, scores["images"], scores["patients"])
 
 
-def write_csv_table(found: Sequence[Row], path: Path) -> None:
+def write_csv_table(found: Sequence[ResultRow], path: Path) -> None:
     """Write one CSV line per row, each measure with its bounds; undefined values are empty."""
     bounds = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
     lines = []
@@ -122,7 +122,7 @@ _PROTOCOLS = {
 }
 
 
-def write_markdown(found: Sequence[Row], said: Mapping[str, Any], figures: Sequence[str], path: Path) -> None:
+def write_markdown(found: Sequence[ResultRow], said: Mapping[str, Any], figures: Sequence[str], path: Path) -> None:
     """Write the tables of both splits, their explanation, and the figures."""
     second = f"On the development images, out of fold ({said['folds']} folds)" if said["folds"] else "On validation"
     names = {row.protocol for row in found}
@@ -153,7 +153,7 @@ def write_markdown(found: Sequence[Row], said: Mapping[str, Any], figures: Seque
     write_bytes(path, "\n".join(lines).encode())
 
 
-def _table(found: Sequence[Row]) -> list[str]:
+def _table(found: Sequence[ResultRow]) -> list[str]:
     heads = ["protocol", "model", "images", "patients", *MEASURES.values()]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for row in found:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mammopipe.pipelines.external_evaluation.judging import Judgement, known_class_indices
-from mammopipe.processing.classes import widest
+from mammopipe.processing.classes import possible_classes
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, breast_id
 from mammopipe.training.model.predictions import Floats, TestPredictions
 from mammopipe.training.model.views.attention import ViewAttention
@@ -66,7 +66,7 @@ def judged_cases(judgement: Judgement, classes: Sequence[str], attention: ViewAt
         worst[name] = max(worst.get(name, record.label), record.label, key=lambda label: label.rank)
     missed = set(map(breast_id, judgement.unjudged))
     found, rows, referred_breasts, views = [], [], [], []
-    classes_of_table = widest(record.label for record in records)
+    classes_of_table = possible_classes(record.label for record in records)
     for breast in breasts_of(records, classes_of_table, other_side=attention.other is not None):
         places = [view[0] for view, _ in breast.views]
         own = [view[0] for view in breast.own]

@@ -14,7 +14,7 @@ import numpy as np
 from mammopipe.pipelines.external_evaluation.cases import JudgedCases
 from mammopipe.pipelines.external_evaluation.judging import Judged, Judgement
 from mammopipe.processing import declared_data
-from mammopipe.processing.classes import TWO, Classes, widest
+from mammopipe.processing.classes import TWO, Classes, possible_classes
 from mammopipe.processing.datasets.definition import Dataset
 from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.training.evaluation.detection import detection
@@ -75,7 +75,7 @@ def figures(
         where: Name of the model in error messages.
     """
     of_model = list(description["classes"])
-    classes = widest((record.label for record in cases.records), required=True)
+    classes = possible_classes((record.label for record in cases.records), required=True)
     same = list(classes) == of_model
     classes = classes if same else TWO
     predictions, of_images = cases.predictions, judgement.predictions(of_model)

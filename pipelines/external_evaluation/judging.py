@@ -17,7 +17,7 @@ from mammopipe.inference.prediction.image_prediction import Prediction
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
 from mammopipe.processing.classes import class_index
-from mammopipe.processing.datasets.definition import Table
+from mammopipe.processing.datasets.definition import LabelTable
 from mammopipe.processing.datasets.lesion_masks import read_masks
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.processing.errors import ImageError, LabelError
@@ -123,7 +123,7 @@ def known_class_indices(records: Iterable[ImageRecord], classes: Sequence[str]) 
 
 
 def judge(
-    predictor: Predictor, preprocessing: PreprocessConfig, table: Table, folder: Path, journal: Journal
+    predictor: Predictor, preprocessing: PreprocessConfig, table: LabelTable, folder: Path, journal: Journal
 ) -> Judgement:
     """Return the model's predictions for the images; unreadable images and those without a breast count as refused.
 

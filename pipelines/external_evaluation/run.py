@@ -15,7 +15,7 @@ from mammopipe.pipelines.external_evaluation import figures, judging
 from mammopipe.pipelines.external_evaluation.cases import judged_cases
 from mammopipe.pipelines.external_evaluation.report import render
 from mammopipe.processing.breast.preprocess import PreprocessConfig
-from mammopipe.processing.datasets.definition import Dataset, Table
+from mammopipe.processing.datasets.definition import Dataset, LabelTable
 from mammopipe.processing.datasets.manifest import Split
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes, write_csv, write_json
@@ -92,7 +92,7 @@ def evaluate_model(
     return _summary(found, output)
 
 
-def _fingerprint(description: Mapping[str, Any], table: Table, folder: Path, version: str) -> str:
+def _fingerprint(description: Mapping[str, Any], table: LabelTable, folder: Path, version: str) -> str:
     """Return a digest of the model, the version of the code, and the images with their sizes.
 
     Args:
@@ -109,7 +109,7 @@ def _fingerprint(description: Mapping[str, Any], table: Table, folder: Path, ver
     return digest.hexdigest()
 
 
-def _of_split(table: Table, split: Split | None, folder: Path) -> Table:
+def _of_split(table: LabelTable, split: Split | None, folder: Path) -> LabelTable:
     """Return the images of one split of the released table; raises `ConfigError` if it has none."""
     if split is None:
         return table

@@ -11,16 +11,17 @@ from typing import Any
 
 from botocore.validate import ParamValidator
 
-from mammopipe.pipelines.backends.supported import all_steps
+from mammopipe.pipelines.backends.supported import all_steps, inner_steps, own_arguments
 from mammopipe.pipelines.config.compute import require_divided, require_even_batch
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.graph.request_rules import RULES
-from mammopipe.pipelines.graph.requests import Asked, requests, service_model
+from mammopipe.pipelines.graph.requests import StepRequest, requests, service_model
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import close_to
 
 MOST_PARAMETERS = 200
 MOST_STEPS = 50
+"""Quotas of one pipeline ("Amazon SageMaker AI endpoints and quotas")."""
 CLASSES: Mapping[str, str] = {
     r"\p{L}": "a-zA-Z\u00c0-\uffff",
     r"\p{M}": "\u0300-\u036f",
@@ -54,7 +55,7 @@ def check(definition: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
         ConfigError: AWS would refuse the pipeline.
     """
     faults = list(_definition(definition))
-    # Requests with faults in the definition may not be resolvable.
+    # If the definition itself has faults, its requests may not be resolvable.
     for asked in requests(definition, parameters) if not faults else ():
         faults += [f"step {asked.step}: {fault}" for fault in _model(asked)]
         faults += [f"step {asked.step}: {fault}" for rule in RULES.get(asked.kind, ()) for fault in rule(asked.request)]
@@ -109,17 +110,12 @@ def _definition(definition: Mapping[str, Any]) -> Iterator[str]:
     if len(definition.get("Parameters", [])) > MOST_PARAMETERS:
         yield f"{len(definition['Parameters'])} parameters; a pipeline has at most {MOST_PARAMETERS}"
     for step in steps:
-        own = {key: value for key, value in step["Arguments"].items() if key not in ("IfSteps", "ElseSteps")}
-        if step["Type"] != "Condition" and _holds_key(own, ONLY_IN_CONDITIONS):
-            yield f"step {step['Name']}: {ONLY_IN_CONDITIONS} is documented for conditions only"
+        if step["Type"] != "Condition" and _holds_key(own_arguments(step), ONLY_IN_CONDITIONS):
+            yield f"step {step['Name']}: AWS documents {ONLY_IN_CONDITIONS} only for conditions"
         if step["Type"] not in RETRIED and step.get("RetryPolicies"):
             yield f"step {step['Name']}: SageMaker Pipelines supports no retry policy for a step of type {step['Type']}"
-        if step["Type"] == "Condition" and any(item["Type"] == "Condition" for item in _branches(step)):
-            yield f"step {step['Name']}: a condition inside of a condition is not supported"
-
-
-def _branches(step: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [*step["Arguments"].get("IfSteps", []), *step["Arguments"].get("ElseSteps", [])]
+        if any(item["Type"] == "Condition" for item in inner_steps(step)):
+            yield f"step {step['Name']}: SageMaker Pipelines supports no condition inside a condition"
 
 
 def _holds_key(value: Any, key: str) -> bool:
@@ -128,7 +124,7 @@ def _holds_key(value: Any, key: str) -> bool:
     return isinstance(value, dict) and (key in value or any(_holds_key(item, key) for item in value.values()))
 
 
-def _model(asked: Asked) -> Iterator[str]:
+def _model(asked: StepRequest) -> Iterator[str]:
     """Yield the faults that botocore's model of the operation finds."""
     shape = service_model().operation_model(asked.operation).input_shape
     report = ParamValidator().validate(asked.request, shape)
@@ -139,7 +135,7 @@ def _model(asked: Asked) -> Iterator[str]:
 
 
 def _limits(value: Any, shape: Any, where: str) -> Iterator[str]:
-    """Yield violations of maximum lengths and ranges, patterns and enumerations; botocore checks only minima."""
+    """Yield violations of lengths, ranges, patterns and enumerations; botocore itself checks only minima."""
     if shape.type_name == "structure":
         for key, item in value.items():
             yield from _limits(item, shape.members[key], f"{where}.{key}".lstrip("."))
@@ -162,7 +158,7 @@ def _limits(value: Any, shape: Any, where: str) -> Iterator[str]:
 
 def _text(value: str, shape: Any, where: str) -> Iterator[str]:
     if shape.enum and value not in shape.enum:
-        yield f"{where}={value!r}: not known to SageMaker ({shape.name})"
+        yield f"{where}={value!r}: SageMaker does not know this value ({shape.name})"
     pattern = shape.metadata.get("pattern")
     if pattern and re.fullmatch(_python_pattern(pattern), value) is None:
         yield f"{where}={value!r}: must match {pattern}"

@@ -40,7 +40,8 @@ METRICS = (
     "best_validation_macro_auc",
     "best_validation_choice",
 )
-"""The figures that `train` prints as `name=number`: after each epoch, and the last two once, at the end."""
+"""The figures that `train` prints as `name=number`: after each epoch, except the last two, which it prints once at the
+end."""
 WEIGHTS_DIGEST = "mammopipe_weights_digest"
 """Hyperparameter of a search with the digest of the weights, which training ignores.
 
@@ -56,7 +57,7 @@ Candidate = tuple[TrainingStep | TuningStep, Any]
 def candidates(context: Context, segmented: ProcessingStep) -> dict[str, Candidate]:
     """Return the steps that make the models, by the place of the model: `<cnn>`, or `<cnn>/fold-<number>`.
 
-    With `compute.training_jobs`, each step waits for the one that number of places before it.
+    With `compute.training_jobs` = N, each step waits for the step N positions before it, so that at most N run at once.
     """
     config, made = context.config, dict[str, Candidate]()
     for cnn in config.cnns:
@@ -155,6 +156,7 @@ def _best_model(searched: TuningStep) -> Join:
     The folder is that of the job itself: a step that the cache skips wrote to the folder of an earlier execution.
     """
     properties = searched.properties
+    # SageMaker Pipelines sorts the summaries by the objective, the best trial first ("Tuning step").
     folder = properties.TrainingJobDefinition.OutputDataConfig.S3OutputPath
     best = properties.TrainingJobSummaries[0].TrainingJobName
     return Join(on="/", values=[folder, best, "output/model.tar.gz"])
@@ -234,7 +236,7 @@ def _pattern(metric: str) -> str:
 
 
 def _settings(context: Context, cnn: str, fold: int | None) -> dict[str, Any]:
-    """Return the hyperparameters of a training job; `fold` is one only where a job trains a single fold."""
+    """Return the hyperparameters of a training job; they contain `fold` only if the job trains a single fold."""
     values = context.config.training_of(cnn).to_json()
     del values["fold"]
     return values if fold is None else {**values, "fold": fold}

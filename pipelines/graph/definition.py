@@ -2,10 +2,10 @@
 
 Prepare -> Augment -> Segment -> Train-<cnn>, or Train-<cnn>-fold-<number>, in parallel -> Evaluate -> Gate
 
-    A network that `tuning` names has Tune-<cnn> in place of Train-<cnn>; its best trial is the candidate.
+    A network that is tuned has Tune-<cnn> in place of Train-<cnn>; the best trial is the candidate.
 
     Gate passed:  Register -> Model -> EndpointConfig -> Endpoint (the last three twice in mode `both`)
-                  Register -> Model-batch -> Transform, where `transform.input` names images to answer
+                  Register -> Model-batch -> Transform, if `transform.input` names images to answer
     Gate refused: Fail, with the reason
 """
 
@@ -40,9 +40,9 @@ def build_pipeline(config: PipelineConfig, session: Any = None) -> "Pipeline":
 
 
 def build_promotion(config: PipelineConfig) -> "Pipeline":
-    """Return the pipeline with its last steps aimed at the endpoint that a clinic calls.
+    """Return the pipeline whose last steps serve at the endpoint that a clinic calls.
 
-    This pipeline never runs; deployments of an approved package take their requests from it.
+    This pipeline never runs. Deployments of an approved package read their requests from its definition.
     """
     return _checked(config, None, config.endpoint)
 

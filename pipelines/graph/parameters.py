@@ -14,7 +14,7 @@ from mammopipe.pipelines.data.model_uri import folder_of
 from mammopipe.processing.errors import ConfigError
 
 UNKNOWN = "unknown"
-"""The digest of data that has not been read."""
+"""The digest of data whose content has not been read."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class Parameters:
 def _digest(name: str, config: PipelineConfig) -> ParameterString:
     """Return the parameter of a digest; with the step cache it has no default.
 
-    A schedule or the console would start with the default. The step cache would then take changed data at the same
-    address for the old data. Without a default, SageMaker refuses such a start.
+    A start by a schedule or from the console would use the default. The step cache would then not notice that data at
+    the same address has changed. Without a default, SageMaker refuses such a start.
     """
     return ParameterString(name) if config.compute.cache else ParameterString(name, UNKNOWN)
 
@@ -130,13 +130,13 @@ def resolve_parameters(definition: Mapping[str, Any], given: Mapping[str, Any]) 
     for name in given:
         if name not in declared:
             close = difflib.get_close_matches(name, declared, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(declared)}"
+            hint = f"did you mean {close[0]}?" if close else f"the known ones: {', '.join(declared)}"
             raise ConfigError(f"unknown pipeline parameter {name}; {hint}")
     values = {
         name: _value(item, given.get(name, item.get("DefaultValue", UNKNOWN if name in DIGESTS else None)))
         for name, item in declared.items()
     }
-    # Without the trailing slash: the definition appends file names.
+    # Without a trailing slash: the definition appends file names, and two slashes would name another object.
     return {name: value.rstrip("/") if name.endswith("Uri") else value for name, value in values.items()}
 
 
@@ -148,6 +148,7 @@ def _value(declared: Mapping[str, Any], value: Any) -> Any:
         typed = _FROM_TEXT[kind](value) if isinstance(value, str) else value
     except (ValueError, KeyError):
         raise ConfigError(f"pipeline parameter {name}={value!r} must be of type {kind}") from None
+    # A bool is an int in Python, but not in a definition.
     if not isinstance(typed, _TYPES[kind]) or (isinstance(typed, bool) and kind != "Boolean"):
         raise ConfigError(f"pipeline parameter {name}={value!r} must be of type {kind}")
     if choices and typed not in choices:

@@ -1,7 +1,7 @@
 """Building blocks of the steps: inputs, outputs, references, and the settings that all jobs share.
 
 Inputs refer to *properties* of the step that produced them; paths are never built a second time. If the cache skips a
-step, its properties then point to the files of the execution that it was skipped for.
+step, its properties point to the files of the earlier execution whose results are reused.
 """
 
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Context:
     session: Any
     """A `PipelineSession`."""
     scratch: str
-    """A folder where the SDK's model builder may leave files."""
+    """A temporary folder for the files of the SDK's model builder."""
     endpoint: EndpointConfig
     """The endpoint that the last steps create; in a run, the candidate's."""
 

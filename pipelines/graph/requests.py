@@ -1,4 +1,4 @@
-"""The requests of a compiled definition with every reference resolved: the requests that AWS would receive.
+"""Resolves a compiled definition into the requests that AWS would receive.
 
 A reference to another step's result becomes the location in that step's request, or a sample value of the shape in the
 service's model.
@@ -23,11 +23,11 @@ EXECUTION = {
     "StartDateTime": "2026-01-01T00:00:00Z",
     "CurrentDateTime": "2026-01-01T00:00:00Z",
 }
-"""Values of the execution variables, as long as AWS's own."""
+"""Sample values of the execution variables, with the lengths of AWS's own values."""
 
 
 TUNING_JOB = "abcdefghijkl-Tune-a-ABCDEFGHIJ"
-"""Name of a search: 32 characters at most, so it is shorter than the names of other jobs."""
+"""Sample name of a search; SageMaker allows 32 characters, fewer than in the names of other jobs."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Call:
 
     operation: str
     names: Mapping[str, str]
-    """The names that SageMaker Pipelines adds."""
+    """The members with names that SageMaker Pipelines adds, and sample values."""
     described: str
     """The operation whose response gives the step's properties."""
 
@@ -59,8 +59,8 @@ CALLS: Mapping[str, Call] = {
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request."""
+class StepRequest:
+    """The request of one step."""
 
     step: str
     kind: str
@@ -74,7 +74,7 @@ def service_model() -> Any:
     return botocore.session.get_session().get_service_model("sagemaker")
 
 
-def requests(definition: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[Asked]:
+def requests(definition: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[StepRequest]:
     """Return the request of every step that calls SageMaker, in the order of the definition.
 
     Args:
@@ -87,7 +87,7 @@ def requests(definition: Mapping[str, Any], parameters: Mapping[str, Any]) -> li
     return resolved(definition, Scope(parameters, EXECUTION))
 
 
-def resolved(definition: Mapping[str, Any], scope: Scope) -> list[Asked]:
+def resolved(definition: Mapping[str, Any], scope: Scope) -> list[StepRequest]:
     """Return the requests, and add samples of every step's properties to `scope`."""
     found = []
     for step in all_steps(list(definition["Steps"])):
@@ -95,7 +95,7 @@ def resolved(definition: Mapping[str, Any], scope: Scope) -> list[Asked]:
             continue
         call = CALLS[step["Type"]]
         request = dict(call.names) | resolve(step["Arguments"], scope)
-        found.append(Asked(step["Name"], step["Type"], call.operation, request))
+        found.append(StepRequest(step["Name"], step["Type"], call.operation, request))
         scope.steps[step["Name"]] = properties(step["Type"], request)
     return found
 
@@ -120,6 +120,7 @@ def properties(kind: str, request: Mapping[str, Any]) -> dict[str, Any]:
 def sample(shape: Any, depth: int = 0) -> Any:
     """Return a sample value of a botocore shape: all members of a structure, empty lists and maps."""
     if shape.type_name == "structure":
+        # No step refers to anything deeper.
         return {name: sample(member, depth + 1) for name, member in shape.members.items()} if depth < 5 else {}
     values: dict[str, Any] = {"list": [], "map": {}, "integer": 1, "long": 1, "float": 1.0, "boolean": True}
     return values.get(shape.type_name, f"s3://bucket/{shape.name}" if "S3" in shape.name else "a-name")

@@ -13,13 +13,13 @@ import boto3
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 
 OFFLINE = {"aws_access_key_id": "offline", "aws_secret_access_key": "offline"}
-"""Credentials for clients that must never reach AWS; given explicitly, so that nothing searches for real ones."""
+"""Placeholder credentials for clients that must never reach AWS; explicit, so that boto3 searches for no real ones."""
 
 
 def prepare_sdk(region: str) -> None:
     """Import the SageMaker SDK quietly: no telemetry, no role lookup in IAM, no search for credentials on the network.
 
-    Existing environment variables are not changed.
+    Environment variables that are already set keep their values.
     """
     # The import creates a boto3 client, which needs a region.
     os.environ.setdefault("AWS_DEFAULT_REGION", os.environ.get("AWS_REGION") or region)
@@ -31,7 +31,8 @@ def prepare_sdk(region: str) -> None:
         import sagemaker.mlops.workflow.pipeline  # noqa: F401
         from sagemaker.core.telemetry import telemetry_logging
         from sagemaker.mlops.workflow import steps
-    # Each processing step creates a local client with a session, only to read the name of a method.
+    # For each processing step, the SDK creates a local client with a session only to read the name of a method. One
+    # cached client makes compiling much faster.
     if not hasattr(steps.LocalSagemakerClient, "cache_info"):
         steps.LocalSagemakerClient = cache(steps.LocalSagemakerClient)
     telemetry_logging._send_telemetry_request = lambda *arguments, **named: None
@@ -62,9 +63,9 @@ def compile_session(config: PipelineConfig) -> Any:
     Sessions are reused for the same region, bucket and prefix, since creating their clients takes most of the
     compilation time. A session keeps no state of a pipeline.
     """
-    key = (_region(config), config.storage.bucket, config.storage.prefix)
+    key = (region_of(config), config.storage.bucket, config.storage.prefix)
     if key not in _SESSIONS:
-        _SESSIONS[key] = _pipeline_session(config, boto3.Session(region_name=_region(config), **OFFLINE))
+        _SESSIONS[key] = _pipeline_session(config, boto3.Session(region_name=region_of(config), **OFFLINE))
     return _SESSIONS[key]
 
 
@@ -73,10 +74,11 @@ _SESSIONS: dict[tuple[str, str, str], Any] = {}
 
 def aws_session(config: PipelineConfig) -> Any:
     """Return a `PipelineSession` on AWS, with the caller's own credentials."""
-    return _pipeline_session(config, boto3.Session(region_name=_region(config)))
+    return _pipeline_session(config, boto3.Session(region_name=region_of(config)))
 
 
-def _region(config: PipelineConfig) -> str:
+def region_of(config: PipelineConfig) -> str:
+    """Return the AWS region of a run: the environment's or, if it names none, the configuration's."""
     return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or config.region
 
 
@@ -91,7 +93,7 @@ def _pipeline_session(config: PipelineConfig, boto_session: boto3.Session) -> An
         default_bucket_prefix=storage.prefix,
         sagemaker_config={"SchemaVersion": "1.0"},
     )
-    # Emptied after creation: the machine's SDK defaults must not affect the definition, and the SDK validates a
+    # Emptied after creation: the SDK's defaults on this machine must not affect the definition, and the SDK validates a
     # configuration that is not empty at each of its 240 look-ups.
     session.sagemaker_config = {}
     return session

@@ -1,4 +1,7 @@
-"""The steps that serve the registered model: in real time, through a queue (async inference), or both."""
+"""The steps Model, EndpointConfig and Endpoint, which serve the registered model.
+
+`deploy` returns them for the endpoint's mode: in real time, serverless, through a queue (async inference), or both.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -28,7 +31,7 @@ MODES = {
 def create_model(
     context: Context, evaluated: ProcessingStep, registered: ModelStep, *, asynchronous: bool = False
 ) -> ModelStep:
-    """Return the step that creates a model, which an endpoint can load, from the registered artefact."""
+    """Return the step that creates a SageMaker model from the registered artefact, for an endpoint to load."""
     settings = context.endpoint
     environment = settings.async_environment if asynchronous else settings.environment
     return ModelStep(
@@ -46,7 +49,7 @@ def endpoint_config(context: Context, model: ModelStep, *, asynchronous: bool = 
         "VariantName": "AllTraffic",
         "ModelName": model.properties.ModelName,
         "InitialVariantWeight": 1,
-        **(_no_instances(context) if serverless else _instances(context)),
+        **(_serverless_limits(context) if serverless else _instances(context)),
     }
     # Short, since SageMaker Pipelines adds its own suffix to make it unique (sagemaker-python-sdk, pull 6224).
     name = f"{settings.name}-a" if asynchronous else settings.name
@@ -97,8 +100,8 @@ def builder(
         context: The objects that every step is built from.
         evaluated: The step that selected the candidate.
         environment: The container's variables.
-        serverless: Whether the model has no network settings, since serverless endpoints support none; by default as
-            the endpoint's mode says.
+        serverless: Whether to leave out network settings, which serverless endpoints do not support; by default, if
+            the endpoint's mode is serverless.
     """
     if serverless is None:
         serverless = context.endpoint.mode is EndpointMode.SERVERLESS
@@ -128,7 +131,7 @@ def _instances(context: Context) -> dict[str, Any]:
     }
 
 
-def _no_instances(context: Context) -> dict[str, Any]:
+def _serverless_limits(context: Context) -> dict[str, Any]:
     settings = context.endpoint
     limits = {"MemorySizeInMB": settings.serverless_memory_mb, "MaxConcurrency": settings.serverless_concurrency}
     return {"ServerlessConfig": limits}
@@ -150,7 +153,7 @@ def _capture(context: Context) -> dict[str, Any] | None:
 
 
 def _async_inference(context: Context) -> dict[str, Any]:
-    """Return the folders of results and failures; they are outside the executions, which an endpoint outlives."""
+    """Return the settings of async inference; its folders are outside the executions, which an endpoint outlives."""
     settings, kms_key = context.endpoint, context.parameters.kms_key_id
     topics = {"SuccessTopic": settings.async_success_topic, "ErrorTopic": settings.async_error_topic}
     chosen = {name: topic for name, topic in topics.items() if topic}

@@ -1,6 +1,6 @@
 """One function per step: the SageMaker request of each node of the graph in `mammopipe.pipelines.graph.definition`.
 
-`mammopipe.pipelines.graph.serving_steps` has the steps that serve the model.
+The training steps are in `candidate_steps`, those that serve the model in `serving_steps`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,7 @@ from typing import Any
 
 from sagemaker.core.model_metrics import MetricsSource, ModelMetrics
 from sagemaker.core.processing import Processor
-from sagemaker.core.shapes import (
-    ProcessingInput,
-)
+from sagemaker.core.shapes import ProcessingInput
 from sagemaker.core.workflow.conditions import ConditionEquals, ConditionGreaterThanOrEqualTo
 from sagemaker.core.workflow.functions import Join
 from sagemaker.core.workflow.properties import PropertyFile
@@ -59,15 +57,15 @@ def prepare(context: Context) -> ProcessingStep:
         arguments["--for-processing"] = config.data.for_processing.value
     salt = config.data.patient_salt
     inputs = [
-        # A file, not an argument: anyone allowed to describe the job could read the secret in its arguments.
+        # A file, not an argument: everybody who may describe the job can read its arguments.
         *([request_parts.source("salt", config.storage.uri("secrets", config.data.salt_name))] if salt else []),
-        # Prepare only checks them: weights that are missing would otherwise fail in training, after three paid steps.
+        # Prepare only checks the weights: missing ones would otherwise fail in training, after three paid steps.
         *([request_parts.source("weights", below(weights, ""))] if weights is not None else []),
         request_parts.source("labels", below(raw, dataset.label_table)),
         request_parts.sharded(context, "images", below(raw, images)),
     ]
-    # Evaluate reads the register, and an input without any object would fail there, after all training is paid. So
-    # Prepare opens it, whoever started the pipeline.
+    # Evaluate reads the register of test reads. If the register had no object yet, Evaluate would fail for lack of
+    # input after all training is paid, so Prepare writes the register's first file.
     return _processing(
         context,
         "Prepare",
@@ -110,7 +108,7 @@ def augment(context: Context, prepared: ProcessingStep) -> ProcessingStep:
 
 
 def _copied(config: PipelineConfig) -> str:
-    """Return which images get copies; cross-validation trains on the images of every fold in turn."""
+    """Return which images get copies: with cross-validation, those of every fold, since each fold trains in turn."""
     if config.data.protocol is SplitProtocol.PUBLISHED:
         return "all"
     return "development" if config.training.folds else "train"
@@ -285,7 +283,7 @@ def _processing(
         tags=request_parts.tags(context),
         network_config=request_parts.network_config(context),
     )
-    # An enum is a string to JSON, but a Python object to the YAML that local mode writes.
+    # JSON writes a StrEnum as a string, but the YAML that the SDK's local mode writes would contain a Python object.
     words = [word.value if isinstance(word, Enum) else word for pair in arguments.items() for word in pair]
     results = [request_parts.result(context, output) for output in outputs]
     results += [request_parts.uploaded(output, uri) for output, uri in lasting.items()]

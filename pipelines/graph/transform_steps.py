@@ -10,7 +10,7 @@ from mammopipe.pipelines.graph import request_parts, serving_steps
 from mammopipe.pipelines.graph.request_parts import Context, below
 
 ANY_TYPE = "application/octet-stream"
-"""Content type of every request. A job has only one, so the container reads the type from the body's first bytes."""
+"""Content type of every request. A job has only one, so the container finds the type from the body's first bytes."""
 RESULTS = "predictions"
 
 
@@ -29,7 +29,7 @@ def transform(context: Context, evaluated: ProcessingStep, registered: ModelStep
 
 
 def _job(context: Context, model: ModelStep, source: Any) -> TransformStep:
-    """Return the transform step; it is never reused, because the step cache knows its input by address only."""
+    """Return the transform step; it is never reused, because the step cache identifies its input only by address."""
     settings, key = context.config.transform, context.parameters.kms_key_id
     transformer = Transformer(
         model_name=model.properties.ModelName,

@@ -1,1 +1,4 @@
-"""Jobs of the process backend that are more than one container: a search over hyperparameters, a batch transform."""
+"""Jobs of the process backend that consist of several processes.
+
+`tuning` runs a search over hyperparameters as training jobs, `transform` a batch transform with a local server.
+"""

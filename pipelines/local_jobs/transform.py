@@ -1,8 +1,8 @@
 """A batch transform as a local job: the serving container answers every object below an S3 prefix.
 
 Source: "Batch transform for inference with Amazon SageMaker AI" and "Use your own inference code with batch transform"
-(SageMaker Developer Guide): one request per object, one output object per input object, and a job that goes on after an
-object that it could not process and then fails.
+(SageMaker Developer Guide): there is one request and one output object for each input object; if an object cannot be
+processed, the job continues with the others and then fails.
 """
 
 import shutil
@@ -25,13 +25,15 @@ from mammopipe.processing.container.s3_uri import S3Uri
 BATCH = {"SAGEMAKER_BATCH": "true", "SAGEMAKER_BATCH_STRATEGY": "SINGLE_RECORD"}
 """The variables with which SageMaker starts a container for a batch transform."""
 RETRIED = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
+"""The answers after which a request is repeated: the server is busy."""
 PAUSE_SECONDS = 0.5
+"""Pause before the first repetition; it doubles with each."""
 MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What one request needs to know of its job."""
+    """The job of a request."""
 
     request: Mapping[str, Any]
     context: JobContext
@@ -85,12 +87,12 @@ def run_transform(
 
 
 def _answer(job: _Job, item: S3Object) -> str:
-    """Send one object to the server and store its answer; returns why there is none, or an empty text."""
+    """Send one object to the server and store its answer; returns why there is none, or an empty string."""
     name = job.source.name_below(item.key)
     path = job.scratch / "input" / name
     job.context.storage.fetch(job.source, item, path)
     if path.stat().st_size > job.request["MaxPayloadInMB"] * MEBIBYTE:
-        return f"{name}: over MaxPayloadInMB={job.request['MaxPayloadInMB']}"
+        return f"{name}: larger than MaxPayloadInMB={job.request['MaxPayloadInMB']}"
     limits = job.request.get("ModelClientConfig", {})
     for attempt in range(1 + limits.get("InvocationsMaxRetries", 3)):
         try:

@@ -1,9 +1,9 @@
 """A search over hyperparameters as local training jobs, one after another, with the values that Optuna proposes.
 
 Source: "How Hyperparameter Tuning Works" (SageMaker Developer Guide); `HyperParameterTrainingJobSummary` (API
-reference): the objective is the last value that a job printed. Optuna's searcher is the tree-structured Parzen
-estimator (Bergstra et al. 2011), SageMaker's is Bayesian optimisation: both learn from earlier trials, but they propose
-other values.
+reference): the objective is the last value that a job printed. Optuna's sampler is the tree-structured Parzen estimator
+(Bergstra et al. 2011), SageMaker uses Bayesian optimisation: both learn from earlier trials, but propose different
+values.
 """
 
 import hashlib
@@ -26,30 +26,30 @@ if TYPE_CHECKING:
     import optuna
 
 MOST_LISTED = 50
-"""Trials in a step's properties, as many as SageMaker Pipelines keeps ("Tuning step")."""
+"""Number of trials in a step's properties; SageMaker Pipelines keeps as many ("Tuning step")."""
 OBJECTIVE_KEY = "_tuning_objective_metric"
 """The hyperparameter that SageMaker adds to each job of a search."""
 
 
 RESULT = "trial.json"
-"""The file beside a trial's model with its figure, for the step cache."""
+"""The file beside a trial's model with its figure; the step cache stores both."""
 
 
 class Reuse(Protocol):
-    """Replaces a training job by the result of an earlier, equal one, if there is one."""
+    """Reuses the result of an earlier, equal training job, if there is one."""
 
     def __call__(
         self, request: Mapping[str, Any], places: Mapping[str, str], log: Path
     ) -> AbstractContextManager[bool]:
-        """Return a context that yields whether the job need not run."""
+        """Return a context manager that yields whether an earlier result was reused, so that the job need not run."""
 
 
 @dataclass(frozen=True)
-class Search:
-    """A search step, resolved."""
+class SearchStep:
+    """A search step whose references are resolved."""
 
     step: str
-    """Name of the step; it begins the names of the logs."""
+    """Name of the step; the names of the logs begin with it."""
     request: Mapping[str, Any]
     """The `CreateHyperParameterTuningJob` request."""
     context: JobContext
@@ -67,7 +67,7 @@ class Search:
         return dict(self.request["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"])
 
 
-def run_tuning(search: Search) -> dict[str, Any]:
+def run_tuning(search: SearchStep) -> dict[str, Any]:
     """Run the trials of a search.
 
     Args:
@@ -89,6 +89,7 @@ def run_tuning(search: Search) -> dict[str, Any]:
         summary = _trial(search, number, {space.key: space.suggest(trial) for space in spaces})
         summaries.append(summary)
         _say(search, f"trial {number} of {trials}: {described(summary)}")
+        # The next proposals depend on this figure; a trial without one must not count as a bad value.
         figure = summary.get("FinalHyperParameterTuningJobObjectiveMetric")
         if figure is None:
             study.tell(trial, state=_failed())
@@ -106,14 +107,14 @@ def run_tuning(search: Search) -> dict[str, Any]:
 
 
 def described(summary: Mapping[str, Any]) -> str:
-    """Return a trial as one line: its values, and its figure or why it has none."""
+    """Return a trial as one line: its values and its figure, or the reason why it has no figure."""
     shown = ", ".join(f"{key}={value}" for key, value in summary["TunedHyperParameters"].items())
     figure = summary.get("FinalHyperParameterTuningJobObjectiveMetric")
     return f"{shown}: {figure['MetricName']} {figure['Value']:.4f}" if figure else f"{shown}: {_reason(summary)}"
 
 
-def _say(search: Search, line: str) -> None:
-    """Add a line to the log of the search, which the run's display shows."""
+def _say(search: SearchStep, line: str) -> None:
+    """Append a line to the log of the search, which the run's progress display shows."""
     with (search.context.logs / f"{search.step}.log").open("a", encoding="utf-8") as stream:
         stream.write(f"{line}\n")
 
@@ -159,7 +160,7 @@ def _failed() -> "optuna.trial.TrialState":
     return TrialState.FAIL
 
 
-def _trial(search: Search, number: int, values: Mapping[str, str]) -> dict[str, Any]:
+def _trial(search: SearchStep, number: int, values: Mapping[str, str]) -> dict[str, Any]:
     """Run one training job and return its summary; a job that fails ends the trial, not the search."""
     request = training_request(search, number, values)
     name = f"{search.step}-{number:03d}"
@@ -193,7 +194,7 @@ def _trial(search: Search, number: int, values: Mapping[str, str]) -> dict[str, 
     }
 
 
-def training_request(search: Search, number: int, values: Mapping[str, str]) -> dict[str, Any]:
+def training_request(search: SearchStep, number: int, values: Mapping[str, str]) -> dict[str, Any]:
     """Return the `CreateTrainingJob` request of a trial, with the hyperparameters as SageMaker passes them."""
     definition = dict(search.request["TrainingJobDefinition"])
     static = definition.pop("StaticHyperParameters")

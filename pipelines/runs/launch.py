@@ -30,11 +30,11 @@ from mammopipe.pipelines.graph.aws_rules import check_run
 from mammopipe.pipelines.graph.definition import build_pipeline
 from mammopipe.pipelines.graph.parameters import resolve_parameters
 from mammopipe.pipelines.runs import preflight, results
-from mammopipe.pipelines.runs.account import Account
+from mammopipe.pipelines.runs.execution_record import ExecutionRecord
 from mammopipe.pipelines.runs.folder import CACHE, make_work, new_run
 from mammopipe.pipelines.runs.progress import waiting
 from mammopipe.pipelines.runs.run import Run
-from mammopipe.pipelines.runs.sources import Source, bring
+from mammopipe.pipelines.runs.sources import DataSource, bring
 from mammopipe.pipelines.runs.tracking import mlflow, tensorboard
 from mammopipe.processing.container.job import cores
 from mammopipe.processing.errors import ConfigError, MammopipeError
@@ -114,7 +114,7 @@ def start(
     if choice is Backend.AWS:
         return _start_on_aws(config, {**_staged(config, source, weights), **given}, say)
     options = _Options(choice, Path(runs), keep_endpoint, mlflow.showing(show or _live_table), say)
-    return _tracked(_run_here(config, Source(source or PHANTOMS, phantoms, weights), given, options))
+    return _tracked(_run_here(config, DataSource(source or PHANTOMS, phantoms, weights), given, options))
 
 
 def _tracked(run: Run) -> Run:
@@ -135,8 +135,8 @@ def _backend(name: str) -> Backend:
         raise ConfigError(f"backend {name!r}: must be one of {', '.join(Backend)}") from None
 
 
-def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], options: _Options) -> Run:
-    account = Account(new_run(options.runs), config, str(options.backend))
+def _run_here(config: PipelineConfig, source: DataSource, given: dict[str, Any], options: _Options) -> Run:
+    account = ExecutionRecord(new_run(options.runs), config, str(options.backend))
     with waiting("compiling"):
         pipeline = build_pipeline(config)
         compiled: str = pipeline.definition()
@@ -177,7 +177,7 @@ def _remove(work: Path) -> None:
 
 
 def _execution(
-    account: Account,
+    account: ExecutionRecord,
     pipeline: Any,
     services: sessions.LocalServices,
     work: Path,
@@ -221,7 +221,9 @@ def _execution(
     return LocalMode(pipeline=pipeline, **common)
 
 
-def _carry_out(account: Account, execution: Execution, services: sessions.LocalServices, options: _Options) -> None:
+def _carry_out(
+    account: ExecutionRecord, execution: Execution, services: sessions.LocalServices, options: _Options
+) -> None:
     """Run the steps, collect the results and ask the endpoint; stops every process except an endpoint to keep."""
     try:
         with options.show(account.run.logs) as progress:
@@ -249,7 +251,7 @@ def _carry_out(account: Account, execution: Execution, services: sessions.LocalS
 
 
 def _ask_endpoint(
-    account: Account,
+    account: ExecutionRecord,
     execution: Execution,
     endpoint: LocalEndpoint,
     services: sessions.LocalServices,
@@ -268,9 +270,9 @@ def _ask_endpoint(
 
 
 def _live_table(logs: Path) -> Any:
-    from mammopipe.pipelines.runs.progress import Progress
+    from mammopipe.pipelines.runs.progress import RunProgress
 
-    return Progress(logs)
+    return RunProgress(logs)
 
 
 def _staged(config: PipelineConfig, source: str, weights: str) -> dict[str, str]:

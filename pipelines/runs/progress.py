@@ -49,7 +49,7 @@ def waiting(what: str) -> Iterator[None]:
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """Shows the steps of a run while open as a context manager."""
 
     logs: Path
@@ -61,7 +61,7 @@ class Progress:
     _ended: threading.Event = field(default_factory=threading.Event)
     _live: Live | None = None
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "RunProgress":
         if self.console.is_terminal:
             self._live = Live(get_renderable=self._table, console=self.console, refresh_per_second=4)
             self._live.start()

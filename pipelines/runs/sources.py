@@ -22,7 +22,7 @@ from mammopipe.processing.phantoms.trees import write_phantoms
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """The source of a run's images and weights."""
 
     place: str = PHANTOMS
@@ -35,7 +35,7 @@ class Source:
 
 def bring(
     config: PipelineConfig,
-    source: Source,
+    source: DataSource,
     services: LocalServices,
     parameters: Mapping[str, Any],
     given: Mapping[str, Any],
@@ -72,7 +72,9 @@ def stage_source(config: PipelineConfig, source: Path, uri: str, storage: Storag
     return staging.stage(dataset_named(config.dataset), source, uri, storage)
 
 
-def _stage_images(config: PipelineConfig, source: Source, services: LocalServices, say: Callable[[str], None]) -> str:
+def _stage_images(
+    config: PipelineConfig, source: DataSource, services: LocalServices, say: Callable[[str], None]
+) -> str:
     dataset = config.dataset
     if source.place.startswith("s3://"):
         return source.place

@@ -38,7 +38,7 @@ NEAR_FAT = 0.10
 FAT_SHARE = 0.03
 """A second peak must hold more than this share of the image."""
 BOTH_SIDES = 0.05
-"""Fat touches one side of the image: at the other side it covers less than this share of the rows."""
+"""Fat touches only the chest wall's side of the image; at the other side it covers less than this share of the rows."""
 DEPTH = 4.0
 """The gap must be this many times lower than both peaks beside it."""
 LEAST_OUTSIDE = 0.001
@@ -69,12 +69,16 @@ class Air:
     """Columns of padding left and right of the exposed field; (0, 0) where the air is exactly black."""
 
 
+BLACKENED = Air(0.0, FAINTEST_TISSUE, blackened=True, fog=False, field=(0, 0))
+"""The background that a detector writes, or that of an image without air: what is not exactly black is tissue."""
+
+
 def find_air(grey: Grey) -> Air:
     """Return the background's levels of a working copy (float32, rows x columns, 0..1)."""
     lit = _largest(cv2.GaussianBlur(grey, (0, 0), 1.2) > BLACK)
     left, right = empty_columns(grey > SPECK)
     if not _is_rectangle(lit) and not _has_straight_sides(lit) and _specks(grey) < SPECKS:
-        return Air(0.0, FAINTEST_TISSUE, blackened=True, fog=False, field=(0, 0))
+        return BLACKENED
     exposed = grey[:, left : grey.shape[1] - right]
     level, threshold = _lowest_peak(exposed)
     valley = _valley(exposed, level)
@@ -84,7 +88,9 @@ def find_air(grey: Grey) -> Air:
 
 
 def is_air(grey: Grey, mask: Mask, air: Air) -> bool:
-    """Return whether the region outside the breast is air: the outline is smooth, or the region is flat.
+    """Return whether the region outside the breast is air.
+
+    It is air if the outline is very smooth, or if the outline is smooth and the region is flat.
 
     Where the breast fills the image, fat forms the lowest peak of the histogram. Fat is then mistaken for air, and the
     mask holds only the glands, whose outline is rough.
@@ -102,11 +108,6 @@ def is_air(grey: Grey, mask: Mask, air: Air) -> bool:
     smooth = cv2.GaussianBlur(grey, (0, 0), 1.5)
     slope = cv2.magnitude(*(cv2.Sobel(smooth, cv2.CV_32F, *way, scale=0.125) for way in ((1, 0), (0, 1))))
     return roughness <= ROUGH and float(np.median(slope[outside])) <= FLAT * air.threshold
-
-
-def full_of_tissue() -> Air:
-    """Return the background of an image without air: every pixel that is not exactly black is tissue."""
-    return Air(0.0, FAINTEST_TISSUE, blackened=True, fog=False, field=(0, 0))
 
 
 def empty_columns(lit: Mask) -> tuple[int, int]:
@@ -146,6 +147,7 @@ def _has_straight_sides(lit: Mask) -> bool:
 
 def _is_straight(margins: NDArray[np.intp]) -> bool:
     counts = np.convolve(np.bincount(margins), np.ones(3), mode="same")
+    # The first two counts are left out: there the object reaches the edge of the image.
     return bool(counts[2:].max(initial=0) > STRAIGHT * margins.size)
 
 

@@ -53,7 +53,7 @@ def find_chest_side(mask: Mask, field: tuple[int, int], laterality: Laterality |
     Args:
         mask: The breast, (rows, columns).
         field: Columns of padding at the left and at the right.
-        laterality: The side of the body that the header names; `None` where it names none.
+        laterality: The side of the body that the header names; `None` if it names none.
     """
     left, right = field[0], mask.shape[1] - 1 - field[1]
     rows, first, last = row_ends(mask)

@@ -18,14 +18,14 @@ MEAN_DROP = 0.08
 """Least mean of these differences."""
 MARGIN = 1.25
 """Radius of the disk kept around a structure inside the muscle, in radii of its ring."""
+MARGIN_BESIDE = 2.5
+"""The same for a structure beside the muscle, because it hides the muscle's edge."""
 SCALES = (1.0, 0.8, 0.6, 0.4)
 """Factors of these margins, tried in turn until the clearest structure's disk keeps at most `LARGEST_SHARE`."""
 LARGEST_SHARE = 0.12
 """Largest share of the muscle that the disk of the clearest structure keeps."""
 FURTHER_SHARE = 0.04
 """Largest share that all disks keep if there are several: many bright spots are the texture of the muscle."""
-MARGIN_BESIDE = 2.5
-"""The same for a structure beside the muscle, where it hides the muscle's edge."""
 
 
 def without_focal_structures(grey: Grey, mask: Mask, muscle: Mask, contrast: float) -> Mask:
@@ -49,6 +49,7 @@ def without_focal_structures(grey: Grey, mask: Mask, muscle: Mask, contrast: flo
 
 
 def _disks(grey: Grey, mask: Mask, muscle: Mask, contrast: float) -> Mask:
+    """Return the disks to keep, as a mask of the shape of `grey`."""
     smooth = cv2.GaussianBlur(grey, (0, 0), 2.0)
     near = cv2.dilate(muscle.astype(np.uint8), np.ones((2 * BESIDE + 1, 2 * BESIDE + 1), np.uint8)) > 0
     peaks = near & (smooth >= cv2.dilate(smooth, np.ones((11, 11), np.uint8)))

@@ -23,13 +23,13 @@ SHARP = 0.045
 """Least median slope along an implant's edge; round dense tissue on mini-MIAS reaches 0.042."""
 
 TOUCHING = 2
-"""Greatest number of rows between a body and the edge that it touches: between them lies the edge's own blur."""
+"""A body touches an edge if at most this number of rows lies between them, because the edge is blurred."""
 
 Body = NDArray[np.uint8]
 
 
 def find_implant(grey: Grey, mask: Mask) -> Mask | None:
-    """Return the mask of the implant, or `None` where the breast shows none.
+    """Return the mask of the implant, or `None` if the breast shows none.
 
     Glands and muscle can be as white, but they are never even, round and sharply bounded at the same time.
 

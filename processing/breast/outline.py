@@ -16,26 +16,28 @@ NARROW_BELOW = 0.35
 NARROW_ABOVE = 0.2
 """The same limit at the upper end, where the axilla, which belongs to the breast, is narrow, too."""
 STRIP = 0.12
-"""A strip narrower than this share of the breast's greatest width is not breast, if it has some length."""
+"""A strip narrower than this share of the breast's greatest width is not breast if it is also long enough."""
 FOLD_HEIGHT, FOLD_WIDTH = 0.40, 0.22
-"""Share of the breast's height and width, at the chest wall's lower end, in which a fold is sought."""
-FOLD_STEP, FOLD_LOWER_STEP, FOLD_LEAST, FOLD_STEEPEST = 0.15, 0.13, 0.05, 0.25
-"""Grey (0..1): mean step of a fold's edge at the least, and that of its lower third; the step that a row must exceed to
-lengthen the edge; and the step above which no row counts more."""
+"""Shares of the breast's height and width, at the chest wall's lower end, in which a fold is sought."""
+FOLD_STEP, FOLD_LOWER_STEP = 0.15, 0.13
+"""Least mean step in grey (0..1) across a fold's edge, and across the lower third of the edge."""
+FOLD_LEAST, FOLD_STEEPEST = 0.05, 0.25
+"""Step in grey (0..1) that a row must exceed to lengthen the edge, and the limit above which a step counts no more."""
 FOLD_STEADY = 0.95
-"""Share of the edge's rows, at the least, whose step exceeds `FOLD_LEAST`."""
+"""Least share of the edge's rows whose step exceeds `FOLD_LEAST`."""
 FOLD_BENT = 0.24
-"""Columns, per row, that a fold's edge may move to one side and back again."""
+"""Greatest movement of a fold's edge to one side and back again, in columns per row."""
 FOLD_LENGTH, FOLD_START = 0.10, 0.08
-"""Share of the breast's height: length of a fold's edge at the least; and where it must begin, from below."""
+"""Least length of a fold's edge, and greatest distance of its lower end from the breast's, in heights of the breast."""
 FOLD_SIDESTEP = 0.02
 """Cost of each column by which the edge of a fold moves from row to row."""
 FOLD_TALL = 1.35
-"""Length of a fold's edge at the least, in widths of the fold."""
+"""Least length of a fold's edge, in widths of the fold."""
 FOLD_THIN, FOLD_NARROWING, FOLD_SLANT = 8, 1.5, 0.02
-"""Pixels by which the edge of a fold of at most `FOLD_THIN` pixels may approach the chest wall downward; and, for a
-wider fold, the pixels a row."""
+"""A fold of at most `FOLD_THIN` pixels may narrow by `FOLD_NARROWING` pixels downward, a wider one by `FOLD_SLANT`
+pixels per row."""
 _EDGE_ENDS = 2
+"""Mark of the row in which an edge ends, in place of its move to the next row: -1, 0 or 1 columns."""
 
 BAND = 0.11
 """Greatest height of a dark band at the film's upper edge, as a share of the breast's height."""
@@ -243,9 +245,9 @@ def without_overhang(mask: Mask, *, chest_left: bool) -> Mask:
 def without_fold(grey: Grey, mask: Mask, *, chest_left: bool) -> Mask:
     """Return the mask without a fold of the abdomen that covers the breast's lower corner at the chest wall.
 
-    The fold is thick and bright, the lower breast beside it thin and dark. Their edge is sharp and runs from the mask's
-    lower end upward, until the breast is as bright as the fold. Beyond that row the fold cannot be told from the
-    breast, and stays. The fold widens downward; an edge that narrows is that of a muscle or an implant.
+    The fold is thick and bright, the lower breast beside it thin and dark. The edge between them is sharp and runs from
+    the mask's lower end upward, to the row where the breast is as bright as the fold. Above that row, the fold cannot
+    be distinguished from the breast and is kept. A fold widens downward; what narrows is a muscle or an implant.
     """
     turned, picture = (mask, grey) if chest_left else (mask[:, ::-1], grey[:, ::-1])
     rows, columns = np.flatnonzero(turned.any(axis=1)), np.flatnonzero(turned.any(axis=0))
@@ -270,7 +272,7 @@ def without_fold(grey: Grey, mask: Mask, *, chest_left: bool) -> Mask:
 def _is_fold(edge: NDArray[np.intp], steps: Grey, height: int) -> bool:
     """Return whether an edge, given by its column in each row and by its steps, is that of a fold.
 
-    Gland has steep edges, too, but none that is straight, and steep all the way down to the thin lower breast.
+    Gland has steep edges, too, but they are not straight, or do not stay steep down to the thin lower breast.
     """
     widest = int(edge.max()) + 2
     if edge.size < max(3.0, FOLD_LENGTH * height, FOLD_TALL * widest):
@@ -290,7 +292,7 @@ def _is_fold(edge: NDArray[np.intp], steps: Grey, height: int) -> bool:
 def _steps_outward(grey: Grey, mask: Mask) -> tuple[Grey, Mask]:
     """Return the step from bright to dark, away from the chest wall, and whether it lies in the breast.
 
-    Both have 5 columns less than the image; their column c is the image's column c + 2.
+    Both results have 5 columns fewer than the image: their column c is the image's column c + 2.
     """
     sums = np.pad(np.cumsum(grey, axis=1, dtype=np.float32), ((0, 0), (1, 0)))
     bright, dark = sums[:, 2:-4] - sums[:, :-6], sums[:, 5:-1] - sums[:, 3:-3]

@@ -24,7 +24,7 @@ BAND = 6
 SIDESTEP = 0.10
 """Cost of moving a path sideways by one working pixel; the strongest step gains 1."""
 STRAY = 0.20
-"""Cost of each point at distance `REACH` from the curve; the strongest step gains 1."""
+"""Cost of a point at the distance `REACH` from the curve; the strongest step gains 1."""
 LARGEST_SHARE = 0.65
 """Largest share of the breast that is taken for muscle; a larger corner holds other tissue, too."""
 EXCESS = 0.12
@@ -43,11 +43,12 @@ FLATTEST = 0.15
 """Least slope, in columns per row, by which an edge is prolonged to the chest wall beyond its last point."""
 SLANT = 0.06
 """Least slope of a muscle's edge, in columns per row: 3.4 degrees to the chest wall."""
-STRIP, STEADY = 0.20, 0.35
-"""A muscle is a strip where, over this share of the breast's height, it narrows by less than this share of what it
-narrows on average above."""
+STRIP = 0.20
+"""Share of the breast's height over which the narrowing of a muscle is measured."""
+STEADY = 0.35
+"""A muscle becomes a strip where it narrows by less than this share of its average narrowing above."""
 HALF = 0.04
-"""Step in grey (0..1) that gains half. Stronger steps gain little more, so vessels and scratches attract no path."""
+"""Step in grey (0..1) that gains 0.5. Stronger steps gain little more, so vessels and scratches attract no path."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +96,15 @@ class _Edges:
         return (faint | hidden) & (self.length >= 0.25) & self._slants()
 
     def _slants(self) -> NDArray[np.bool_]:
-        """Return which edges come closer to the chest wall; a bright strip along the chest wall is no muscle."""
+        """Return which edges approach the chest wall downward; a bright strip along the chest wall is not muscle."""
         return np.asarray(self.x[:, 0] - self.x[:, -1] >= SLANT * (self.y[:, -1] - self.y[:, 0]))
 
     def strength(self) -> NDArray[np.float32]:
-        """Return how strong, steady and long each edge is. A longer edge is less likely to be one of gland or fibre.
+        """Return how strong, steady and long each edge is.
 
-        Near the chest wall lie inner layers of the muscle and the edge of the exposure: narrow muscles count less. So
-        do edges that run out to the side at the top, along a fold of skin or the image's edge.
+        A longer edge is less likely to belong to gland or fibres. Narrow muscles count less, because inner layers of
+        the muscle and the edge of the exposure lie near the chest wall. Edges that turn outward at the top also count
+        less, because they follow a fold of skin or the image's edge.
         """
         reach = np.hypot(np.diff(self.x, axis=1), np.diff(self.y, axis=1)).sum(axis=1)
         narrow = np.maximum(1 - self.x[:, 0] / (NARROW * self.width), 0)
@@ -136,7 +138,7 @@ def find_pectoral(grey: Grey, mask: Mask, *, chest_left: bool) -> Pectoral | Non
 def _in_corner(grey: Grey, mask: Mask) -> Pectoral | None:
     """Return the muscle in the upper left corner of a breast that fills the frame, or `None`.
 
-    It is the one with the strongest edge among those that are clear, or else among those whose upper half is clear.
+    It has the strongest of the clear edges, or, if no edge is clear, the strongest edge with a clear upper half.
     """
     curves = candidate_curves(grey, mask)
     if not curves.x.size:
@@ -170,8 +172,9 @@ def _has_room(mask: Mask, muscle: Mask) -> bool:
 def _without_strip(muscle: Mask) -> Mask:
     """Return the muscle without a strip along the chest wall below it.
 
-    A muscle narrows steadily until its edge meets the chest wall. Where it stops narrowing, a strip goes on to
-    the lower fold: the edge of the exposure, skin, or dense tissue. There the edge is prolonged with its slope above.
+    A muscle narrows steadily until its edge meets the chest wall. Where it stops narrowing, a strip continues to the
+    lower fold: the edge of the exposure, skin, or dense tissue. From that row on, the muscle's edge is prolonged with
+    its slope above.
     """
     rows = np.flatnonzero(muscle.any(axis=1))
     widths = np.minimum.accumulate(muscle[rows[0] : rows[-1] + 1].sum(axis=1))

@@ -27,9 +27,10 @@ STEEPEST = 0.03
 """Grey (0..1) per grid cell to which steps are limited, so that no single vessel or scratch decides for a curve."""
 CANDIDATES = 12
 """Number of curves of the whole breast that are followed."""
-CORNER, CORNER_CANDIDATES = 0.45, 5
-"""Share of the box's height and width that is searched once more, on a grid of its own, for narrow and small muscles;
-and the number of its curves that are followed."""
+CORNER = 0.45
+"""Share of the box's height and width that is searched again, on a grid of its own, for narrow and small muscles."""
+CORNER_CANDIDATES = 5
+"""Number of curves of this corner that are followed."""
 LARGEST_SHARE = 0.48
 """Largest share of the box on a curve's inner side; a larger corner holds other tissue, too."""
 
@@ -44,8 +45,8 @@ class Curves:
     normal_x: Floats
     normal_y: Floats
 
-    def and_those(self, other: "Curves") -> "Curves":
-        """Return these curves and, behind them, those of another search."""
+    def joined(self, other: "Curves") -> "Curves":
+        """Return these curves, followed by those of another search."""
         pairs = (
             (self.x, other.x),
             (self.y, other.y),
@@ -82,7 +83,7 @@ def candidate_curves(grey: Grey, mask: Mask) -> Curves:
     family = _family()
     whole = _best_curves(grey, mask, CANDIDATES, np.ones(len(family.parameters), np.bool_))
     # A curve that leaves the corner at its lower edge is one of the whole breast.
-    return whole.and_those(_best_curves(grey[corner], mask[corner], CORNER_CANDIDATES, family.parameters[:, 1] <= 1))
+    return whole.joined(_best_curves(grey[corner], mask[corner], CORNER_CANDIDATES, family.parameters[:, 1] <= 1))
 
 
 def _best_curves(grey: Grey, mask: Mask, count: int, allowed: Mask) -> Curves:
@@ -155,7 +156,7 @@ def _prior(parameters: Floats) -> Floats:
 
 
 def _interior(inside: NDArray[np.uint8], depth: int) -> Floats:
-    """Return 1 where the cells `depth` to the right and below are breast: not at the skin, the strongest edge."""
+    """Return 1 where the cells `depth` further right and below are breast, else 0: without the skin's strong edge."""
     result = np.zeros(inside.shape, np.float32)
     result[:-depth, :-depth] = inside[depth:, depth:] & inside[:-depth, depth:] & inside[:-depth, :-depth]
     result[:, :2] = 0  # The copy's blur darkens the image's edge.
@@ -163,7 +164,7 @@ def _interior(inside: NDArray[np.uint8], depth: int) -> Floats:
 
 
 def _distinct(score: Floats, parameters: Floats, count: int) -> list[int]:
-    """Return the indices of at most `count` of the best curves; each differs by some distance from those before it."""
+    """Return the indices of at most `count` of the best curves; curves close to a better one are left out."""
     chosen: list[int] = []
     left = score.copy()
     while len(chosen) < count:

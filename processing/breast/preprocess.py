@@ -83,8 +83,8 @@ class PreprocessConfig(Settings):
     def to_json(self) -> dict[str, Any]:
         """Return the config as JSON values.
 
-        `harmonisation` and `for_processing` are written only where they are on. Models of before they existed therefore
-        keep their digest.
+        `harmonisation` and `for_processing` are left out while they have their default. So models that are older than
+        these settings keep their digest.
         """
         unused = {name for name in _LEFT_OUT if getattr(self, name) is type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=unused)
@@ -105,7 +105,7 @@ class Geometry:
     """Columns of the original."""
     left: float
     top: float
-    """Position of the upper left corner of the original (mirrored, where it is), in pixels of the input."""
+    """Position of the upper left corner of the original, after mirroring, in pixels of the input."""
 
     def to_input(self, x: float, y: float) -> tuple[float, float]:
         """Return the position in the input, in pixels, of a position in the original."""
@@ -123,7 +123,7 @@ class Preprocessed:
     """A network's input and its relation to the original image."""
 
     pixels: NDArray[np.uint16]
-    """(height, width) of the config: tissue between 0 and 65535, everything else 0, chest wall on the left."""
+    """uint16, (height, width) of the config: tissue from 0 to 65535, everything else 0, chest wall on the left."""
     lesions: tuple[Lesion, ...]
     """The lesions in pixel coordinates of the input."""
     geometry: Geometry
@@ -150,13 +150,13 @@ def to_unit(pixels: NDArray[np.uint16]) -> NDArray[np.float32]:
 def reduce_height(
     pixels: NDArray[np.uint16], max_height: int, *, full_size: tuple[int, int] | None = None
 ) -> NDArray[np.uint16]:
-    """Return the pixels reduced to at most `max_height` rows by area averaging, unchanged where they are not taller.
+    """Return the pixels reduced to at most `max_height` rows by area averaging; lower images stay as they are.
 
     Args:
         pixels: uint16, (rows, columns).
         max_height: Greatest number of rows of the result.
-        full_size: Rows and columns of the full image where `pixels` is a smaller copy of it; they determine the size
-            of the result.
+        full_size: Rows and columns of the full image, if `pixels` is a smaller copy of it; they determine the size of
+            the result.
     """
     rows, columns = full_size or pixels.shape
     size = (max(1, round(columns * max_height / rows)), max_height) if rows > max_height else (columns, rows)
@@ -183,7 +183,7 @@ def preprocess(mammogram: Mammogram, config: PreprocessConfig, lesions: Iterable
     if ImageFlag.FOR_PROCESSING_CONVERTED in mammogram.flags and config.for_processing is ForProcessing.REFUSE:
         raise UnsupportedImageError(
             f"the image was converted from raw data ({ImageFlag.FOR_PROCESSING_CONVERTED}); preprocess.for_processing="
-            f"{config.for_processing}: the model learnt from no such image"
+            f"{config.for_processing}: the model was not trained on converted images"
         )
     pixels = reduce_height(mammogram.pixels, config.max_height)
     region = _region(pixels, mammogram)
@@ -227,6 +227,15 @@ class _Box:
 def _fit(
     tissue: NDArray[np.bool_], chest_side: Side, reduction: float, columns: int, config: PreprocessConfig
 ) -> tuple[Geometry, _Box]:
+    """Return how the tissue's bounding box fills the input: as large as possible, at the left, centred vertically.
+
+    Args:
+        tissue: bool, (rows, columns) of the reduced image.
+        chest_side: The chest wall's side, which is at the left in the input.
+        reduction: Rows of the reduced image per row of the original.
+        columns: Columns of the original.
+        config: The size of the input.
+    """
     ys, xs = np.flatnonzero(tissue.any(axis=1)), np.flatnonzero(tissue.any(axis=0))
     y0, y1, x0, x1 = int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1
     scale = min(config.height / (y1 - y0), config.width / (x1 - x0))
@@ -238,6 +247,7 @@ def _fit(
 
 
 def _place(crop: NDArray[Any], box: _Box, chest_side: Side, config: PreprocessConfig) -> NDArray[Any]:
+    """Return the crop in the input: mirrored if the chest wall is at the right, scaled to the box, on black."""
     if chest_side is Side.RIGHT:
         crop = np.ascontiguousarray(crop[:, ::-1])
     smaller = box.height < crop.shape[0]
@@ -248,7 +258,9 @@ def _place(crop: NDArray[Any], box: _Box, chest_side: Side, config: PreprocessCo
 
 
 def _normalise(pixels: NDArray[np.uint16], tissue: NDArray[np.bool_], config: PreprocessConfig) -> NDArray[np.uint16]:
+    """Return the pixels with the tissue's percentiles at black and white, harmonised, and 0 outside the tissue."""
     low, high = np.percentile(pixels[tissue], [config.low_percentile, config.high_percentile])
+    # The divisor is at least 1, because the percentiles of flat tissue are equal.
     unit = np.clip((pixels.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1.0)), 0.0, 1.0)
     unit = harmonise(unit, tissue, config.harmonisation)
     return np.where(tissue, np.rint(unit * np.float32(FULL_SCALE)), np.float32(0)).astype(np.uint16)
@@ -268,8 +280,8 @@ def tissue_levels(pixels: NDArray[np.uint16], tissue: NDArray[np.bool_]) -> dict
 
     Returns:
         `level_low`, `level_mid` and `level_high`: the 5th, 50th and 95th percentile as shares of the 16-bit scale.
-        `detail`: the mean absolute Laplacian inside the tissue, divided by the difference of the outer percentiles.
-        Grain, sharpness and the size of the detector's pixels change it.
+        `detail`: the mean absolute Laplacian inside the tissue, divided by the difference of the outer percentiles; it
+        depends on grain, sharpness and the size of the detector's pixels.
     """
     found: Any = np.percentile(pixels[tissue], list(_PERCENTILES.values()))
     levels = {name: float(value) / FULL_SCALE for name, value in zip(_PERCENTILES, found, strict=True)}

@@ -26,14 +26,23 @@ class Flag(StrEnum):
     """A flag of `BreastRegion.quality`."""
 
     COVERAGE_LOW = "coverage-low"
+    """The breast covers an unusually small share of the image."""
     COVERAGE_HIGH = "coverage-high"
+    """The breast covers an unusually large share of the image."""
     SKIN_CUT_OFF = "skin-cut-off"
+    """The breast reaches the edge of the image or field opposite the chest wall."""
     CHEST_SIDE_UNCLEAR = "chest-side-unclear"
+    """The chest wall's side is uncertain."""
     CHEST_SIDE_AGAINST_LATERALITY = "chest-side-against-laterality"
+    """The image clearly contradicts the stated laterality."""
     PECTORAL_NOT_FOUND = "pectoral-not-found"
+    """The view normally shows the pectoral muscle, but none was found."""
     VIEW_INFERRED = "view-inferred"
+    """The view is not stated and was inferred from the image with high confidence."""
     VIEW_UNCLEAR = "view-unclear"
+    """The view is not stated, and the image does not show it clearly."""
     IMPLANT = "implant"
+    """The breast shows an implant."""
 
 
 def coverage(mask: Mask, air: Air, *, chest_left: bool) -> float:

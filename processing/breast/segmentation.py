@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mammopipe.processing.breast.air import Air, find_air, full_of_tissue, is_air
+from mammopipe.processing.breast.air import BLACKENED, Air, find_air, is_air
 from mammopipe.processing.breast.chest_side import ChestSide, Side, find_chest_side
 from mammopipe.processing.breast.focal import without_focal_structures
 from mammopipe.processing.breast.implant import find_implant
@@ -95,7 +95,7 @@ def segment_breast(
     if view is None:
         inferred = infer_view(grey, mask, chest_left=found.chest_left, upper_edge=found.upper_edge)
     implant = find_implant(grey, mask)
-    pectoral = _sought(grey, mask if implant is None else mask & ~implant, found.chest_left, view, inferred)
+    pectoral = _pectoral(grey, mask if implant is None else mask & ~implant, found.chest_left, view, inferred)
     muscle = np.zeros_like(mask)
     if pectoral is not None:
         muscle = without_focal_structures(grey, mask, pectoral.mask, pectoral.contrast)
@@ -123,7 +123,7 @@ def segment_breast(
     return BreastRegion(full, enlarge(muscle, pixels.shape, within=full), found.chest.side, quality)
 
 
-def _sought(
+def _pectoral(
     grey: Grey, mask: Mask, chest_left: bool, view: View | None, inferred: InferredView | None
 ) -> Pectoral | None:
     """Return the pectoral muscle if the view, known or inferred with confidence, shows one."""
@@ -134,7 +134,7 @@ def _sought(
 
 
 def _find_breast(grey: Grey, laterality: Laterality | None) -> _Found:
-    """Return the breast; where the supposed air turns out to be tissue, the breast fills the image."""
+    """Return the breast; if the supposed air turns out to be tissue, the breast fills the image."""
     air = find_air(grey)
     try:
         found = _outlined(grey, air, laterality)
@@ -144,7 +144,7 @@ def _find_breast(grey: Grey, laterality: Laterality | None) -> _Found:
     else:
         if air.blackened or is_air(grey, found.mask, air):
             return found
-    return _outlined(grey, full_of_tissue(), laterality)
+    return _outlined(grey, BLACKENED, laterality)
 
 
 def _outlined(grey: Grey, air: Air, laterality: Laterality | None) -> _Found:

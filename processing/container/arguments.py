@@ -1,4 +1,4 @@
-"""The arguments of a job, made from the fields of its settings, so that both always agree."""
+"""Makes the arguments of a job from the fields of its settings, so that both always agree."""
 
 import argparse
 from collections.abc import Iterable
@@ -32,5 +32,5 @@ def add_arguments(parser: argparse.ArgumentParser, model: type[Settings], names:
 
 
 def settings_in(options: argparse.Namespace, model: type[Model], **more: Any) -> Model:
-    """Return the settings that the arguments give, with further values; raises `ConfigError` for a wrong value."""
+    """Return the settings that the arguments and further values give; raises `ConfigError` for a wrong value."""
     return model(**{name: value for name, value in vars(options).items() if name in model.model_fields}, **more)

@@ -1,4 +1,4 @@
-"""Runs a container job: a failure gives a reason that SageMaker shows, and an exit code that names the cause."""
+"""Runs a container job; a failure leaves a reason that SageMaker shows, and an exit code for the kind of cause."""
 
 import contextlib
 import os
@@ -28,13 +28,13 @@ def run(main: Callable[[Sequence[str]], None], reason_file: Literal["failure", "
         main(sys.argv[1:])
     except MammopipeError as error:
         print(f"error: {error}", file=sys.stderr)
-        # The lost process may have run on this host, and have written the cause.
+        # The lost process may have run on this host and written the cause, which must not be overwritten.
         _write_reason(reason_file, str(error), replaces=not isinstance(error, LostProcessError))
         return 1
     except Exception as error:
         if fault := disk_fault(error):
             reason = f"{fault}: the job's disk (on AWS, compute.processing_volume_gb and training_volume_gb)"
-            with contextlib.suppress(OSError):  # the log may lie on the same disk; the exit code says the same
+            with contextlib.suppress(OSError):  # the log may lie on the same disk; the exit code also names the cause
                 print(f"error: {reason}", file=sys.stderr)
                 _write_reason(reason_file, reason)
             return NO_DISK

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import platform
-from collections.abc import Iterable
 from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -17,8 +16,8 @@ def keep_heap() -> bool:
 
     A training step frees gradients and activations and then allocates as much again. Without this setting, touching the
     new pages took a third of AlexNet's step on a CPU (nothing with ResNet-50); the setting takes some 5 % more memory.
-    Images behave alike: each file needs new decoder buffers and masks. The function does nothing on systems other than
-    Linux with glibc.
+    Reading images is similar: each file needs new decoder buffers and masks. The function does nothing on systems other
+    than Linux with glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -34,9 +33,10 @@ def release_heap() -> None:
 
 
 def release_mapped(file: Path) -> None:
-    """Remove a file's pages from this process's memory where it is mapped; they are read again when they are needed.
+    """Remove the pages of a mapped file from this process's memory; they are read again when they are needed.
 
-    Does nothing on systems other than Linux, or where a mapping is private, because that may hold changed pages.
+    Private mappings are kept, because they may hold changed pages. The function does nothing on systems other than
+    Linux.
     """
     maps = Path("/proc/self/maps")
     if not maps.is_file():
@@ -52,10 +52,7 @@ def release_mapped(file: Path) -> None:
 def host_memory() -> int:
     """Return the memory of this host or container, in bytes."""
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
-    return min([whole, *_numbers(limits)])
-
-
-def _numbers(paths: Iterable[Path]) -> list[int]:
-    texts = [path.read_text(encoding="ascii").strip() for path in paths if path.is_file()]
-    return [int(text) for text in texts if text.isdigit()]
+    limits = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # cgroup v2, v1
+    texts = [path.read_text(encoding="ascii").strip() for path in limits if path.is_file()]
+    # Without a limit, version 2 says "max".
+    return min([whole, *(int(text) for text in texts if text.isdigit())])

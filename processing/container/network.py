@@ -14,6 +14,7 @@ from mammopipe.processing.errors import ConfigError
 PATIENCE = 300.0
 """Seconds to wait until the other hosts can resolve the first host's name; its container may start later."""
 PAUSE = 5.0
+"""Seconds between two attempts."""
 GPU_FAMILIES = ("g", "p")
 
 
@@ -42,7 +43,7 @@ def await_host(
 ) -> None:
     """Wait until a host's name can be resolved; raises `ConfigError` after `patience` seconds, unlike torchrun.
 
-    The time that the resolver itself takes counts, too: a name server that does not answer takes half a minute.
+    The time that the resolver takes counts, too: an attempt takes half a minute if the name server does not answer.
     """
     start = clock()
     while True:
@@ -59,29 +60,29 @@ def await_host(
             wait(PAUSE)
 
 
-def require_one_kind(resources: Mapping[str, object]) -> None:
-    """Refuse instance groups of different types: the processes share a batch evenly, so each host needs as many GPUs.
+def check_hosts(resources: Mapping[str, object], gpus: int) -> None:
+    """Refuse hosts that cannot train together, or whose GPUs are not seen (`require_gpus`).
 
     Args:
         resources: The content of resourceconfig.json; `instance_groups` are those of a heterogeneous cluster.
+        gpus: The number of GPUs that the container sees.
+
+    Raises:
+        ConfigError: Instance groups have different types, or a GPU instance shows no GPU.
     """
     groups = resources.get("instance_groups")
+    # The processes share a batch evenly, so the hosts must have equally many GPUs.
     kinds = {str(group.get("instance_type", "")) for group in (groups if isinstance(groups, list) else []) if group}
     if len(kinds) > 1:
         raise ConfigError(
             f"resourceconfig.json: instance_groups of the types {', '.join(sorted(kinds))}; training needs hosts of "
             "one type"
         )
-
-
-def check_hosts(resources: Mapping[str, object], gpus: int) -> None:
-    """Refuse hosts that cannot train together, or whose GPUs are not seen (`require_one_kind`, `require_gpus`)."""
-    require_one_kind(resources)
     require_gpus(resources, gpus)
 
 
 LOCAL_VARIABLE = "MAMMOPIPE_LOCAL_MODE"
-"""Environment variable of a job in a container of this machine, whatever instance type its configuration names."""
+"""Environment variable of a job that runs in a local container, whatever instance type its configuration names."""
 
 
 def require_gpus(resources: Mapping[str, object], gpus: int) -> None:

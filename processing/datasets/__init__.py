@@ -4,7 +4,7 @@ A new dataset needs one module with a `Dataset` (`definition`) and one line in `
 example.
 """
 
-from mammopipe.processing.datasets.definition import Dataset, Table, Terms
+from mammopipe.processing.datasets.definition import Dataset, LabelTable, Terms
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, Split, View
 from mammopipe.processing.datasets.registry import DATASETS, read_labels
 
@@ -16,7 +16,7 @@ __all__ = [
     "Laterality",
     "Lesion",
     "Split",
-    "Table",
+    "LabelTable",
     "Terms",
     "View",
     "read_labels",

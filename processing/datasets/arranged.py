@@ -1,13 +1,13 @@
 """Brings public collections into one layout for training: `manifest.csv`, and the images below `images/`.
 
-A collection's own layout needs all its files at once, for example to find the mask of a lesion. The jobs of a run share
-the images among several instances. So staging reads the collection once, with its masks, and writes its records.
+A collection's own layout needs all its files at once, for example to find the mask of a lesion, but a job's instances
+each receive only a share of the images. So staging reads the collection once, with its masks, and writes its records.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
-from mammopipe.processing.datasets.definition import Dataset, Table
+from mammopipe.processing.datasets.definition import Dataset, LabelTable
 from mammopipe.processing.datasets.lesion_masks import with_lesions
 from mammopipe.processing.datasets.manifest import read_manifest, write_manifest
 from mammopipe.processing.errors import LabelError
@@ -30,7 +30,7 @@ def arranged(released: Dataset) -> Dataset:
     )
 
 
-def arrange(released: Dataset, source: Path, folder: Path) -> Table:
+def arrange(released: Dataset, source: Path, folder: Path) -> LabelTable:
     """Write the manifest of a collection into `folder`, with links to its images below `images/`.
 
     Args:
@@ -49,14 +49,14 @@ def arrange(released: Dataset, source: Path, folder: Path) -> Table:
     return table
 
 
-def link_images(dataset: Dataset, source: Path, images: Path, prefix: str = "") -> Table:
+def link_images(dataset: Dataset, source: Path, images: Path, prefix: str = "") -> LabelTable:
     """Write links to the images of a dataset into the folder `images`, with their lesions found from the masks.
 
     Args:
         dataset: The dataset as released.
         source: Its folder.
         images: Folder to write.
-        prefix: What the ids of images and patients begin with in the returned table.
+        prefix: Prefix of the ids of images and patients in the returned table.
 
     Returns:
         The table with the paths of the links, and the rows that were refused.
@@ -81,15 +81,15 @@ def link_images(dataset: Dataset, source: Path, images: Path, prefix: str = "") 
         link = images / f"{name}{file.suffix.lower()}"
         link.symlink_to(file.resolve())
         records.append(replace(found, image_id=name, patient_id=f"{prefix}{record.patient_id}", path=link.name))
-    return Table(records, refused, table.unlabelled)
+    return LabelTable(records, refused, table.unlabelled)
 
 
-def read_staged(path: Path) -> Table:
+def read_staged(path: Path) -> LabelTable:
     """Return the table of a staged dataset."""
-    return Table(read_manifest(path))
+    return LabelTable(read_manifest(path))
 
 
-def check_staged(folder: Path) -> Table:
+def check_staged(folder: Path) -> LabelTable:
     """Return the table of a staged folder; raises `LabelError` if an image of it has no file."""
     table = read_staged(folder / LABEL_TABLE)
     for record in table.records:

@@ -28,7 +28,7 @@ from mammopipe.processing.datasets.collection import (
     read_rows,
     worst,
 )
-from mammopipe.processing.datasets.definition import Dataset, Table, Terms
+from mammopipe.processing.datasets.definition import Dataset, LabelTable, Terms
 from mammopipe.processing.datasets.lesion_masks import Mask
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View
 from mammopipe.processing.errors import LabelError
@@ -66,7 +66,7 @@ class _Row:
 
     where: str
     abnormality: tuple[str, str]
-    """Type and number of the abnormality, which is one of its image."""
+    """Type of the abnormality and its number within the image."""
     patient: str
     side: Laterality
     view: View
@@ -102,7 +102,7 @@ class _Files:
         for name in map(str.casefold, (*parts[-2:-1], *parts[:1])):
             if name in self.by_folder:
                 return self.by_folder[name]
-        if self._by_header is None:
+        if self._by_header is None:  # reading every header takes long, so only if no name leads to a file
             self._by_header = _by_header(path for path in self.paths if path.suffix.lower() in (".dcm", ".dicom"))
         return self._by_header.get(parts[0], []) if parts else []
 
@@ -117,12 +117,12 @@ def _by_header(paths: Iterable[Path]) -> dict[str, list[Path]]:
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
         except (InvalidDicomError, OSError, EOFError, ValueError):
-            continue  # no image of the tables; a named file that is damaged is refused by the reader
+            continue  # not an image of the tables; if the tables name a damaged file, the reader refuses it later
         found.setdefault(str(header.get("PatientID", "")), []).append(path)
     return found
 
 
-def read_release(folder: Path) -> Table:
+def read_release(folder: Path) -> LabelTable:
     """Return one record per image of the tables below a folder, with its masks.
 
     Raises:
@@ -133,6 +133,7 @@ def read_release(folder: Path) -> Table:
         raise LabelError(f"{folder}: none of {', '.join((LABEL_TABLE, *OTHER_TABLES))} here")
     refused: list[tuple[str, str]] = []
     rows: dict[str, list[_Row]] = {}
+    # Of several copies of a table, only the uppermost is read: in the reversed order it is the last of its name.
     for table in {path.name.lower(): path for path in reversed(tables)}.values():
         for row in _rows(table, refused):
             group = rows.setdefault(row.image_id, [])
@@ -155,7 +156,7 @@ def read_release(folder: Path) -> Table:
         masks[image_id] = list(_masks(group, files, found))
     if not records:
         raise LabelError(f"{folder}: no image of the tables is here{'; ' + refused[0][1] if refused else ''}")
-    return Table(records, refused, masks={image_id: held for image_id, held in masks.items() if held})
+    return LabelTable(records, refused, masks={image_id: held for image_id, held in masks.items() if held})
 
 
 def _rows(table: Path, refused: list[tuple[str, str]]) -> Iterable[_Row]:

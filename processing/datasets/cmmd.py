@@ -11,11 +11,12 @@ serious of their classes. The release has images of breasts without a row; they 
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mammopipe.processing.datasets.collection import files_below, is_image, read_rows
-from mammopipe.processing.datasets.definition import Dataset, Table, Terms
+from mammopipe.processing.datasets.definition import Dataset, LabelTable, Terms
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.errors import LabelError
 
@@ -32,7 +33,7 @@ _VIEW_CODES = {"399162004": View.CC, "R-10242": View.CC, "399368009": View.MLO, 
 _Breast = tuple[str, Laterality]
 
 
-def read_release(folder: Path) -> Table:
+def read_release(folder: Path) -> LabelTable:
     """Return one record per image of a breast in the table below a folder.
 
     Raises:
@@ -62,7 +63,7 @@ def read_release(folder: Path) -> Table:
     if not records:
         reasons = [reason for _, reason in (*unlabelled, *refused)]
         raise LabelError(f"{folder}: no image of a breast of {tables[0].name}{'; ' + reasons[0] if reasons else ''}")
-    return Table(_with_unique_ids(records), refused, unlabelled)
+    return LabelTable(_with_unique_ids(records), refused, unlabelled)
 
 
 def _breasts(table: Path, refused: list[tuple[str, str]]) -> dict[_Breast, dict[str, str]]:
@@ -87,7 +88,7 @@ def _class(row: Mapping[str, str]) -> Label:
 
 
 def _read_header(path: Path, place: str) -> tuple[str, Laterality | None, View | None]:
-    """Return patient, side and view from folder and header; other formats than DICOM have them in their names."""
+    """Return patient, side and view, from the folder and the DICOM header, or from the name of another format."""
     known = _PATIENT.search(place)
     if path.suffix.lower() in (".dcm", ".dicom"):
         header = _header(path)
@@ -109,7 +110,7 @@ def _header(path: Path) -> Any:
 
     tags = ["PatientID", "ImageLaterality", "Laterality", "ViewPosition", "ViewCodeSequence"]
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
     except (InvalidDicomError, OSError, EOFError, ValueError):
         return {}  # the reader refuses the file later and says why
 
@@ -132,8 +133,6 @@ def _record(
 
 def _with_unique_ids(records: list[ImageRecord]) -> list[ImageRecord]:
     """Return the records sorted by id; images of a patient with the same file name are numbered."""
-    from dataclasses import replace
-
     counts: dict[str, int] = {}
     unique = []
     for record in records:

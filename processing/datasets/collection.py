@@ -15,7 +15,7 @@ from mammopipe.processing.errors import LabelError
 
 Value = TypeVar("Value")
 IMAGE_SUFFIXES = (".dcm", ".dicom", ".tif", ".tiff", ".png", ".pgm", ".jpg", ".jpeg")
-"""Suffixes of images, the least altered format first: a copy in a later format is used only without an earlier one."""
+"""Suffixes of images, the least altered format first; of several copies of an image, the first format is used."""
 SPREADSHEETS = (".xls", ".xlsx")
 _IGNORED_FOLDERS = ("__MACOSX",)
 _SEPARATORS = ";,\t|"
@@ -31,10 +31,10 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def tables_in(folder: Path, patterns: Sequence[str], *, spreadsheets: bool = False) -> list[Path]:
-    """Return the files below a folder whose names match a pattern, upper case or lower; the uppermost files first.
+    """Return the files below a folder whose names match a pattern, in upper or lower case.
 
-    Files that match an earlier pattern come first. With `spreadsheets`, a pattern of CSV files
-    matches spreadsheets, too.
+    Files that match an earlier pattern come first; among equals, the file in the uppermost folder. With `spreadsheets`,
+    a pattern of CSV files also matches spreadsheets.
     """
     files = sorted(files_below(folder), key=lambda path: len(path.parts))
     names = [
@@ -83,7 +83,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
 
 
 def meaning_of(row: Mapping[str, str], name: str, known: Mapping[str, Value]) -> Value:
-    """Return the meaning of a cell, in upper case or lower; raises `ValueError` if it has none."""
+    """Return the meaning of a cell, in upper or lower case; raises `ValueError` if it has none."""
     for word, value in known.items():
         if row[name].casefold() == word.casefold():
             return value
@@ -119,7 +119,7 @@ def _spreadsheet(path: Path) -> list[list[str]]:
         raise LabelError(
             f"{path}: a spreadsheet needs pandas and python-calamine: pip install 'mammopipe[pipelines]'"
         ) from None
-    except Exception as error:  # the libraries below raise errors that derive from nothing narrower
+    except Exception as error:  # the libraries that pandas calls raise errors with no narrower common class
         raise LabelError(f"{path}: cannot be read as a spreadsheet: {error}") from None
     return [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
 
@@ -139,17 +139,17 @@ def by_folder(paths: Iterable[Path], root: Path) -> dict[str, list[Path]]:
 
 
 def placed_by(path: Path) -> str:
-    """Return a file's name with that of its folder, which say what it holds: `Masks/20586908.png`.
+    """Return a file's name with that of its folder, `Masks/20586908.png`, which show the kind of the file.
 
-    The names of folders further up may be the user's own.
+    The folders further up may have names that the user chose.
     """
     return f"{path.parent.name}/{path.name}"
 
 
 def circle_around(left: float, top: float, right: float, bottom: float, label: Label, finding: str = "") -> Lesion:
-    """Return the circle of a box: its centre, and half its longer side as radius.
+    """Return the circle around the centre of a box, with half its longer side as radius.
 
-    The lesions of a normal image are benign findings.
+    A finding of a normal image counts as benign.
     """
     shown = Label.BENIGN if label is Label.NORMAL else label
     return Lesion((left + right) / 2, (top + bottom) / 2, max(right - left, bottom - top) / 2, shown, finding)

@@ -18,7 +18,7 @@ MAX_REFUSED = 0.01
 
 
 @dataclass(frozen=True)
-class Table:
+class LabelTable:
     """The content of a dataset's label table, and the rows that cannot be used."""
 
     records: list[ImageRecord]
@@ -26,7 +26,7 @@ class Table:
     refused: list[tuple[str, str]] = field(default_factory=list)
     """Image id and reason for each row that was left out."""
     unlabelled: list[tuple[str, str]] = field(default_factory=list)
-    """Image id and reason for each image that no row names. Releases hold such images, as CMMD the other breasts."""
+    """Image id and reason for each image that no row names; CMMD, for example, has images of unlisted breasts."""
     masks: Mapping[str, Sequence[Mask]] = field(default_factory=dict)
     """Masks of the lesions by image id; they are read image by image (`lesion_masks.with_lesions`)."""
 
@@ -68,9 +68,9 @@ class Dataset:
     """File name of the label table; the dataset's folder is recognised by this file, or by one of `other_tables`."""
     patterns: tuple[str, ...]
     """Glob patterns of the files that staging uploads, including the label table."""
-    read_table: Callable[[Path], Table]
+    read_table: Callable[[Path], LabelTable]
     """Reads the label table at a path; raises `LabelError` if it is not this dataset's."""
-    check: Callable[[Path], Table]
+    check: Callable[[Path], LabelTable]
     """Reads the dataset's folder; raises `LabelError` if it differs from the released dataset."""
     image_folder: str = ""
     """Folder of the images in the dataset's folder; empty for that folder itself. Records' paths are relative to it."""
@@ -99,15 +99,16 @@ class Dataset:
             for name, words in self.meanings.items()
         )
 
-    def read(self, path: Path) -> Table:
+    def read(self, path: Path) -> LabelTable:
         """Return the label table at `path`, which is the file itself or its folder."""
         return self.read_table(path if path.is_file() else path / self.label_table)
 
     def find(self, folder: Path, *, shown: Path | None = None) -> Path:
         """Return the uppermost folder in `folder` that holds the label table.
 
-        Where tables and images may lie in different folders, that is the folder itself, unless images lie below the
-        table's folder. `shown` is the name of the folder in messages. Raises `LabelError` if there is no label table.
+        If tables and images may lie in different folders (`anywhere`), the result is `folder` itself, unless all tables
+        are in one folder with images below it. `shown` is the name of the folder in messages. Raises `LabelError` if
+        there is no label table.
         """
         found = self.tables(folder)
         if not found:
@@ -127,13 +128,13 @@ class Dataset:
         """Return the files that staging uploads from the dataset's folder, sorted."""
         return sorted({path for pattern in self.patterns for path in folder.glob(pattern) if path.is_file()})
 
-    def is_synthetic(self, folder: Path, table: Table) -> bool:
+    def is_synthetic(self, folder: Path, table: LabelTable) -> bool:
         """Return whether the label table or any DICOM header shows that a folder holds phantoms."""
         from mammopipe.processing.dicom.file import PHANTOM_WRITER
 
         if any(record.synthetic for record in table.records):
             return True
-        # The images of a release that may lie anywhere are known by its table alone.
+        # `files` does not find images that may lie anywhere; the table names them.
         images = (folder / self.image_folder / record.path for record in table.records)
         paths = (path for path in chain(self.files(folder), images) if path.suffix.lower() in (".dcm", ".dicom"))
         return any(PHANTOM_WRITER.encode() in _head(path) for path in paths if path.is_file())

@@ -26,7 +26,7 @@ from mammopipe.processing.datasets.collection import (
     preferred,
     read_rows,
 )
-from mammopipe.processing.datasets.definition import Dataset, Table, Terms
+from mammopipe.processing.datasets.definition import Dataset, LabelTable, Terms
 from mammopipe.processing.datasets.lesion_masks import Mask
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, View
 from mammopipe.processing.errors import LabelError
@@ -36,7 +36,7 @@ OUTLINES = "AllXML"
 PIXEL_SPACING_MM = 0.07
 """Pixel spacing of the detector; some headers of the anonymised files lack it."""
 VIEWS = {"CC": View.CC, "ML": View.MLO, "MLO": View.MLO, "FB": None}
-"""The views of table and file names; there is no class of views for FB (from below)."""
+"""The views of table and file names; `View` has no member for FB (from below)."""
 
 _COLUMNS = ("Laterality", "View", "File Name", "ACR", "Bi-Rads")
 _IMAGE = re.compile(r"(\d+)_([0-9a-z]+)_MG_([LR])_([A-Z]+)(_ANON)?(\.dcm|\.dicom)?", re.IGNORECASE)
@@ -68,7 +68,7 @@ class _Files:
             if number is None:
                 continue
             if path.suffix.lower() == ".xml":
-                if not _NO_FINDING.search(placed_by(path)):  # copies hold the muscle's outlines in files of their own
+                if not _NO_FINDING.search(placed_by(path)):  # some copies have separate files for the muscle's outlines
                     found.outlines.setdefault(number[0], path)
             elif is_image(path) and _MASK.search(path.relative_to(folder).as_posix()):
                 if not _NO_FINDING.search(placed_by(path)):
@@ -78,7 +78,7 @@ class _Files:
         return found
 
 
-def read_table(path: Path, folder: Path | None = None) -> Table:
+def read_table(path: Path, folder: Path | None = None) -> LabelTable:
     """Return one record per usable row of the table; the images and outlines are found by file name.
 
     Rows without an image or with values that break a rule are refused with the reason.
@@ -114,7 +114,7 @@ def read_table(path: Path, folder: Path | None = None) -> Table:
     ]
     if not records:
         raise LabelError(f"{path}: no usable row{': ' + refused[0][1] if refused else ''}")
-    return Table(
+    return LabelTable(
         [records[image_id] for image_id in sorted(records)],
         refused,
         unlabelled,
@@ -183,7 +183,7 @@ def _circle(region: Mapping[str, Any], label: Label) -> Lesion | None:
     return None if single else lesion
 
 
-def check(folder: Path) -> Table:
+def check(folder: Path) -> LabelTable:
     """Return the table of a folder; raises `LabelError` if it holds no usable INbreast."""
     tables = DATASET.tables(folder)
     if not tables:

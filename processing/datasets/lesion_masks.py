@@ -24,8 +24,8 @@ class Mask:
     """A mask of one image's lesions."""
 
     paths: tuple[str, ...]
-    """The files that may hold the mask, relative to the folder of the images. Where a collection's table confuses the
-    mask with the cropped lesion, both are given: the mask is the one with the proportions of the image."""
+    """The files that may hold the mask, relative to the folder of the images. If a collection's table confuses the mask
+    with the cropped lesion, both are given: the mask is the one with the proportions of the image."""
     label: Label
     finding: str = ""
     one: bool = False

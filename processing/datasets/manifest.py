@@ -74,7 +74,7 @@ class Split(StrEnum):
 
 
 class SplitProtocol(StrEnum):
-    """Which images the division keeps in one split, and whether it comes before augmentation."""
+    """Which images the division keeps in one split, and whether the images are divided before augmentation."""
 
     PATIENT = "patient"
     """All images of a patient share a split; only training images are augmented. The only reliable protocol."""
@@ -145,7 +145,7 @@ class ImageRecord:
     quality: Mapping[str, Any] = field(default_factory=dict)
     label_digest: str = ""
     """`split_digest` at the time of the split; it no longer matches if label, split or lesions were edited later.
-    Older manifests have only its first part, of label and split."""
+    Older manifests have only the first part, that of label and split."""
 
     @property
     def image_flags(self) -> tuple[str, ...]:
@@ -158,7 +158,8 @@ class ImageRecord:
         return self.source_image_id or self.image_id
 
     def placed(self, split: Split | None, fold: int | None) -> "ImageRecord":
-        """Return the record with a split and fold; much faster than `dataclasses.replace`, for whole tables."""
+        """Return the record with a split, a fold and a new digest."""
+        # Whole tables are placed, and `dataclasses.replace` is much slower than a list of the values.
         values = list(_VALUES(self))
         values[_SPLIT], values[_FOLD] = split, fold
         label = _digest(self.dataset, self.original_id, self.label, split)
@@ -168,7 +169,8 @@ class ImageRecord:
     def with_moved(self, lesions: Iterable[Lesion], **changes: Any) -> "ImageRecord":
         """Return the record with the lesions as they lie after a change of the pixels, and with other changes.
 
-        The digest follows the lesions. If they were edited since the split, it does not, and never matches again.
+        The digest is renewed for the moved lesions. If the lesions were edited after the split, the old digest is kept:
+        it never matches again, so that the audit finds the edit.
         """
         moved = replace(self, lesions=tuple(lesions), **changes)
         label, _, known = self.label_digest.partition("-")
@@ -180,7 +182,7 @@ class ImageRecord:
 def split_digest(record: ImageRecord) -> str:
     """Return the digest of an image's label and split, and that of its lesions: twice 16 hexadecimal digits.
 
-    Copies have the first in common with their original.
+    A copy and its original have the same first digest.
     """
     return record.placed(record.split, record.fold).label_digest
 
@@ -194,7 +196,7 @@ UNKNOWN_SIDE = "unknown"
 
 
 def breast_id(record: ImageRecord) -> str:
-    """Return the id of the image's breast; the labels of a breast hold for all its views."""
+    """Return the id of the image's breast, which all its views share."""
     return f"{record.patient_id}-{record.laterality or UNKNOWN_SIDE}"
 
 

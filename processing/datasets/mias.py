@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from mammopipe.processing.datasets.definition import Dataset, Table, Terms
+from mammopipe.processing.datasets.definition import Dataset, LabelTable, Terms
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, View
 from mammopipe.processing.errors import LabelError
 
@@ -130,12 +130,6 @@ def _record(film: str, rows: list[_Row], synthetic: bool) -> ImageRecord:
     )
 
 
-def is_phantom(table: Path) -> bool:
-    """Return whether the label table states that its films are synthetic."""
-    with table.open(encoding="ascii", errors="replace") as stream:
-        return stream.readline().strip() == PHANTOM_NOTICE
-
-
 def check_release(folder: Path) -> list[ImageRecord]:
     """Return the records of a folder that holds the released mini-MIAS, or phantoms that are marked as such.
 
@@ -147,7 +141,7 @@ def check_release(folder: Path) -> list[ImageRecord]:
         raise LabelError(f"{folder}: no {LABEL_TABLE} here; a MIAS folder holds {LABEL_TABLE} and the films mdbNNN.pgm")
     records = read_labels(table)
     _check_films(folder, records)
-    if not is_phantom(table):
+    if not records[0].synthetic:
         _check_table(table, records)
     return records
 
@@ -188,20 +182,12 @@ def _table_digest(table: Path) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def _checked(folder: Path) -> Table:
-    return Table(check_release(folder))
-
-
-def _table(path: Path) -> Table:
-    return Table(read_labels(path))
-
-
 DATASET = Dataset(
     name="mias",
     terms=Terms(
         "mini-MIAS, 322 digitised films of 161 women, United Kingdom.",
         "Research only: it may not be sold or rented.",
-        "Cite J. Suckling et al. 1994, The Mammographic Image Analysis Society Digital Mammogram Database, Exerpta "
+        "Cite J. Suckling et al. 1994, The Mammographic Image Analysis Society Digital Mammogram Database, Excerpta "
         "Medica, International Congress Series 1069, 375-378.",
         "Patients mias111 and mias113 show one breast (mdb221 and mdb225): no division into splits or folds separates "
         "them, and figures count them as two patients.",
@@ -210,6 +196,6 @@ DATASET = Dataset(
     patterns=(LABEL_TABLE, "Licence.txt", "*.pgm"),
     same_breast={"mias113": "mias111"},
     meanings=MEANINGS,
-    read_table=_table,
-    check=_checked,
+    read_table=lambda path: LabelTable(read_labels(path)),
+    check=lambda folder: LabelTable(check_release(folder)),
 )

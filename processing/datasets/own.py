@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mammopipe.processing.datasets.arranged import IMAGE_FOLDER, LABEL_TABLE, check_staged, read_staged
-from mammopipe.processing.datasets.definition import Dataset, Table, Terms
+from mammopipe.processing.datasets.definition import Dataset, LabelTable, Terms
 from mammopipe.processing.datasets.manifest import (
     ImageRecord,
     Label,
@@ -30,7 +30,7 @@ from mammopipe.processing.datasets.own_table import (
     BOX,
     CIRCLE,
     OwnTable,
-    Row,
+    OwnTableRow,
     columns_without_field,
     find_table,
     read_rows,
@@ -41,7 +41,7 @@ NAME = "own"
 IMAGE_SUFFIXES = (".dcm", ".dicom", ".pgm", ".png", ".tif", ".tiff")
 
 LEAST_RADIUS = 0.5
-"""Smallest radius of a lesion, in pixels; smaller ones are in another unit, such as shares of the image."""
+"""Smallest radius of a lesion, in pixels; a smaller number is in another unit, such as shares of the image."""
 MOST_SPACING_MM = 2.0
 """Largest plausible pixel spacing; a larger number is in another unit, such as microns."""
 
@@ -49,7 +49,7 @@ _CIRCLE, _BOX = ({name.removeprefix("lesion_") for name in names} for names in (
 _ID = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def read_own(source: Path, mapping: OwnTable = AS_THEY_ARE, *, labelled: bool = True) -> Table:
+def read_own(source: Path, mapping: OwnTable = AS_THEY_ARE, *, labelled: bool = True) -> LabelTable:
     """Return the records of a site's own table, with paths relative to the folder of images.
 
     Args:
@@ -66,7 +66,7 @@ def read_own(source: Path, mapping: OwnTable = AS_THEY_ARE, *, labelled: bool = 
         return read_staged(path)
     rows = read_rows(path, mapping.checked(), labelled=labelled)
     files = _Files(images_of(path, mapping))
-    grouped: dict[str, list[Row]] = {}
+    grouped: dict[str, list[OwnTableRow]] = {}
     refused: list[tuple[str, str]] = []
     for row in rows:
         grouped.setdefault(row["image"], []).append(row)
@@ -82,7 +82,7 @@ def read_own(source: Path, mapping: OwnTable = AS_THEY_ARE, *, labelled: bool = 
     if not records:
         reason = f"; the first: {refused[0][1]}" if refused else ""
         raise LabelError(f"{path}: no usable row{reason}")
-    return Table(sorted(records.values(), key=lambda record: record.image_id), refused)
+    return LabelTable(sorted(records.values(), key=lambda record: record.image_id), refused)
 
 
 def images_of(table: Path, mapping: OwnTable) -> Path:
@@ -93,12 +93,12 @@ def images_of(table: Path, mapping: OwnTable) -> Path:
 
 
 def unused_columns(source: Path, mapping: OwnTable) -> list[str]:
-    """Return the columns that no field takes, each with the field that may be meant; none of a staged dataset."""
+    """Return the columns that no field uses, each with the field that may be meant; none for a staged dataset."""
     path = find_table(source)
     return [] if _is_staged(path) else columns_without_field(path, mapping)
 
 
-def arrange(source: Path, folder: Path, mapping: OwnTable = AS_THEY_ARE) -> Table:
+def arrange(source: Path, folder: Path, mapping: OwnTable = AS_THEY_ARE) -> LabelTable:
     """Write a site's own table as `manifest.csv` into `folder`, with links to its images below `images/`.
 
     Returns the table with its refused rows. Raises `LabelError` like `read_own`.
@@ -152,7 +152,7 @@ class _Files:
         return self._by_stem
 
 
-def _record(rows: Sequence[Row], path: str, *, labelled: bool) -> ImageRecord:
+def _record(rows: Sequence[OwnTableRow], path: str, *, labelled: bool) -> ImageRecord:
     """Return the record of an image from its only row, or from one row per lesion."""
     row = rows[0]
     lines: dict[tuple[str, ...], int] = {}
@@ -192,7 +192,7 @@ def _record(rows: Sequence[Row], path: str, *, labelled: bool) -> ImageRecord:
     )
 
 
-def _label(row: Row, *, labelled: bool) -> Label:
+def _label(row: OwnTableRow, *, labelled: bool) -> Label:
     if not row["label"] and not labelled:
         return Label.NORMAL
     if not row["label"]:
@@ -200,24 +200,24 @@ def _label(row: Row, *, labelled: bool) -> Label:
     return Label(_word(row, "label", Label))
 
 
-def _patient(row: Row, path: str, *, labelled: bool) -> str:
+def _patient(row: OwnTableRow, path: str, *, labelled: bool) -> str:
     if row["patient"]:
         return row["patient"]
     if labelled:
-        raise ValueError("patient is empty; without it a patient's images could come into two splits")
+        raise ValueError("patient is empty; without it, a patient's images could be in two splits")
     return image_id_of(path)
 
 
-def _word(row: Row, name: str, choices: type[StrEnum]) -> str:
+def _word(row: OwnTableRow, name: str, choices: type[StrEnum]) -> str:
     words = [str(item) for item in choices]
     if row[name] not in words:
         raise ValueError(
-            f"{name} {row[name]!r} must be one of {', '.join(words)} (own.values.{name} says what a value means)"
+            f"{name} {row[name]!r} must be one of {', '.join(words)} (own.values.{name} maps other values)"
         )
     return row[name]
 
 
-def _flag(row: Row, name: str) -> bool | None:
+def _flag(row: OwnTableRow, name: str) -> bool | None:
     if not row[name]:
         return None
     if row[name] not in ("true", "false"):
@@ -238,7 +238,7 @@ def _age(text: str) -> float | None:
     return age
 
 
-def _number(row: Row | Mapping[str, Any], name: str, *, above: float | None = None) -> float:
+def _number(row: OwnTableRow | Mapping[str, Any], name: str, *, above: float | None = None) -> float:
     try:
         value = float(row[name])
     except (TypeError, ValueError):
@@ -248,7 +248,7 @@ def _number(row: Row | Mapping[str, Any], name: str, *, above: float | None = No
     return value
 
 
-def _spacing(row: Row) -> float | None:
+def _spacing(row: OwnTableRow) -> float | None:
     if not row["pixel_spacing_mm"]:
         return None
     spacing = _number(row, "pixel_spacing_mm", above=0)
@@ -257,9 +257,8 @@ def _spacing(row: Row) -> float | None:
     return spacing
 
 
-def _lesions(row: Row, label: Label) -> Iterator[Lesion]:
-    said = row["lesion_label"]
-    own = Label(_word(row, "lesion_label", Label)) if said else label
+def _lesions(row: OwnTableRow, label: Label) -> Iterator[Lesion]:
+    own = Label(_word(row, "lesion_label", Label)) if row["lesion_label"] else label
     if row["lesions"]:
         try:
             items = json.loads(row["lesions"])
@@ -300,8 +299,8 @@ def _lesion(item: Mapping[str, Any], label: Label, finding: str) -> Lesion:
 def _in_pixels(radius: float) -> float:
     if radius < LEAST_RADIUS:
         raise ValueError(
-            f"a lesion of radius {radius:g} must have at least {LEAST_RADIUS:g} pixels; places and sizes are pixels, "
-            "not shares of the image"
+            f"a lesion of radius {radius:g} must have at least {LEAST_RADIUS:g} pixels; positions and sizes are in "
+            "pixels, not shares of the image"
         )
     return radius
 

@@ -1,7 +1,7 @@
-"""Reads a site's own table, CSV, spreadsheet or Parquet, as rows of text under our names of the fields.
+"""Reads a site's own table (CSV, spreadsheet or Parquet) as rows of text with this project's names of the fields.
 
 The settings `[own]` (`OwnTable`) map the table's columns and values. `mammopipe.processing.datasets.own` makes records
-of the rows.
+from the rows.
 """
 
 import csv
@@ -66,9 +66,9 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
 _MISSING = ("nan", "<na>", "#n/a", "n/a", "na", "nat", "null", "none")
 """The words, in lower case, that programs write for a missing value."""
 _FREE = ("site", "machine", "finding")
-"""The fields in which the last of these words may be names: NA is a site's, none a finding."""
-_CALLED: Mapping[str, str] = {"laterality": "side", "breast": "side", "projection": "view", "position": "view"}
-"""Our name of a field for other common names of its column."""
+"""In these fields, only the first three of these words mean a missing value: NA may name a site, none a finding."""
+_SYNONYMS: Mapping[str, str] = {"laterality": "side", "breast": "side", "projection": "view", "position": "view"}
+"""The field for other common names of its column."""
 
 
 class OwnTable(Settings):
@@ -98,7 +98,7 @@ AS_THEY_ARE = OwnTable()
 
 
 @dataclass(frozen=True)
-class Row:
+class OwnTableRow:
     """One row of the table with our field names and all values as text."""
 
     line: int
@@ -223,14 +223,14 @@ def _of_frame(frame: "pandas.DataFrame") -> _Cells:
     return _Cells([str(name) for name in frame.columns], [(line, row) for line, row in rows if any(map(_text, row))])
 
 
-def read_rows(path: Path, mapping: OwnTable, *, labelled: bool) -> list[Row]:
+def read_rows(path: Path, mapping: OwnTable, *, labelled: bool) -> list[OwnTableRow]:
     """Return the rows with our field names and mapped values."""
     table = _read(path)
     places = _places(path, table.columns, mapping)
     for name in REQUIRED if labelled else ("image",):
         if name not in places:
             raise LabelError(
-                f"{path}: no column {name!r}; its columns are {', '.join(table.columns)}: say which one it is by "
+                f"{path}: no column {name!r}; its columns are {', '.join(table.columns)}: map one of them with "
                 f'[own.columns] {name} = "..."'
             )
     if not table.rows:
@@ -240,23 +240,24 @@ def read_rows(path: Path, mapping: OwnTable, *, labelled: bool) -> list[Row]:
         texts = {name: _text(cells[place]) for name, place in places.items()}
         if table.decimal_comma:
             texts |= {name: _with_point(texts[name]) for name in NUMBERS if name in texts}
-        found.append(Row(line, {name: _mapped(name, text, mapping) for name, text in texts.items()}))
+        found.append(OwnTableRow(line, {name: _mapped(name, text, mapping) for name, text in texts.items()}))
     _require_distinct_patients(path, found)
     return found
 
 
 def columns_without_field(path: Path, mapping: OwnTable) -> list[str]:
-    """Return the columns that no field takes, each with the field that may be meant: `laterality (side?)`."""
+    """Return the columns that no field uses, each with the field that may be meant: `laterality (side?)`."""
     columns = _read(path).columns
     used = set(_places(path, columns, mapping).values())
     unused = [name.strip() for place, name in enumerate(columns) if place not in used and name.strip()]
-    meant = {name: _CALLED.get(name.casefold()) or next(iter(close_to(name.casefold(), FIELDS)), "") for name in unused}
-    return [f"{name} ({field}?)" if field else name for name, field in meant.items()]
+    words = [name.casefold() for name in unused]
+    meant = [_SYNONYMS.get(word) or next(iter(close_to(word, FIELDS)), "") for word in words]
+    return [f"{name} ({field}?)" if field else name for name, field in zip(unused, meant, strict=True)]
 
 
-def _require_distinct_patients(path: Path, rows: Sequence[Row]) -> None:
-    """Raise `LabelError` for two spellings that may be one patient, whose images would come into two splits."""
-    first: dict[str, Row] = {}
+def _require_distinct_patients(path: Path, rows: Sequence[OwnTableRow]) -> None:
+    """Raise `LabelError` for two spellings that may be one patient, whose images could then be in two splits."""
+    first: dict[str, OwnTableRow] = {}
     for row in rows:
         known = first.setdefault(_spelling(row["patient"]), row)
         if known["patient"] != row["patient"]:
@@ -267,7 +268,7 @@ def _require_distinct_patients(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _spelling(patient: str) -> str:
-    """Return what a pseudonym is without upper case, spaces, leading zeros and a decimal point that programs add."""
+    """Return a pseudonym in lower case, without spaces, leading zeros and the decimal point that programs add."""
     text = "".join(unicodedata.normalize("NFKC", patient).casefold().split())
     number = re.fullmatch(r"0*(\d+?)(\.0*)?", text)
     return number[1] if number else text

@@ -66,7 +66,7 @@ def dataset_named(name: str) -> Dataset:
 
 
 def same_breast(dataset: str, patient_id: str) -> str:
-    """Return the patient whose breast a patient shows, where the release lists a breast twice; else the patient.
+    """Return the other patient whose breast a patient shows, if the release lists a breast twice; else the patient.
 
     Args:
         dataset: Name of the dataset.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from mammopipe.processing.datasets.definition import Dataset, Table, Terms
+from mammopipe.processing.datasets.definition import Dataset, LabelTable, Terms
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.errors import LabelError
 
@@ -33,7 +33,7 @@ _DENSITY = {letter: letter for letter in ("", "A", "B", "C", "D")}
 _BIRADS = {text: text[:1] for text in ("", "0", "1", "2", "0.0", "1.0", "2.0")}
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> LabelTable:
     """Return the usable rows as records, sorted by image id, and the other rows with their reasons.
 
     The images of a breast with cancer are malignant, those with a biopsy but no cancer are benign, all others are
@@ -61,7 +61,7 @@ def read_table(path: Path) -> Table:
         raise LabelError(f"{path}: the RSNA label table must be a readable CSV file: {error}") from None
     if not records:
         raise LabelError(f"{path}: no usable row")
-    return Table(sorted(records.values(), key=lambda record: record.image_id), refused)
+    return LabelTable(sorted(records.values(), key=lambda record: record.image_id), refused)
 
 
 def _record(cells: Sequence[str]) -> ImageRecord:
@@ -97,7 +97,7 @@ def _choice(row: Mapping[str, str], name: str, meanings: Mapping[str, Meaning]) 
 
 
 def _digits(row: Mapping[str, str], name: str) -> str:
-    """Return an id of digits only, so that it is a safe file name."""
+    """Return an id, which must consist of digits, because it becomes part of a path."""
     if not row[name].isascii() or not row[name].isdigit():
         raise ValueError(f"{name} must be digits")
     return row[name]
@@ -112,7 +112,7 @@ def _age(text: str) -> float | None:
     return age
 
 
-def check_release(folder: Path) -> Table:
+def check_release(folder: Path) -> LabelTable:
     """Return the label table of a folder with `train.csv` and images; raises `LabelError` if they are missing."""
     table = read_table(folder / LABEL_TABLE)
     table.require_usable(folder / LABEL_TABLE)

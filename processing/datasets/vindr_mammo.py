@@ -4,7 +4,7 @@ Source: H. T. Nguyen et al. 2023, "VinDr-Mammo: A large-scale benchmark dataset 
 full-field digital mammography", Scientific Data 10, 277; PhysioNet, version 1.0.0.
 
 `breast-level_annotations.csv` has one row per image; `finding_annotations.csv` has one row per finding, with a box in
-pixels of the image. Images are `images/<study_id>/<image_id>.dicom`. Each study is another woman's.
+pixels of the image. Images are `images/<study_id>/<image_id>.dicom`. Each study is of a different woman.
 
 The release has no pathology. Classes follow the BI-RADS category of the breast: 1 is normal, 2 and 3 are benign, 4 and
 5 are malignant. Results under other conventions are not comparable.
@@ -25,7 +25,7 @@ from mammopipe.processing.datasets.collection import (
     read_rows,
     tables_in,
 )
-from mammopipe.processing.datasets.definition import Dataset, Table, Terms
+from mammopipe.processing.datasets.definition import Dataset, LabelTable, Terms
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, Split, View
 from mammopipe.processing.errors import LabelError
 
@@ -42,7 +42,7 @@ _VIEWS = {view.value: view for view in View}
 _SIDES = {side.value: side for side in Laterality}
 
 
-def read_release(folder: Path) -> Table:
+def read_release(folder: Path) -> LabelTable:
     """Return one record per image of the table below a folder, with the boxes of its findings as circles.
 
     Raises:
@@ -76,7 +76,7 @@ def read_release(folder: Path) -> Table:
         for name, paths in sorted(files.items())
         if name not in named
     ]
-    return Table([records[image_id] for image_id in sorted(records)], refused, unlabelled)
+    return LabelTable([records[image_id] for image_id in sorted(records)], refused, unlabelled)
 
 
 def _record(row: Mapping[str, str], paths: Iterable[Path], folder: Path, lesions: Iterable[Lesion]) -> ImageRecord:

@@ -1,4 +1,4 @@
-"""Refuses DICOM images that are not a 2-D mammogram of one breast, and names the attribute that shows it.
+"""Refuses DICOM images that are not a 2-D mammogram of one breast; the error names the attribute that shows it.
 
 A missing attribute never leads to a refusal: de-identified collections strip Modality, SOP Class and View Position.
 Sources: PS3.3 C.8.11.7 (Mammography Image Module; Image Type in C.8.11.7.1.4), C.8.6.1 (Conversion Type), C.8.11.2
@@ -93,7 +93,8 @@ def check_is_mammogram(tags: Tags, *, sop_class: str = "", raw: bool = False) ->
 
 
 def _says(tags: Tags, tag: Tag, meaning: str) -> str:
-    return f"{label(tag)} is {quoted(chr(92).join(tags.texts(tag)))}: {meaning}"
+    values = "\\".join(tags.texts(tag))
+    return f"{label(tag)} is {quoted(values)}: {meaning}"
 
 
 def _named(uid: str) -> str:
@@ -138,7 +139,7 @@ _RAW = "raw pixels for processing; the manufacturer's images for presentation ar
 
 
 def for_processing(tags: Tags, sop_class: str = "") -> str:
-    """Return what shows that the image is raw, with the rule; "" if nothing does. Arguments as `check_is_mammogram`."""
+    """Return what shows that the image is raw, with the rule; "" if nothing does. Arguments: `check_is_mammogram`."""
     uid = tags.text(Tag.SOP_CLASS_UID)
     if uid in FOR_PROCESSING_CLASSES:
         return f"{label(Tag.SOP_CLASS_UID)} is {_named(uid)}: {_RAW}"
@@ -172,7 +173,7 @@ _REFUSED_KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
         re.compile(r"FLAT[ _-]?FIELD|CALIB|(\w+[_ -])?PHANTOM|(QC|MASK)(?![A-Z])"),
     ),
 )
-"""What an image is whose Image Type has a value that starts like this."""
+"""Kinds of images that are refused, each with a pattern for the start of a value of Image Type that shows it."""
 
 
 def _image_type(tags: Tags) -> str:
@@ -277,7 +278,7 @@ def _magnification(tags: Tags) -> str:
 
 
 def _positive(tags: Tags, tag: Tag) -> float:
-    """Return the first value of a number; 0 if there is none that can be used."""
+    """Return the first value of a number; 0 if it is missing, malformed or not positive."""
     try:
         return max(0.0, tags.number(tag) or 0.0)
     except CorruptImageError:
@@ -329,3 +330,4 @@ _RULES: tuple[Callable[[Tags], str], ...] = (
     _both_breasts,
     _quality_control,
 )
+"""The rules in the order in which they are tried. Each returns why it excludes the image, or ""."""

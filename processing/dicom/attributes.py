@@ -17,6 +17,9 @@ from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag
 from mammopipe.processing.dicom.data_set import Element, Elements
 from mammopipe.processing.errors import CorruptImageError
 
+Facts = dict[str, str | int | float | bool]
+"""What the reader records about an image, by name; no fact identifies a patient."""
+
 
 class Tag(IntEnum):
     """The attributes that the reader uses.

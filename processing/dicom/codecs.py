@@ -31,7 +31,7 @@ class Syntax:
     big_endian: bool = False
     deflated: bool = False
     encapsulated: bool = False
-    """Whether uncompressed pixels stand in a fragment (PS3.5 A.4.11), as those of the other codecs always do."""
+    """Whether uncompressed pixels are stored in a fragment (PS3.5 A.4.11), as compressed pixels always are."""
     lossy: bool = False
     """Whether the syntax is always lossy; for the others, `LossyImageCompression` (0028,2110) states it."""
 
@@ -89,7 +89,8 @@ def default_syntax() -> Syntax:
 class Announced:
     """Size and depth in the header of a compressed image, read before decoding.
 
-    A decoder allocates what the codestream announces, not what the DICOM attributes state. So both must agree first.
+    A decoder allocates memory for what the codestream announces, not for what the DICOM attributes state. So both are
+    compared before decoding.
     """
 
     rows: int

@@ -1,7 +1,7 @@
 """Parses an untrusted data set up to the pixel data, and counts its elements, sequences and items.
 
-This module replaces pydicom's reader, which does not count nested elements (450,000 empty items take ten seconds),
-makes an empty value look like a sequence to its caller, and issues warnings that are global to the process.
+This module replaces pydicom's reader. That reader does not count nested elements (450,000 empty items take ten
+seconds), makes an empty value look like a sequence, and issues warnings that are global to the process.
 Sources: PS3.5 7.1 (data elements), 7.5 (sequences of items), 6.2.2 (unknown representation), annex A.4 (fragments).
 """
 
@@ -90,7 +90,7 @@ class DataSetReader:
         return found, None
 
     def _read_after(self, pixels: _Header, end: int, implicit: bool, order: str, found: Elements) -> None:
-        """Keep the attributes after the pixel data, up to what cannot be parsed: padding, or another file."""
+        """Keep the attributes after the pixel data, up to the first bytes that cannot be parsed, such as padding."""
         try:
             undefined = pixels.length == UNDEFINED
             position = self._pass_fragments(pixels.start, end, "<") if undefined else pixels.start + pixels.length

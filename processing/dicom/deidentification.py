@@ -163,9 +163,8 @@ def identity_fields(
     """Return the keywords of the filled identifying attributes, in tag order; () if there are none.
 
     Attributes inside sequences count, too: Original Attributes Sequence holds the values that a pseudonym replaced, and
-    Request Attributes Sequence holds the numbers of the order. So do private sequences, and attributes after the pixel
-    data. `BurnedInAnnotation` is reported if it is YES, because
-    the pixels may then show what the attributes do not.
+    Request Attributes Sequence holds the numbers of the order. Private sequences and attributes after the pixel data
+    also count. `BurnedInAnnotation` is reported if it is YES, because the pixels may then name the patient.
 
     Args:
         data: The file.

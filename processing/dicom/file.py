@@ -72,6 +72,7 @@ def _is_bare(data: bytes) -> bool:
     length = int.from_bytes(data[6:8] if explicit else data[4:8], "little")
     if explicit and data[4:6].decode("ascii") in EXPLICIT_VR_LENGTH_32:
         return False
+    # The tags of a data set ascend (PS3.5 7.1), so the second element has a greater one.
     following = data[8 + length : 12 + length]
     return len(following) == 4 and following[1] == 0 and following[0] >= 8 and following > data[:4]
 

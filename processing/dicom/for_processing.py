@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
+from mammopipe.processing.dicom.grayscale import FULL_SCALE
 from mammopipe.processing.dicom.pixel_data import Cells
 from mammopipe.processing.errors import CorruptImageError, UnsupportedImageError
 
-FULL_SCALE = 65535
 AIR_SHARE = 0.995
 LEAST_ATTENUATION, MOST_ATTENUATION = 0.25, 7.0
 """Attenuation of tissue, the natural logarithm of a ratio: some millimetres of fat, and more than 9 cm of gland."""
@@ -34,7 +34,18 @@ LEAST_TISSUE = 0.005
 
 
 def convert_raw(cells: Cells, tags: Tags, *, signed: bool, padding: tuple[int, int] | None) -> NDArray[np.uint16]:
-    """Return the converted pixels, uint16, (rows, columns), of a decoded raw image; arguments as below."""
+    """Return the converted pixels of a decoded raw image, uint16, (rows, columns).
+
+    Args:
+        cells: The decoded frame.
+        tags: The attributes of the image.
+        signed: Whether stored values are signed.
+        padding: First and last stored value of padding, if there is padding.
+
+    Raises:
+        UnsupportedImageError: As `conversion_table`.
+        CorruptImageError: As `conversion_table`.
+    """
     stored = (cells.array >> cells.shift) & ((1 << cells.bits) - 1)
     patterns = np.arange(1 << cells.bits, dtype=np.int64)
     values = np.where(patterns >= 1 << cells.bits - 1, patterns - (1 << cells.bits), patterns) if signed else patterns
@@ -92,7 +103,11 @@ def conversion_table(
 def _attenuation(
     exposure: NDArray[np.float64], counted: NDArray[Any], *, logarithmic: bool, span: float
 ) -> NDArray[np.float64]:
-    """Return the attenuation of each stored value; logarithmic values are scaled as if they spanned all that occurs."""
+    """Return the attenuation of each stored value.
+
+    The unit of logarithmic values is not stated. So `span`, the range of values in the image, is equated with
+    `MOST_ATTENUATION` - 1.
+    """
     air = _percentile(exposure, counted, AIR_SHARE)
     if logarithmic:
         return np.asarray((air - exposure) / max(span, 1.0) * (MOST_ATTENUATION - 1))

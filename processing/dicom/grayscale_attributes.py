@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
+from mammopipe.processing.dicom.attributes import Facts, Tag, Tags, label, quoted
 from mammopipe.processing.dicom.grayscale import (
     GREATEST,
     SMALLEST,
@@ -24,8 +24,6 @@ from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.read_config import ReadConfig
 
 Choice = TypeVar("Choice")
-
-Facts = dict[str, str | int | float | bool]
 
 
 def read_chain(tags: Tags, layout: Layout, config: ReadConfig) -> tuple[Chain, Facts, set[ImageFlag]]:
@@ -160,8 +158,8 @@ def _lut(item: Tags, lowest_input: float, *, fit: bool = False) -> Lut:
     """Read LUT Descriptor and LUT Data (C.11.1.1.1).
 
     Some writers state the wrong number of bits: 12-bit entries under a descriptor of 16 bits give a nearly black image.
-    So the number of bits is increased where entries have more. With `fit` (VOI LUTs, whose greatest output is white)
-    it is decreased where no entry uses the two highest bits.
+    So the number of bits is increased if entries have more. With `fit` (VOI LUTs, whose greatest output is white), it
+    is decreased if no entry uses the two highest bits.
     """
     descriptor = [int(value) for value in item.numbers(Tag.LUT_DESCRIPTOR)]
     if len(descriptor) != 3:
@@ -199,7 +197,10 @@ def _padding(tags: Tags, layout: Layout, flags: set[ImageFlag]) -> tuple[int, in
 
 
 def _as_stored(value: int, layout: Layout) -> int:
-    """Return a 16-bit value, or the bits of a stored value, with the signedness of the pixels, whatever its VR."""
+    """Return a padding value with the signedness of the pixels, whatever its VR.
+
+    Writers state it as a 16-bit number, or as the bits of a stored value.
+    """
     pattern = value & 0xFFFF
     if not layout.signed:
         return pattern

@@ -10,7 +10,7 @@ import math
 import re
 
 from mammopipe.processing.datasets.manifest import Laterality, View
-from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
+from mammopipe.processing.dicom.attributes import Facts, Tag, Tags, label, quoted
 from mammopipe.processing.dicom.file import DicomFile, is_dicom, parse
 from mammopipe.processing.dicom.view_text import (
     coded_view,
@@ -24,7 +24,6 @@ from mammopipe.processing.errors import CorruptImageError, UnsupportedImageError
 from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits
 
-Facts = dict[str, str | int | float | bool]
 Flags = set[ImageFlag]
 
 _MORE_SPECIFIC = {("CC", "XCCL"), ("CC", "XCCM"), ("CC", "XCC"), ("XCC", "XCCL"), ("XCC", "XCCM"), ("CC", "FB")}
@@ -42,7 +41,7 @@ _SIDE_CODES = {
 }
 """Codes of left and right (CID 244), and of left and right breast."""
 HIGH_RATIO = 15.0
-"""Greatest Lossy Image Compression Ratio at which a mammogram's detail is not at risk."""
+"""Greatest Lossy Image Compression Ratio at which the detail of a mammogram counts as preserved."""
 PLAUSIBLE_SPACING_MM = (0.001, 10.0)
 """Range of pixel spacings that a mammogram, or a reduced copy of one, can have."""
 _ADULT_YEARS = 18

@@ -106,8 +106,8 @@ class Orientation:
 def read_shutter(tags: Tags, rows: int, columns: int) -> tuple[NDArray[np.bool_] | None, set[ImageFlag]]:
     """Return which stored pixels a display shutter leaves visible, and flags; `None` if it hides none.
 
-    Of several shapes, each hides pixels. Edges and vertices are counted from 1 and are themselves visible. A shutter
-    that is incomplete or hides every pixel is ignored, with a flag.
+    A pixel is visible if every shape leaves it visible. Edges and vertices are counted from 1 and are themselves
+    visible. A shutter that is incomplete or hides every pixel is ignored, with a flag.
 
     Returns:
         bool, (rows, columns), true for visible pixels, or `None`; and the flags.

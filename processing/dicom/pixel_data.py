@@ -44,7 +44,7 @@ _DECODER_FAILURES = (
     SyntaxError,
     struct.error,
 )
-
+"""What imagecodecs, and Pillow at half resolution, raise for data that they cannot decode."""
 
 SMALL_IMAGE = 2**20
 """Images of up to this number of pixels may have any compression ratio."""
@@ -52,7 +52,6 @@ MOST_PIXELS_PER_BYTE = {Codec.JPEG_LOSSLESS: 8, Codec.JPEG: 256, Codec.JPEG_LS: 
 """Greatest number of pixels per byte of a large image. JPEG Lossless needs at least one bit per pixel, and JPEG two
 bits per block of 64 pixels. The other codecs have no such minimum, but the noise of a film or detector alone needs a
 thousand times as many bytes."""
-
 
 LEAST_BITS = 6
 """Least number of bits stored that PS3.3 C.8.11.3 allows."""
@@ -343,7 +342,7 @@ def _may_halve(head: Announced, layout: Layout, config: ReadConfig) -> bool:
 
 
 def _half(frame: bytes, head: Announced) -> NDArray[Any]:
-    """Return the frame at half the resolution; of the decoders here, only Pillow's OpenJPEG can omit the last level."""
+    """Return the frame at half the resolution; of the decoders used here, only Pillow's OpenJPEG can omit a level."""
     image: Any = Image.open(BytesIO(frame), formats=("JPEG2000",))
     image.reduce = 1
     # Pillow shifts samples of 9 to 15 bits up to 16 bits.

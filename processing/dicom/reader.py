@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from mammopipe.processing.datasets.manifest import Laterality, View
 from mammopipe.processing.dicom.acceptance import check_is_mammogram, for_processing
-from mammopipe.processing.dicom.attributes import Tag, Tags, label
+from mammopipe.processing.dicom.attributes import Facts, Tag, Tags, label
 from mammopipe.processing.dicom.file import PHANTOM_WRITER, DicomFile, parse
 from mammopipe.processing.dicom.for_processing import convert_raw
 from mammopipe.processing.dicom.grayscale import apply, padding_shows
 from mammopipe.processing.dicom.grayscale_attributes import read_chain
-from mammopipe.processing.dicom.header import Facts, read_flags, read_laterality, read_spacing, read_view
+from mammopipe.processing.dicom.header import read_flags, read_laterality, read_spacing, read_view
 from mammopipe.processing.dicom.orientation import Orientation, darken, read_shutter
 from mammopipe.processing.dicom.pixel_data import Layout, decode, read_layout
 from mammopipe.processing.dicom.view_text import is_synthetic
@@ -36,6 +36,7 @@ class DicomImage:
     rows: int
     """Rows that the file announces; `pixels` may have half as many."""
     columns: int
+    """Columns that the file announces."""
 
 
 def read_dicom(data: bytes, *, where: str, config: ReadConfig = DEFAULT_CONFIG) -> DicomImage:

@@ -5,9 +5,9 @@ with their codes. They consist of the side, prefixes for magnification (M), spot
 (TAN), the view, and suffixes for rolled (RL, RM, RI, RS), implant-displaced (ID), axillary tail (AT) and other
 modifiers.
 
-Descriptions also tell what kind of image a mammogram is: synthetic, low-energy, or one that is refused. They are free
-text that a technologist may have typed: they are searched for whole words of mammography, and only the word that was
-found is ever shown.
+Descriptions also show the kind of an image: synthetic, low-energy, or one that is refused. They are free text that a
+technologist may have typed. So they are searched for whole words of mammography, and only the word that was found is
+ever shown.
 """
 
 import re
@@ -60,6 +60,8 @@ _ABBREVIATION = re.compile(
     r"(?P<suffix>(?:[ ]?(?:ID|RL|RM|RI|RS|AT|NP|AC|XL|XM|MAG|SPOT|TAN|[MS]))*)"
     r"(?:[ ]?(?P<after>LEFT|RIGHT|LT|RT|L|R))?[ ]?[0-9]{0,2}"
 )
+_AMBIGUOUS = re.compile(r"[LRMS]?AT|ISO|LM|FB")
+"""Abbreviations that have another meaning as words of a description."""
 SIDE_WORDS = {
     **dict.fromkeys(
         ("L", "LT", "LEFT", "LBREAST", "LEFTBREAST", "LINKS", "LINKE", "GAUCHE", "IZQUIERDA", "IZQUIERDO", "SINISTRA",
@@ -149,17 +151,13 @@ def names_view(item: Tags) -> bool:
 
 def find_view(text: str) -> ViewText:
     """Return the view that a description names (`Mammo R CC`); an empty result if it names none or several."""
-    found = [read_view_text(word) for word in _words(text) if not _ENGLISH.fullmatch(word)]
+    found = [read_view_text(word) for word in _words(text) if not _AMBIGUOUS.fullmatch(word)]
     views = {each.view or each.other for each in found if each.view or each.other}
     if len(views) != 1:
         return ViewText()
     sides = {each.side for each in found if each.side} | sides_in(text)
     first = next(each for each in found if each.view or each.other)
     return ViewText(first.view, first.other, sides.pop() if len(sides) == 1 else None, first.implant_displaced)
-
-
-_ENGLISH = re.compile(r"[LRMS]?AT|ISO|LM|FB")
-"""Abbreviations that have another meaning as words of a description."""
 
 
 _DESCRIPTIONS = (Tag.SERIES_DESCRIPTION, Tag.PROTOCOL_NAME, Tag.ACQUISITION_PROTOCOL_NAME)
@@ -215,14 +213,14 @@ _PROGRAMS = re.compile(
     r"\b(VOLPARA|QUANTRA|DENSITAS|PROFOUND AI|TRANSPARA|LUNIT|CMASSIST|GENIUS AI|IMAGECHECKER|SECONDLOOK|MAMMOSCREEN|"
     r"SAIGE)"
 )
-"""Programs that store their results as images; a description that also names a view is that of a mammogram."""
+"""Programs that store their results as images. If the description also names a view, the image is a mammogram."""
 _RAW_WORDS = re.compile(r"\b(RAW|UNPROCESSED|FOR PROCESSING)\b")
 _TOMOGRAPHIC_WORDS = re.compile(
     r"\b(TOMO\w*|DBT)[ _-]*(RECON\w*|SLICES?|SLABS?|PLANES?|PROJ\w*|VOLUME)\b|\bSLABS?\b|"
     r"\b(SMART[ -]?SLICES?|MIP|MPR)\b"
 )
 _PLANE_WORDS = re.compile(r"\b(SLICES?|PLANES?|PROJECTIONS?)\b")
-"""Words that exclude an image where its description also names tomosynthesis, and no 2-D image."""
+"""Words that exclude an image if its description also names tomosynthesis and does not name a 2-D image."""
 
 
 def image_kinds(tags: Tags) -> tuple[str, ...]:

@@ -19,8 +19,7 @@ GREATEST_ASPECT = 1.05
 def check_upright(exif: bytes, where: str, name: str) -> None:
     """Raise `UnsupportedImageError` if Exif data say that the first row is not on top or the first column not left.
 
-    Only the entry of the orientation counts: it is read also where other entries are damaged. Exif data without one
-    say nothing.
+    Only the orientation counts, so it is read even if other entries are damaged. An image without it counts as upright.
 
     Args:
         exif: The Exif data, a TIFF without an image.

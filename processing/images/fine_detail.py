@@ -20,8 +20,8 @@ class DetailScales:
     floor: float
     """Contrast that counts as noise, in the unit of the pixels."""
     tissue_only: bool
-    """Whether only tissue contributes to the detail. With air, the outline appears as detail, and outlines resemble
-    each other; a rim that is left out of the tissue avoids that, too, and takes less time."""
+    """Whether the local means leave out the air. Otherwise the outline against the air appears as detail, and outlines
+    of different images resemble each other. To leave out a rim of the tissue also avoids that, in less time."""
 
     def of(self, pixels: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Return the detail of an image, (H, W), 0 outside `inside`."""

@@ -1,6 +1,7 @@
 """Reads greyscale JPEG files (JFIF), in which copies of public collections are distributed.
 
-Source: ITU-T T.81, annex B (marker segments). The files lost grey levels and detail; they are marked as lossy.
+Source: ITU-T T.81, annex B (marker segments). Such files have lost grey levels and detail, so they have the flag
+`lossy`.
 """
 
 import struct

@@ -37,13 +37,13 @@ from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits, ReadConfig
 from mammopipe.processing.turn import Turn
 
 MIN_SHARE = 0.62
-"""Least share of the tissue in one half of the image that shows its side; the module's tests check it on mammograms."""
-
+"""The chest wall is on the side whose half of the image holds at least this share of the tissue."""
 _STEP = 8
+"""Every eighth row and column is enough to find the laterality."""
 _SPARSE = 32
+"""Pixels this far apart are enough to exclude a mask in most images, before all pixels are compared."""
 SMALLEST_MASK = 128 * 128
 """Least number of pixels of a mask; a smaller image of two values is not taken for one."""
-
 
 __all__ = [
     "CorruptImageError",
@@ -269,8 +269,8 @@ def infer_laterality(pixels: NDArray[np.uint16]) -> Laterality | None:
     """Return the laterality that the image shows, `None` where it is not clear.
 
     Mammograms are stored unflipped: the chest wall of a left breast is at the left edge (PS3.3 C.8.11.7.1.3, ACR
-    practice). So the half that holds more tissue shows the side. A flipped image is taken for the other breast;
-    therefore the result of this function is always marked as inferred.
+    practice). So the half that holds more tissue shows the side. A flipped image would be taken for the other breast,
+    so callers mark the result as inferred.
 
     Args:
         pixels: uint16, (rows, columns), 0 is air.

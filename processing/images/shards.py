@@ -61,6 +61,7 @@ def pack(folder: Path, names: Sequence[str], *, megabytes: float, host: str = ""
     for number, part in enumerate(_parts(folder, names, megabytes * 1e6)):
         shards.append(folder / f"{SHARD}{infix}-{number:05d}.tar")
         rows += _write(shards[-1], part)
+    # The index comes last, so that an interrupted run leaves none that names missing shards.
     if rows:
         write_csv(folder / f"{INDEX}{infix}.csv", COLUMNS, rows)
     for name in names:

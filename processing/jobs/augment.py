@@ -1,8 +1,8 @@
-"""The Augment job: copies of the training images, made so that every class ends equally large; with copies=0, none.
+"""The Augment job: makes copies of the training images, so that all classes are equally large; with copies=0, none.
 
-For cross-validation every film of the development set is copied; by the protocol `published` every film there is.
-Reads the processing inputs `manifest`, `stage`, `unseen` and `images` (those of `prepared`); writes the processing
-output `data_augmentation`: the copies alone, their manifest, and a contact sheet to look at.
+For cross-validation, it copies all images of the development set; under the protocol `published`, all images. It reads
+the processing inputs `manifest`, `stage`, `unseen` and `images`, which are outputs of Prepare. It writes the processing
+output `data_augmentation`: the copies without their originals, their manifest, and a contact sheet for inspection.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class Copied(StrEnum):
     TRAIN = "train"
     """The images of the training split."""
     DEVELOPMENT = "development"
-    """The images of training and validation; each one trains the networks of the other folds."""
+    """The images of training and validation: in cross-validation, each image trains the networks of other folds."""
     ALL = "all"
     """All images, before the division into splits (protocol `published`)."""
 
@@ -70,8 +70,8 @@ class AugmentJobConfig(StoredCopies):
 
     copies_of: Copied = Field(
         default=Copied.TRAIN,
-        description="images that get copies: train; development, for cross-validation; all, for the protocol "
-        "published alone",
+        description="images that get copies: train; development, for cross-validation; all, only for the protocol "
+        "published",
     )
     question: Question = Field(
         default=Question.CLASSES,
@@ -88,17 +88,24 @@ def main(arguments: Sequence[str]) -> None:
     division = Division.read(paths.processing_input("stage"))
     copied, balance, rarer_only = config.copies_of, config.balance, config.rarer_only
     if (copied is Copied.ALL) is not (division.protocol is SplitProtocol.PUBLISHED):
-        raise ConfigError(f"copies_of={copied} and protocol={division.protocol}: all goes with published, and only so")
+        raise ConfigError(
+            f"copies_of={copied} and protocol={division.protocol}: all is for the protocol published, and for no other"
+        )
     records = read_manifest(paths.processing_input("manifest"), division.protocol)
     manifest, lists = paths.processing_input("manifest"), paths.processing_input("unseen")
-    lost = refuse_missed(manifest, lists, "prepare", len(records), max_share=config.max_quarantine)
-    said = {"protocol": str(division.protocol), "copies_of": str(copied), "copies": config.copies, "balance": balance}
-    said |= {"rarer_only": True} if rarer_only else {}
-    said |= {} if config.question is Question.CLASSES else {"question": str(config.question)}
-    made = {**said, "seed": config.seed, "policy": asdict(AugmentationConfig())}
-    stage = Stage.open("augment", paths, "data_augmentation", made, records)
+    missing = refuse_missed(manifest, lists, "prepare", len(records), max_share=config.max_quarantine)
+    settings: dict[str, object] = {
+        "protocol": str(division.protocol),
+        "copies_of": str(copied),
+        "copies": config.copies,
+        "balance": balance,
+    }
+    settings |= {"rarer_only": True} if rarer_only else {}
+    settings |= {} if config.question is Question.CLASSES else {"question": str(config.question)}
+    settings |= {"seed": config.seed, "policy": asdict(AugmentationConfig())}
+    stage = Stage.open("augment", paths, "data_augmentation", settings, records)
     if stage.host == stage.hosts[0]:
-        stage.refused_before += [(image_id, "no instance of Prepare saw its file") for image_id in lost]
+        stage.refused_before += [(image_id, "no instance of Prepare saw its file") for image_id in missing]
     classes = TWO if config.question is Question.BINARY else None
     each = config.copies - rarer_only
     plan = plan_copies(records, each, copied.splits, balance=balance and config.copies > 0, classes=classes)
@@ -115,7 +122,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _pass_through(stage: Stage, *, balance: bool) -> None:
-    """Say that nothing is copied, in one file: SageMaker fails the next job if its input prefix is empty."""
+    """Write a file that says that nothing is copied: SageMaker fails the next job if its input prefix is empty."""
     text = "copies=0: no copy is stored; training.augment varies the images while a network trains"
     text += ", and training.sampling balances the classes" if balance else ""
     print(f"augment: {text}", flush=True)

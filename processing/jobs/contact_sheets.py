@@ -24,7 +24,7 @@ CELL = 220
 CAPTION = 26
 """Height of the caption below each image, in pixels."""
 FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.36
-MONTAGE_COLUMNS = 16
+MONTAGE_COLUMNS, OVERVIEW_COLUMNS = 16, 8
 COPIES_SHOWN = 6
 COLOURS = {
     Label.NORMAL: (200, 200, 200),
@@ -103,12 +103,8 @@ def montage(records: Sequence[ImageRecord], thumbnails: Path, target: Path) -> N
     found = {record.image_id: thumbnails / f"{record.image_id}.png" for record in records}
     shown = sorted((record for record in records if found[record.image_id].is_file()), key=lambda item: item.image_id)
     cells = [_cell(_read_picture(found[record.image_id]), record) for record in shown]
-    rows = [
-        _row(cells[start : start + MONTAGE_COLUMNS], min(MONTAGE_COLUMNS, len(cells)))
-        for start in range(0, len(cells), MONTAGE_COLUMNS)
-    ]
-    if rows:
-        write_picture(target, np.vstack(rows))
+    if cells:
+        write_picture(target, _grid(cells, MONTAGE_COLUMNS))
 
 
 def overview(
@@ -144,9 +140,7 @@ def overview(
             break
     if not cells:
         raise LabelError(f"{images}: none of the {len(records)} images can be read")
-    columns = min(8, len(cells))
-    rows = [_row(cells[start : start + columns], columns) for start in range(0, len(cells), columns)]
-    write_picture(target, np.vstack(rows))
+    write_picture(target, _grid(cells, OVERVIEW_COLUMNS))
 
 
 def write_picture(path: Path, picture: Picture) -> None:
@@ -191,11 +185,17 @@ def _cell(picture: Picture, record: ImageRecord) -> Picture:
 
 
 def fitting(name: str, rest: str) -> str:
-    """Return a name and the text behind it; of a name that is wider than an image, the end, which differs most."""
+    """Return a name and the text after it; a name that is too wide keeps its end, in which names differ most."""
     shown = name
     while len(shown) > 1 and cv2.getTextSize(f"..{shown}{rest}", FONT, FONT_SCALE, 1)[0][0] > CELL - 6:
         shown = shown[1:]
     return f"{name if shown == name else f'..{shown}'}{rest}"
+
+
+def _grid(cells: Sequence[Picture], most: int) -> Picture:
+    """Return the cells in rows of at most `most` cells."""
+    columns = min(most, len(cells))
+    return np.vstack([_row(cells[start : start + columns], columns) for start in range(0, len(cells), columns)])
 
 
 def _row(cells: Sequence[Picture], columns: int) -> Picture:

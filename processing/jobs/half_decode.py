@@ -29,7 +29,7 @@ SAMPLE = 8
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageFile:
     """One image file and how to read it."""
 
     record: ImageRecord
@@ -42,7 +42,7 @@ class Source:
     """What is done with raw images."""
 
 
-def read_reduced(source: Source) -> tuple[Mammogram, float]:
+def read_reduced(source: ImageFile) -> tuple[Mammogram, float]:
     """Return the mammogram with at most `max_height` rows, and the scale from the file's pixels to its own.
 
     Size and scale do not depend on whether the decoder halved the image. Raises the errors of `read_mammogram`.
@@ -60,18 +60,20 @@ def read_reduced(source: Source) -> tuple[Mammogram, float]:
     return replace(image, pixels=pixels, pixel_spacing_mm=spacing), scale
 
 
-def measure(sources: Sequence[Source]) -> dict[str, Any]:
+def measure(sources: Sequence[ImageFile]) -> dict[str, Any]:
     """Return the difference between decoding at half and at full resolution, and the images to decode in full.
 
-    It is measured on up to `SAMPLE` of the images that would be halved, chosen by a hash of their ids. If one of them
-    differs by less than `LEAST_PSNR`, others may too, so every image is measured.
+    The difference is measured on up to `SAMPLE` of the images that would be halved, chosen by a hash of their ids. If
+    the PSNR of one of them is below `LEAST_PSNR`, that of others may be, too, so all images are measured.
 
     Returns:
         The ids of the measured images, the least and the median PSNR in decibels (`None` if no image is tall enough),
         the required PSNR, and the ids of the images below it (`whole`), which must be decoded in full.
     """
     measured: dict[str, float] = {}
-    for source, psnr in _in_order(sorted(sources, key=_draw)):
+    # Ordered by a hash of the id, so that the sample does not depend on the order of the table.
+    drawn = sorted(sources, key=lambda item: hashlib.sha256(f"half/{item.record.image_id}".encode()).hexdigest())
+    for source, psnr in _in_order(drawn):
         if psnr is not None:
             measured[source.record.image_id] = psnr
         if len(measured) == SAMPLE and min(measured.values()) >= LEAST_PSNR:
@@ -82,7 +84,7 @@ def measure(sources: Sequence[Source]) -> dict[str, Any]:
     return account | {"whole": whole}
 
 
-def psnr_of_half(source: Source) -> float | None:
+def psnr_of_half(source: ImageFile) -> float | None:
     """Return the PSNR in decibels between half and full resolution decoding; `None` if the image is not halved.
 
     Raises the errors of `read_mammogram`.
@@ -96,7 +98,7 @@ def psnr_of_half(source: Source) -> float | None:
     return float(cv2.PSNR(full.pixels, half.pixels, R=65535))
 
 
-def _is_tall(source: Source) -> bool:
+def _is_tall(source: ImageFile) -> bool:
     """Return whether half the rows that a DICOM file announces are enough; this decodes no pixels."""
     data = source.path.read_bytes() if source.path.stat().st_size <= Limits().max_bytes else b""
     if not is_dicom(data):
@@ -105,7 +107,7 @@ def _is_tall(source: Source) -> bool:
     return read_layout(file.tags, Limits()).rows >= 2 * source.max_height
 
 
-def _in_order(sources: Iterable[Source]) -> Iterator[tuple[Source, float | None]]:
+def _in_order(sources: Iterable[ImageFile]) -> Iterator[tuple[ImageFile, float | None]]:
     """Yield the sources with their PSNR in the given order, so that the sample does not depend on the workers."""
     waiting = list(sources)
     results = map_images(psnr_of_half, waiting, total=len(waiting), title="prepare: half decode against whole")
@@ -118,7 +120,3 @@ def _in_order(sources: Iterable[Source]) -> Iterator[tuple[Source, float | None]
             # An unreadable image is skipped here; Prepare quarantines it later for the same reason.
             yield waiting[position], None if isinstance(found, Refused) else found
             position += 1
-
-
-def _draw(source: Source) -> str:
-    return hashlib.sha256(f"half/{source.record.image_id}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Records the finished images of a job, so that a restarted job resumes in its partly filled folder."""
+"""Records the finished images of a job, so that a restarted job does not process them again."""
 
 import json
 from collections.abc import Iterable

@@ -52,11 +52,11 @@ def refuse_missed(manifest: Path, lists: Path, stage: str, seen: int, *, max_sha
             f"{stage}: manifests of the instances {', '.join(sorted(parts))}, but lists of unseen images of "
             f"{', '.join(sorted(others))}; each instance writes both"
         )
-    lost = missed(lists)
-    total = seen + len(lost)
-    if lost and (len(lost) > max_share * total or not seen):
+    missing = missed(lists)
+    total = seen + len(missing)
+    if missing and (len(missing) > max_share * total or not seen):
         raise QuarantineError(
-            f"{stage}: {len(lost)} of {total} images were seen by none of its instances, more than {max_share:.0%}: "
-            f"their files are missing; the first is {lost[0]}"
+            f"{stage}: {len(missing)} of {total} images were seen by none of its instances, more than {max_share:.0%}: "
+            f"their files are missing; the first is {missing[0]}"
         )
-    return lost
+    return missing

@@ -24,7 +24,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 QUEUED_PER_WORKER = 2
-"""Items per worker that are submitted ahead, so that no worker waits and the queue stays short."""
+"""Items per worker that are submitted: enough that no worker waits, few enough that memory stays bounded."""
 SECONDS_BETWEEN_LINES = 10.0
 """Interval between lines of progress if standard error is not a terminal."""
 
@@ -36,7 +36,7 @@ class Refused:
     reason: str
 
 
-class Progress:
+class ProgressDisplay:
     """Shows progress: a bar on a terminal, otherwise a line every `SECONDS_BETWEEN_LINES` and one at the end."""
 
     def __init__(self, title: str, total: int, *, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
@@ -83,7 +83,7 @@ def map_images(
         workers: The number of processes; by default one per core.
     """
     workers = max(1, min(workers or cores(), total))
-    progress = Progress(title, total, stream=sys.stderr)
+    progress = ProgressDisplay(title, total, stream=sys.stderr)
     try:
         for item, result in _run(function, iter(items), workers):
             progress.add(refused=isinstance(result, Refused))
@@ -146,21 +146,21 @@ def _result(future: Future[Any]) -> Any:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    # A forked copy of a process with threads can wait forever for the locks of those threads, so a server without
-    # threads forks. It imports what this process has imported; spawned workers would import it once each.
+    # A forked copy of a process with threads can wait forever for the locks of those threads. So a fork server without
+    # threads makes the workers. It imports the modules once; spawned workers would each import them again.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([name for name in sys.modules if name.startswith("mammopipe.processing.")])
     return ProcessPoolExecutor(workers, context, initializer=_start_worker)
 
 
 def _start_worker() -> None:
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # there is a process per core, and OpenCV's own threads would compete for the cores
     keep_heap()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    # A worker waits for work without end, even if the process that would send it was killed.
+    # Without this, a worker would wait for work forever after its parent process was killed.
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)

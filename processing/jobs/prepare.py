@@ -1,12 +1,13 @@
-"""The Prepare job: label table and image tree to a split manifest and 16-bit PNG images.
+"""The Prepare job: makes a manifest with splits and 16-bit PNG images from a label table and an image tree.
 
-Reads the processing inputs `labels` (a folder with `Info.txt` or `train.csv`), `images` (the image tree) and, where
-patient ids are to be hashed, `salt` (one file with the secret). Writes the processing outputs `prepared` and
-`test-reads` (the file that opens the register of test reads). The split is made from the label table alone, before any
-pixel is read. By the protocol `published` there is no split yet: Segment splits the images, augmented ones among them.
+It reads the processing inputs `labels` (the folder of the label table, such as `Info.txt` or `train.csv`), `images`
+(the image tree) and, if patient ids are to be hashed, `salt` (one file with the secret). It writes the processing
+outputs `prepared` and `test-reads` (the file that opens the register of test reads). The images are divided by the
+label table alone, before any pixel is read. Under the protocol `published` they are not divided here: Segment divides
+originals and augmented copies.
 
 Pretrained weights are the processing input `weights`, if there are any. Prepare does not use them, but refuses missing
-and damaged ones: training would find them after three paid steps.
+and damaged ones, which training would otherwise find only after three paid steps.
 """
 
 import argparse
@@ -22,13 +23,14 @@ from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.container.arguments import add_arguments, settings_in
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.processing.datasets.collection import is_image
 from mammopipe.processing.datasets.manifest import ImageRecord, Lesion, SplitProtocol
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.dicom.header import origin
 from mammopipe.processing.errors import ConfigError, ImageError, LabelError
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import identity_fields, write_png
-from mammopipe.processing.jobs.half_decode import Source, measure, read_reduced
+from mammopipe.processing.jobs.half_decode import ImageFile, measure, read_reduced
 from mammopipe.processing.jobs.split_settings import image_place
 from mammopipe.processing.jobs.stage import Stage, require_few_refused
 from mammopipe.processing.read_config import ForProcessing, Phi
@@ -38,7 +40,6 @@ from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, k
 from mammopipe.processing.turn import Turn
 from mammopipe.processing.weight_sums import require_whole
 
-IMAGE_SUFFIXES = (".dcm", ".pgm", ".png", ".tif", ".tiff")
 BURNT_IN = "BurnedInAnnotation"
 
 
@@ -47,8 +48,8 @@ class PrepareSettings(Settings):
 
     protocol: SplitProtocol = Field(
         default=SplitProtocol.PATIENT,
-        description="what is divided: patients; images, each on its own; or, as published, every picture after "
-        "augmentation",
+        description="what is divided into splits: patients; images (film); or originals and copies after augmentation "
+        "(published)",
     )
     seed: int = Field(default=0, description="another seed gives another division of the patients")
     test_fraction: float = Field(default=0.2, description="share of the patients in the test split")
@@ -57,7 +58,7 @@ class PrepareSettings(Settings):
     max_height: int = Field(default=PreprocessConfig().max_height, ge=1, description="rows; taller images are reduced")
     reduced_decode: bool = Field(
         default=False,
-        description="decode JPEG 2000 at half the resolution where that is enough: faster, not the same pixels; the "
+        description="decode JPEG 2000 at half the resolution if that is enough: faster, but not the same pixels; the "
         "difference is measured and written into stage.json; images that differ much are decoded in full",
     )
     for_processing: ForProcessing = Field(
@@ -65,12 +66,13 @@ class PrepareSettings(Settings):
         description="what to do with raw images: refuse them, or convert them, with the flag for-processing-converted",
     )
     data_digest: str = Field(
-        default="", description="digest of the staged files; it changes nothing but what is remembered of them"
+        default="",
+        description="digest of the staged files, recorded in stage.json; a new digest makes a cached step run again",
     )
     max_quarantine: float = Field(default=0.05, ge=0, le=1, description="share of images that may be refused")
     phi: Phi = Field(
         default=Phi.REFUSE,
-        description="what to do with an image whose header names its patient: quarantine it, or leave the header out",
+        description="what to do with an image whose header names its patient: quarantine it, or drop the header",
     )
 
     @property
@@ -83,7 +85,7 @@ class PrepareSettings(Settings):
 class PrepareTask:
     """One image to decode: its file, and the stage's folder for the PNG."""
 
-    source: Source
+    source: ImageFile
     folder: Path
     phi: Phi
 
@@ -105,9 +107,9 @@ def main(arguments: Sequence[str]) -> None:
     records = table.records
     if protocol is not SplitProtocol.PUBLISHED:
         records = keep_splits(records, split) if states_splits(records) else assign_splits(records, split, protocol)
-    said = {"dataset": options.dataset, "max_height": job.max_height, "phi": str(job.phi)}
-    config = {**said, "protocol": str(protocol), "split": asdict(split)}
-    # Written only if it is on, so that the configuration without it stays the same as in earlier versions.
+    config: dict[str, object] = {"dataset": options.dataset, "max_height": job.max_height, "phi": str(job.phi)}
+    config |= {"protocol": str(protocol), "split": asdict(split)}
+    # These are recorded only if they are set, so that the record without them stays the same as in earlier versions.
     config |= {"reduced_decode": True} if job.reduced_decode else {}
     raw = job.for_processing
     config |= {} if raw is ForProcessing.REFUSE else {"for_processing": str(raw)}
@@ -149,11 +151,11 @@ def prepare(
     """
     present = {path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()}
     mine = [record for record in records if record.path in present]
-    # One of several instances may get no image, where they are fewer than the instances.
+    # With more instances than images, an instance may get no image.
     if not mine and len(stage.hosts) == 1:
         raise LabelError(f"{images}: none of the {len(records)} images of the label table is here")
     for path in sorted(present - {record.path for record in records}):
-        if Path(path).suffix.lower() in IMAGE_SUFFIXES:
+        if is_image(Path(path)):
             stage.quarantine(Path(path).stem, f"{path}: no row in the label table names this image")
     unseen = [record for record in records if record.path not in present]
     if len(stage.hosts) == 1:
@@ -161,7 +163,7 @@ def prepare(
             stage.quarantine(record.image_id, f"{record.path}: no such file; the label table names it")
     else:  # another instance may have the image: a later job compares the lists of all instances
         stage.unseen = [record.image_id for record in unseen]
-    sources = [Source(record, images / record.path, max_height, half, for_processing) for record in mine]
+    sources = [ImageFile(record, images / record.path, max_height, half, for_processing) for record in mine]
     if half:
         difference = measure(sources)
         stage.measured["reduced_decode"] = difference
@@ -173,7 +175,7 @@ def prepare(
 def list_refused_rows(stage: Stage, refused: Sequence[tuple[str, str]], images: int, max_quarantine: float) -> None:
     """Add the refused rows of the label table to the quarantine of the first instance.
 
-    Every instance reads the whole table; the share of its refused rows is that of all images, not of one instance's.
+    Every instance reads the whole table, so the share of refused rows is that of all images, not of one instance's.
 
     Args:
         stage: The output.
@@ -192,7 +194,7 @@ def list_refused_rows(stage: Stage, refused: Sequence[tuple[str, str]], images: 
 def prepare_image(task: PrepareTask) -> list[ImageRecord]:
     """Write one image as 16-bit PNG and return its record, with lesions and spacing scaled like the pixels.
 
-    Machine and site come from the header, as in the requests that the monitor reads, or else from the label table.
+    Machine and site come from the header, as for the requests that the drift monitor reads, or from the label table.
     """
     record = task.record
     _check_identity(task)

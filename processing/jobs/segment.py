@@ -1,9 +1,10 @@
-"""The Segment job: every image to a network's input, breast found, rest blackened, oriented, cropped and normalised.
+"""The Segment job: makes the network's input from every image.
 
-Reads the processing inputs `prepared-manifest`, `prepared-stage`, `prepared-images`, `augmented-manifest` and
-`augmented-images`; writes the processing output `data_segmentation`: originals of every split and the training copies,
-with a montage to look at. Each image is a PNG file of its own, or lies in a shard. By the protocol `published` the
-split is made here, of originals and copies alike.
+It finds the breast and blackens the rest; then it orients, crops and normalises the image. It reads the processing
+inputs `prepared-manifest`, `prepared-stage`, `prepared-images`, `augmented-manifest`, `augmented-unseen` and
+`augmented-images`. It writes the processing output `data_segmentation`: originals of every split, the training copies,
+and a montage for inspection. Each image is a PNG file of its own, or lies in a shard. Under the protocol `published`,
+originals and copies are divided into splits here.
 """
 
 import argparse
@@ -63,8 +64,8 @@ def main(arguments: Sequence[str]) -> None:
     job = settings_in(options, SegmentSettings)
     preprocess_config = settings_in(options, PreprocessConfig, for_processing=division.for_processing)
     images = _images(paths, division)
-    made = {"preprocess": preprocess_config.to_json(), "digest": preprocess_config.digest}
-    config = {"protocol": str(division.protocol), "split": asdict(division.config), **made}
+    config: dict[str, object] = {"protocol": str(division.protocol), "split": asdict(division.config)}
+    config |= {"preprocess": preprocess_config.to_json(), "digest": preprocess_config.digest}
     stage = Stage.open("segment", paths, "data_segmentation", config, [record for record, _ in images])
     segment(images, stage, preprocess_config, montage_images=job.montage_images)
     if job.shard_megabytes:

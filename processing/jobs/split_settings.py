@@ -45,7 +45,7 @@ class Division:
             return cls(stated_protocol(config, where=str(part)), SplitConfig(**config["split"]), raw)
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"{part}: config.split or config.for_processing cannot be read: {error}; this is not Prepare's account"
+                f"{part}: config.split or config.for_processing cannot be read: {error}; not a stage.json of Prepare"
             ) from None
 
 

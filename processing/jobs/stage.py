@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from mammopipe.processing.classes import listed
+from mammopipe.processing.classes import counted_labels
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, write_manifest
 from mammopipe.processing.errors import ImageError, MammopipeError, QuarantineError
@@ -28,7 +28,7 @@ THUMBNAILS = ".thumbnails"
 """Folder of thumbnails for the montage, removed at the end of the job."""
 
 
-class Task(Protocol):
+class ImageTask(Protocol):
     """The work of a job on one image."""
 
     @property
@@ -36,7 +36,7 @@ class Task(Protocol):
         """The image's record before the work."""
 
 
-AnyTask = TypeVar("AnyTask", bound=Task)
+AnyTask = TypeVar("AnyTask", bound=ImageTask)
 
 
 @dataclass
@@ -52,9 +52,9 @@ class Stage:
     records: list[ImageRecord] = field(default_factory=list)
     quarantined: list[tuple[str, str]] = field(default_factory=list)
     refused_before: list[tuple[str, str]] = field(default_factory=list)
-    """Images that were refused before this stage and counted then; they are listed, but not counted against its share.
+    """Images that were refused before this stage: they are listed, but do not count towards `max_quarantine`.
 
-    One of several instances lists them. Its own share of the images is small, so they would exceed the limit there.
+    One of several instances lists all of them. Compared with its own share of the images, they would exceed the limit.
     """
     unseen: list[str] = field(default_factory=list)
     """Ids of images in the input records whose files this host lacks (`mammopipe.processing.jobs.missed`)."""
@@ -74,7 +74,7 @@ class Stage:
 
         An unexpected exception quarantines its image, with the name of the exception, and does not end the job. A
         `MammopipeError` other than `ImageError`, such as an error in the settings, ends the job. Images that an
-        interrupted run of this job finished completely are taken over.
+        interrupted run of this job finished are not processed again.
         """
         journal = RecordJournal(self.folder / JOURNAL, self._fingerprint())
         try:
@@ -97,8 +97,8 @@ class Stage:
         return records is not None
 
     def _fingerprint(self) -> str:
-        said = [self.name, dict(self.config), self.input_digest, versions()]
-        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+        identity = [self.name, dict(self.config), self.input_digest, versions()]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
 
     def quarantine(self, image_id: str, reason: str) -> None:
         """Quarantine an image with the reason."""
@@ -120,6 +120,7 @@ class Stage:
             )
         write_csv(self.part(UNSEEN, "csv"), [COLUMN], [{COLUMN: image_id} for image_id in sorted(self.unseen)])
         write_json(self.part("stage", "json"), self._account())
+        # The manifest comes last: where there is one, the stage is complete.
         write_manifest(self.records, self.part("manifest", "csv"))
         for leftover in (THUMBNAILS, JOURNAL):
             _remove(self.folder / leftover)
@@ -183,7 +184,7 @@ def count(records: Iterable[ImageRecord]) -> dict[str, Any]:
     """Return the number of images, the number of copies among them, and the numbers by split and label."""
     records = list(records)
     found = Counter((record.split, record.label) for record in records)
-    labels = listed(label for _, label in found)
+    labels = counted_labels(label for _, label in found)
     by_split = {str(split): {str(label): found[split, label] for label in labels} for split in Split}
     copies = sum(bool(record.source_image_id) for record in records)
     return {"images": len(records), "copies": copies, "by_split": by_split}

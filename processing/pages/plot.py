@@ -33,7 +33,7 @@ _MARGINS = {"left": 0.2, "right": 0.955, "bottom": 0.165, "top": 0.975}
 """Edges of the axes as fractions of the picture; they leave room for a title and for numbers of four characters."""
 _SETTINGS: Any = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "mammopipe",
+    "svg.hashsalt": "mammopipe",  # without it, matplotlib gives random ids, and equal plots differ
     "font.size": 9,
     "font.family": "sans-serif",
     "axes.edgecolor": COLOURS["quiet"],
@@ -54,7 +54,7 @@ _SETTINGS: Any = {
 
 
 _USED: list[Figure] = []
-"""Figures of earlier plots, without what was drawn. Creating axes and ticks takes two fifths of a plot's time."""
+"""Emptied figures of earlier plots, for new plots: creating axes and ticks takes two fifths of a plot's time."""
 
 
 class Plot:

@@ -60,18 +60,18 @@ class Canvas:
     pectoral: Mask
 
 
-def draw_shape(patient: np.random.Generator, film: np.random.Generator, view: View, aspect: float) -> Shape:
+def draw_shape(patient: np.random.Generator, image: np.random.Generator, view: View, aspect: float) -> Shape:
     """Return the shape of a breast of `patient` with small differences for each image.
 
     Args:
         patient: The patient's random generator.
-        film: The image's random generator.
+        image: The image's random generator.
         view: CC or MLO.
         aspect: Greatest width of the breast, in heights of the image.
     """
 
     def draw(low: float, high: float) -> float:
-        return float(patient.uniform(low, high) * film.uniform(0.96, 1.04))
+        return float(patient.uniform(low, high) * image.uniform(0.96, 1.04))
 
     nipple_x = min(draw(0.34, 0.56), 0.90 * aspect)
     axilla = min(draw(0.26, 0.42), 0.85 * nipple_x)
@@ -128,7 +128,7 @@ def draw_anatomy(
 
 
 def _breast_mask(shape: Shape, size: tuple[int, int], rng: np.random.Generator) -> Mask:
-    """Return the inside of the outline: two half ellipses that meet at the nipple, and the axilla above them."""
+    """Return the inside of the outline: two quarter ellipses that meet at the nipple, and the axilla above them."""
     rows, columns = size
     y = np.arange(rows, dtype=np.float32) / rows - shape.nipple_y
     reach = np.where(y < 0, shape.upper, shape.lower)
@@ -146,6 +146,7 @@ def _breast_mask(shape: Shape, size: tuple[int, int], rng: np.random.Generator) 
 
 
 def _depth(breast: Mask) -> Grey:
+    """Return the distance from the skin; the breast is continued beyond the image, whose edge is not skin."""
     margin = breast.shape[0] // 4
     wide = cv2.copyMakeBorder(breast.astype(np.uint8), margin, margin, margin, margin, cv2.BORDER_REPLICATE)
     distance = cv2.distanceTransform(wide, cv2.DIST_L2, 5)

@@ -1,7 +1,7 @@
 """Makes synthetic images in the layouts of public collections: INbreast, CBIS-DDSM, CMMD and VinDr-Mammo as released.
 
-The DICOM files are marked as phantoms. Folders, file names, tables and attributes are those of the releases, with the
-irregularities that make them hard to read: line breaks in paths, masks and cropped lesions confused, extra files.
+The DICOM files are marked as phantoms. Folders, file names, tables and attributes are those of the releases, with
+their irregularities: line breaks in paths, masks and cropped lesions confused, extra files.
 """
 
 import csv
@@ -45,13 +45,13 @@ class _Image:
     side: Laterality
     view: View
     label: Label
-    film: Film
+    drawn: Film
 
 
 def _images(
     count: int, labels: Sequence[Label], seed: int, size: tuple[int, int], *, normal: bool = True
 ) -> Iterator[_Image]:
-    """Yield four images per woman; one of her breasts has the woman's class, the other is normal, or has it, too."""
+    """Yield four images per woman; one breast has her class, the other is normal or, without `normal`, the same."""
     if count < 4:
         raise ConfigError(f"images={count}: must be at least 4, the images of one woman")
     for woman in range(count // 4):
@@ -60,11 +60,11 @@ def _images(
         for place, (side, view) in enumerate(_VIEWS):
             shown = label if side is affected or not normal else Label.NORMAL
             draw = int(np.random.SeedSequence((seed, woman, place)).generate_state(1, np.uint64)[0])
-            film = make_film(
+            drawn = make_film(
                 draw, label=shown, laterality=side, view=view, height=size[0], width=size[1], padded=False,
                 patient_seed=1000 * seed + woman, bits=12,
             )  # fmt: skip
-            yield _Image(woman, 4 * woman + place, side, view, shown, film)
+            yield _Image(woman, 4 * woman + place, side, view, shown, drawn)
 
 
 def write_inbreast_tree(folder: Path, images: int = 24, seed: int = 0, *, size: tuple[int, int] = (512, 416)) -> None:
@@ -77,7 +77,7 @@ def write_inbreast_tree(folder: Path, images: int = 24, seed: int = 0, *, size: 
     for image in _images(images, (Label.MALIGNANT, Label.BENIGN, Label.NORMAL), seed, size):
         number, view = 20586908 + 26 * image.number, {View.MLO: "ML"}.get(image.view, str(image.view))
         name = f"{number}_{image.woman:016x}_MG_{image.side}_{view}_ANON"
-        _write_dicom(place / "AllDICOMs" / f"{name}.dcm", image.film.pixels >> 4, 12, f"{image.number}", {
+        _write_dicom(place / "AllDICOMs" / f"{name}.dcm", image.drawn.pixels >> 4, 12, f"{image.number}", {
             "Modality": "MG", "PatientID": "removed", "ImageLaterality": str(image.side), "ViewPosition": view,
         })  # fmt: skip
         choices = birads[image.label]
@@ -85,7 +85,7 @@ def write_inbreast_tree(folder: Path, images: int = 24, seed: int = 0, *, size: 
             ("removed", "removed", image.side, image.view, 200801 + image.woman % 12, number, 1 + image.woman % 4,
              choices[image.woman % len(choices)])
         )  # fmt: skip
-        if image.film.lesions:
+        if image.drawn.lesions:
             write_bytes(place / inbreast.OUTLINES / f"{number}.xml", plistlib.dumps(_outlines(image)))
     rows += [("",) * 8] * 2
     write_bytes(place / inbreast.LABEL_TABLE, _table(rows, ";"))
@@ -94,7 +94,7 @@ def write_inbreast_tree(folder: Path, images: int = 24, seed: int = 0, *, size: 
 
 def _outlines(image: _Image) -> dict[str, Any]:
     regions = []
-    for lesion in image.film.lesions:
+    for lesion in image.drawn.lesions:
         turns = np.linspace(0, 2 * np.pi, 24, endpoint=False)
         points = [
             f"({lesion.x + lesion.radius * np.cos(t):f}, {lesion.y + lesion.radius * np.sin(t):f})" for t in turns
@@ -116,7 +116,7 @@ def write_vindr_tree(folder: Path, images: int = 24, seed: int = 0, *, size: tup
     for image in _images(images, (Label.MALIGNANT, Label.BENIGN, Label.NORMAL), seed, size):
         study, name = f"{0xB8D273 + image.woman:032x}", f"{0xD8125545 + image.number:032x}"
         photometric = ("MONOCHROME2", "MONOCHROME1")[image.woman % 2]
-        stored = image.film.pixels >> 4
+        stored = image.drawn.pixels >> 4
         _write_dicom(
             folder / "images" / study / f"{name}.dicom",
             4095 - stored if photometric == "MONOCHROME1" else stored, 12, f"{image.number}",
@@ -131,7 +131,7 @@ def write_vindr_tree(folder: Path, images: int = 24, seed: int = 0, *, size: tup
         breasts.append((*row, split))
         boxes = [
             (lesion.x - lesion.radius, lesion.y - lesion.radius, lesion.x + lesion.radius, lesion.y + lesion.radius)
-            for lesion in image.film.lesions
+            for lesion in image.drawn.lesions
             if category not in ("BI-RADS 1", "BI-RADS 2")
         ]
         findings += [(*row, "['Mass', 'Nipple Retraction']", category, *box, split) for box in boxes]
@@ -158,7 +158,7 @@ def write_cmmd_tree(folder: Path, images: int = 24, seed: int = 0, *, size: tupl
         _write_dicom(
             folder / "CMMD" / patient / f"07-18-2010-NA-NA-{79377 + image.woman}" / f"1.000000-NA-{70244 + image.woman}"
             / f"1-{image.number % 4 + 1}.dcm",
-            (image.film.pixels >> 8).astype(np.uint8), 8, f"{image.number}",
+            (image.drawn.pixels >> 8).astype(np.uint8), 8, f"{image.number}",
             {"Modality": "MG", "PatientID": patient, "ImageLaterality": str(image.side),
              "ViewCodeSequence": DicomSequence([code])},
         )  # fmt: skip
@@ -182,9 +182,9 @@ def write_cbis_tree(folder: Path, images: int = 24, seed: int = 0, *, size: tupl
         name = f"{kind}-{part}_P_{image.woman + 1:05d}_{side}_{image.view}"
         table = tables[f"{kind.lower()}_case_description_{'train' if part == 'Training' else 'test'}_set.csv"]
         tags = {"Laterality": str(image.side), "PatientOrientation": str(image.view), "ConversionType": "WSD"}
-        _cbis_dicom(folder, name, "full mammogram images", "1-1", image.film.pixels, image.number, tags)
-        for number, lesion in enumerate(image.film.lesions, 1):
-            mask, cut = _mask(lesion, size), _cut(lesion, image.film.pixels)
+        _cbis_dicom(folder, name, "full mammogram images", "1-1", image.drawn.pixels, image.number, tags)
+        for number, lesion in enumerate(image.drawn.lesions, 1):
+            mask, cut = _mask(lesion, size), _cut(lesion, image.drawn.pixels)
             series = f"{name}_{number}"
             _cbis_dicom(folder, series, "ROI mask images", "1-2", mask, image.number + 500 * number, tags)
             _cbis_dicom(folder, series, "ROI mask images", "1-1", cut, image.number + 500 * number, tags)

@@ -1,7 +1,7 @@
 """Makes one synthetic mammogram: breast, pectoral muscle, tissue texture, lesions and film artefacts, with masks.
 
-Everything is drawn with the chest wall at the left and at half the resolution, in units of the image's height. The
-image is then flipped, enlarged and given film grain. Shape, tissue, artefacts and lesions come from separate random
+Everything is drawn with the chest wall at the left and at half the resolution, in units of the image's height. Film
+grain is added, and the image is flipped and enlarged. Shape, tissue, artefacts and lesions come from separate random
 streams. So two images of one seed and different labels differ only at the lesion, and nothing else distinguishes the
 classes.
 """
@@ -28,7 +28,7 @@ SMALLEST = 128
 _WORK = 2
 """Images are drawn at 1 / _WORK of their resolution."""
 _SHOULDER = 0.80
-"""Grey above which the film's characteristic curve flattens, so that dense tissue and labels never clip."""
+"""Grey above which the film's characteristic curve flattens, so that dense tissue and labels do not saturate."""
 
 
 class _Stream(IntEnum):
@@ -136,7 +136,7 @@ def _streams(seed: int) -> dict[_Stream, np.random.Generator]:
 def _draw_findings(
     canvas: Canvas, marks: Mask, rng: np.random.Generator, label: Label, lesions: int, size: float, scattered: bool
 ) -> tuple[Grey, list[Lesion]]:
-    """Return how much findings lift the grey, and the circles of the lesions."""
+    """Return the grey that findings add, and the circles of the lesions."""
     place = canvas.breast & ~canvas.pectoral & ~marks
     if scattered:
         return scatter_calcifications(place, canvas.depth, rng), []

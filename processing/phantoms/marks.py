@@ -26,7 +26,7 @@ def draw_lesions(
 ) -> tuple[Grey, list[Lesion]]:
     """Return the brightness that lesions of these labels add, float32 of the shape of `place`, and their circles.
 
-    Every circle lies inside `place`, and no two overlap. Where there is little room, the lesion is smaller. `size` is a
+    Every circle lies inside `place`, and no two overlap. A lesion is smaller if there is little room. `size` is a
     factor of the radius.
     """
     lift = np.zeros(place.shape, np.float32)

@@ -61,7 +61,7 @@ class DrawnMuscle:
     lift: Grey
     """Grey that nodes, folds, a seam and gland add to the image."""
     bare: Mask
-    """Where the image is not cut off."""
+    """True where the image is not cut off."""
 
 
 _Range = tuple[float, float]

@@ -33,7 +33,7 @@ def write_noise_tree(table: Path, folder: Path, *, seed: int = 0) -> int:
     """
     records = read_labels(table)
     for place, record in enumerate(records):
-        pixels = noise_film((seed, place), record.laterality)
+        pixels = noise_image((seed, place), record.laterality)
         write_bytes(folder / record.path, b"P5\n%d %d\n255\n" % pixels.shape[::-1] + pixels.tobytes())
     text = table.read_text(encoding="ascii")
     marked = text if text.startswith(PHANTOM_NOTICE) else f"{PHANTOM_NOTICE}\n{text}"
@@ -41,7 +41,7 @@ def write_noise_tree(table: Path, folder: Path, *, seed: int = 0) -> int:
     return len(records)
 
 
-def noise_film(key: tuple[int, ...], laterality: Laterality | None, size: int = FILM_SIZE) -> npt.NDArray[np.uint8]:
+def noise_image(key: tuple[int, ...], laterality: Laterality | None, size: int = FILM_SIZE) -> npt.NDArray[np.uint8]:
     """Return an image, (size, size), of the noise of a key; the chest wall is at the left unless `laterality` is R."""
     grains = np.random.default_rng(key).random((CELLS, CELLS))
     places = np.linspace(0, CELLS - 1, size)
@@ -51,5 +51,5 @@ def noise_film(key: tuple[int, ...], laterality: Laterality | None, size: int = 
     grey = _DARKEST + (_BRIGHTEST - _DARKEST) * (smooth - smooth.min()) / np.ptp(smooth)
     rows, columns = np.mgrid[:size, :size] / size
     outline = ((rows - 0.5) / _HALF_HEIGHT) ** 2 + (columns / _DEPTH) ** 2 < 1
-    film = np.where(outline, grey, 0).astype(np.uint8)
-    return np.ascontiguousarray(film[:, ::-1]) if laterality is Laterality.RIGHT else film
+    image = np.where(outline, grey, 0).astype(np.uint8)
+    return np.ascontiguousarray(image[:, ::-1]) if laterality is Laterality.RIGHT else image

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mammopipe.processing.classes import TWO, named
+from mammopipe.processing.classes import TWO, class_of
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes
@@ -37,13 +37,13 @@ def write_own_tree(
         laterality = (Laterality.LEFT, Laterality.RIGHT)[side]
         label = _LABELS[patient % 3] if side == patient // 3 % 2 else Label.NORMAL
         draw = int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
-        film = make_film(draw, label=label, laterality=laterality, view=View.MLO, height=height, width=width)
+        drawn = make_film(draw, label=label, laterality=laterality, view=View.MLO, height=height, width=width)
         name = f"images/p{patient:03d}-{laterality}.png"
         (folder / "images").mkdir(parents=True, exist_ok=True)
-        write_png(folder / name, film.pixels)
+        write_png(folder / name, drawn.pixels)
         row = {"image": name, "patient": f"P{patient:03d}", "side": str(laterality), "view": "MLO"}
-        row["label"] = str(named(label, TWO) if two_classes else label)
-        for item in film.lesions or [None]:
+        row["label"] = str(class_of(label, TWO) if two_classes else label)
+        for item in drawn.lesions or [None]:
             places = [] if item is None else [item.x - item.radius, item.y - item.radius]
             places += [] if item is None else [item.x + item.radius, item.y + item.radius]
             box = dict(zip(COLUMNS[5:], (f"{value:.1f}" for value in places), strict=False))

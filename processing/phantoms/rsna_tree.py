@@ -19,29 +19,12 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID, DigitalMammographyXRayImageStorageForPresentation, JPEG2000Lossless
 
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
+from mammopipe.processing.datasets.rsna import COLUMNS
 from mammopipe.processing.dicom.file import PHANTOM_WRITER
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes, write_csv
 from mammopipe.processing.phantoms.anatomy import Density
 from mammopipe.processing.phantoms.film import Film, make_film
-
-COLUMNS = [
-    "site_id",
-    "patient_id",
-    "image_id",
-    "laterality",
-    "view",
-    "age",
-    "cancer",
-    "biopsy",
-    "invasive",
-    "BIRADS",
-    "implant",
-    "density",
-    "machine_id",
-    "difficult_negative_case",
-]
-"""The columns of `train.csv`, in order."""
 
 _IDS = ("patient_id", "image_id")
 _UID_ROOT = "2.25.7205759403792794"
@@ -79,7 +62,7 @@ class _Patient:
     views: tuple[tuple[Laterality, View], ...]
 
 
-def rsna_films(
+def rsna_images(
     patients: int = 12, seed: int = 0, *, height: int | None = 700
 ) -> Iterator[tuple[dict[str, str], Machine, Film]]:
     """Yield the row of `train.csv`, the machine and the synthetic mammogram of each image, in the order of the table.
@@ -102,16 +85,16 @@ def rsna_films(
 
 
 def write_rsna_tree(folder: Path, *, patients: int = 12, seed: int = 0, height: int | None = 700) -> None:
-    """Write the DICOM files of `rsna_films` and, last, `train.csv` into `folder`.
+    """Write the DICOM files of `rsna_images` and, last, `train.csv` into `folder`.
 
     A third of the patients have a breast with cancer, and a third have a breast with a benign biopsy. The same
-    arguments give the same bytes. Raises `ConfigError` like `rsna_films`.
+    arguments give the same bytes. Raises `ConfigError` like `rsna_images`.
     """
     rows = []
-    for row, machine, film in rsna_films(patients, seed, height=height):
-        write_bytes(folder / "train_images" / row["patient_id"] / f"{row['image_id']}.dcm", _dicom(row, machine, film))
+    for row, machine, image in rsna_images(patients, seed, height=height):
+        write_bytes(folder / "train_images" / row["patient_id"] / f"{row['image_id']}.dcm", _dicom(row, machine, image))
         rows.append(row)
-    write_csv(folder / "train.csv", COLUMNS, rows)
+    write_csv(folder / "train.csv", list(COLUMNS), rows)
 
 
 def write_rsna_image(folder: Path, row: Mapping[str, str], *, seed: int = 0, height: int = 256) -> None:
@@ -129,21 +112,21 @@ def write_rsna_image(folder: Path, row: Mapping[str, str], *, seed: int = 0, hei
     machine = Machine.SIGMOID if row["machine_id"] == Machine.SIGMOID else Machine.LINEAR
     rows, columns = machine.full_size
     benign = Label.BENIGN if row["biopsy"] == "1" else Label.NORMAL
-    patient, image = (int(np.random.default_rng((seed, int(row[key]))).integers(2**62)) for key in _IDS)
-    film = make_film(
-        image,
+    patient_seed, image_seed = (int(np.random.default_rng((seed, int(row[key]))).integers(2**62)) for key in _IDS)
+    image = make_film(
+        image_seed,
         label=Label.MALIGNANT if row["cancer"] == "1" else benign,
         laterality=Laterality(row["laterality"]),
         view=View.CC if row["view"] == View.CC.value else View.MLO,
         height=height,
         width=round(height * columns / rows),
-        patient_seed=patient,
+        patient_seed=patient_seed,
         padded=False,
         bits=12 if machine is Machine.LINEAR else 16,
     )
-    film = film if machine is Machine.LINEAR else _with_padding(film)
+    image = image if machine is Machine.LINEAR else _with_padding(image)
     path = folder / "train_images" / row["patient_id"] / f"{row['image_id']}.dcm"
-    write_bytes(path, _dicom(dict(row), machine, film))
+    write_bytes(path, _dicom(dict(row), machine, image))
 
 
 def _patient(number: int, seed: int) -> _Patient:
@@ -191,7 +174,7 @@ def _exam(patient: _Patient, height: int | None) -> Iterator[tuple[dict[str, str
             **findings[laterality],
         }
         label = patient.label if laterality is patient.affected else Label.NORMAL
-        film = make_film(
+        image = make_film(
             patient.seed + 1 + index,
             label=label,
             laterality=laterality,
@@ -203,7 +186,7 @@ def _exam(patient: _Patient, height: int | None) -> Iterator[tuple[dict[str, str
             padded=False,
             bits=12 if patient.machine is Machine.LINEAR else 16,
         )
-        yield row, patient.machine, film if patient.machine is Machine.LINEAR else _with_padding(film)
+        yield row, patient.machine, image if patient.machine is Machine.LINEAR else _with_padding(image)
 
 
 def _breast_columns(patient: _Patient, side: Laterality) -> dict[str, str]:
@@ -225,30 +208,30 @@ def _breast_columns(patient: _Patient, side: Laterality) -> dict[str, str]:
     }
 
 
-def _with_padding(film: Film) -> Film:
+def _with_padding(image: Film) -> Film:
     """Return the image with lines of padding at its top and bottom and opposite the chest wall."""
-    rows, columns = film.pixels.shape
-    kept = np.zeros(film.pixels.shape, np.bool_)
+    rows, columns = image.pixels.shape
+    kept = np.zeros(image.pixels.shape, np.bool_)
     above, beside = max(1, rows // 200), max(1, columns // 100)
     kept[above:-above, :-beside] = True
-    if film.laterality is Laterality.RIGHT:
+    if image.laterality is Laterality.RIGHT:
         kept = np.ascontiguousarray(kept[:, ::-1])
     return replace(
-        film,
-        pixels=film.pixels * kept,
-        breast=film.breast & kept,
-        pectoral=film.pectoral & kept,
-        artefacts=film.artefacts & kept,
-        lesion_mask=film.lesion_mask & kept,
+        image,
+        pixels=image.pixels * kept,
+        breast=image.breast & kept,
+        pectoral=image.pectoral & kept,
+        artefacts=image.artefacts & kept,
+        lesion_mask=image.lesion_mask & kept,
         padding=~kept,
     )
 
 
-def _dicom(row: dict[str, str], machine: Machine, film: Film) -> bytes:
-    """Return a DICOM file whose presentation values, scaled to 16 bits, are the pixels of `film`."""
+def _dicom(row: dict[str, str], machine: Machine, image: Film) -> bytes:
+    """Return a DICOM file whose presentation values, scaled to 16 bits, are the pixels of `image`."""
     dataset = _identity(row)
     dataset.update(_linear_tags() if machine is Machine.LINEAR else _sigmoid_tags())
-    stored = film.pixels >> 4 if machine is Machine.LINEAR else _sigmoid_stored(film)
+    stored = image.pixels >> 4 if machine is Machine.LINEAR else _sigmoid_stored(image)
     dataset.Rows, dataset.Columns = stored.shape
     codestream = imagecodecs.jpeg2k_encode(
         stored, level=0, codecformat="j2k", bitspersample=dataset.BitsStored, reversible=True
@@ -261,7 +244,7 @@ def _dicom(row: dict[str, str], machine: Machine, film: Film) -> bytes:
 
 
 def _identity(row: dict[str, str]) -> Dataset:
-    """Return the attributes that all real files have: file meta, numbers instead of names, and one grey frame."""
+    """Return the attributes that all real files have: file meta information, pseudonyms, and one grey frame."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = DigitalMammographyXRayImageStorageForPresentation
     meta.TransferSyntaxUID = JPEG2000Lossless
@@ -308,12 +291,14 @@ def _sigmoid_tags() -> Dataset:
     return dataset
 
 
-def _sigmoid_stored(film: Film) -> npt.NDArray[np.uint16]:
-    """Return stored values that the first window's sigmoid and inversion turn into `film`'s (PS3.3 C.11.2.1.3.1).
+def _sigmoid_stored(image: Film) -> npt.NDArray[np.uint16]:
+    """Return stored values that the first window's sigmoid and inversion turn into the pixels of `image`.
+
+    Source: PS3.3 C.11.2.1.3.1 (SIGMOID).
 
     The sigmoid never reaches 0 or 1, so air is read back as at most 20 of 65,535.
     """
     shown = 1 - (np.arange(65536) / 65535).clip(1e-6, 1 - 1e-6)
     stored = _CENTRES[0] - _WIDTHS[0] / 4 * np.log(1 / shown - 1)
     table = np.round(stored).clip(1, 65535).astype(np.uint16)
-    return np.asarray(np.where(film.padding, np.uint16(0), table[film.pixels]))
+    return np.asarray(np.where(image.padding, np.uint16(0), table[image.pixels]))

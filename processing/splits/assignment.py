@@ -12,9 +12,6 @@ from typing import TypeVar
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol
 from mammopipe.processing.datasets.registry import same_breast
 from mammopipe.processing.errors import ConfigError, LabelError
-from mammopipe.processing.splits.leakage_audit import Finding, LeakageReport, audit_leakage
-
-__all__ = ["Finding", "LeakageReport", "SplitConfig", "assign_folds", "assign_splits", "audit_leakage"]
 
 Unit = tuple[str, str]
 """Dataset and name of a unit that is never divided: a patient, or under other protocols an original or an image."""
@@ -128,7 +125,7 @@ def _worst_labels(records: Sequence[ImageRecord], units: Sequence[Unit]) -> dict
     worst: dict[Unit, Label] = {}
     for record, unit in zip(records, units, strict=True):
         known = worst.get(unit)
-        # By name among equals, so that the order of the rows does not matter.
+        # Labels of one rank (normal, negative) are ordered by name, so that the order of the rows does not matter.
         if known is None or (record.label.rank, record.label) > (known.rank, known):
             worst[unit] = record.label
     return worst
@@ -140,8 +137,8 @@ def _places(worst: Mapping[Unit, Label], config: SplitConfig) -> dict[Unit, Plac
     for label in Label:
         units = _ordered(worst, label, config.seed)
         tested = round(len(units) * config.test_fraction)
-        if units and not tested and len(units) > config.folds:
-            tested = 1
+        if not tested and len(units) > config.folds:
+            tested = 1  # A rare class is tested, too, if one of its patients is left for every fold.
         for unit in units[:tested]:
             places[unit] = (Split.TEST, None)
         for unit in units[tested:]:
@@ -153,12 +150,12 @@ def _places(worst: Mapping[Unit, Label], config: SplitConfig) -> dict[Unit, Plac
 
 
 def _leader(unit: Unit) -> Unit:
-    """Return the unit whose place a unit takes: that of the same breast, where the release lists it twice."""
+    """Return the unit whose split and fold a unit shares: that of the same breast if the release lists it twice."""
     return unit[0], same_breast(*unit)
 
 
 def _together(place_of: Mapping[Unit, Placed]) -> dict[Unit, Placed]:
-    """Return the places with every breast that is listed twice in one place; nothing else moves."""
+    """Return the places; a breast that is listed under two patients gets one place, and no other unit moves."""
     return {unit: place_of.get(_leader(unit), place) for unit, place in place_of.items()}
 
 

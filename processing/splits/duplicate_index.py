@@ -1,7 +1,7 @@
 """Finds candidate pairs of similar images in bounded memory: features on disk, pairs by hashed descriptors.
 
-Each hash table takes a key, a selection of bits, from every binary descriptor (locality-sensitive hashing: P. Indyk and
-R. Motwani 1998, STOC). The features of two images of one original differ in few of 256 bits (half of them in 8 or
+Each hash table makes a key from every binary descriptor: a selection of its bits (locality-sensitive hashing: P. Indyk
+and R. Motwani 1998, STOC). The features of two images of one original differ in few of 256 bits (half of them in 8 or
 fewer, measured on mini-MIAS and altered copies), so most of them share a key in some table. The keys of all images are
 sorted together, one table after the other. So the time grows with the number of images and of pairs that share keys,
 not with the number of all pairs.
@@ -20,14 +20,15 @@ from mammopipe.processing.splits.near_duplicates import Features
 VOTES = 4
 """Least number of shared keys, over all tables, of a candidate pair."""
 CANDIDATES = 3
-"""Number of likeliest partners kept for each image: those that share most keys with it."""
+"""Number of likeliest partners kept for each image: those that share the most keys with it."""
 _TABLES = 8
 _BITS = 24
-"""Bits of a key for up to `_FEW` descriptors. Each doubling adds one bit, so that chance matches stay as rare."""
+"""Bits of a key for up to `_FEW` descriptors. Each doubling of their number adds a bit, so that the number of chance
+matches of a descriptor does not grow."""
 _FEW = 2048 * 300
 _MOST_BITS = 32
 _CROWDED = 64
-"""Greatest number of descriptors with one key; keys with more are ignored, as rims and noise look alike everywhere."""
+"""Greatest number of descriptors with one key. Keys with more are ignored: rims and noise look alike in all images."""
 _CHUNK = 65536
 """Number of descriptors converted to keys at a time."""
 _ORDER = np.random.default_rng(0).permuted(np.tile(np.arange(256), (_TABLES, 1)), axis=1)
@@ -38,7 +39,7 @@ _IMAGES_A_FILE = 500
 """Number of images whose pairs are counted at a time."""
 
 Codes = NDArray[np.int64]
-"""A pair of images in one number: first image x images + second image."""
+"""Pairs of images, each as one number: index of the first image x number of images + index of the second."""
 
 
 class FeatureStore(Mapping[str, Features]):
@@ -106,10 +107,10 @@ def candidate_pairs(
 
 
 class _Votes:
-    """Counts how often each pair's code is added: in temporary files by the pair's first image, each counted alone.
+    """Counts how often the code of each pair is added.
 
-    Most pairs share a single key by chance, and there are some thousand such pairs for each image. Files keep them out
-    of memory.
+    Most pairs share a single key by chance, and there are some thousand such pairs for each image. So the codes are
+    kept in temporary files, divided by the pair's first image, and one file at a time is counted.
     """
 
     def __init__(self, images: int) -> None:
@@ -158,6 +159,7 @@ def _sorted_keys(images: Mapping[str, Features], names: Sequence[str], chosen: N
 
 
 def _blocks(images: Mapping[str, Features], names: Sequence[str]) -> Iterator[NDArray[np.uint8]]:
+    """Yield the descriptors of all images, in blocks of about `_CHUNK`."""
     waiting: list[NDArray[np.uint8]] = []
     for name in names:
         waiting.append(images[name].descriptors)
@@ -177,7 +179,7 @@ def _shared(
     """
     start = 0
     while start < len(keys):
-        # All descriptors with one key belong to one slice.
+        # A slice ends after the last descriptor of a key, so that no key is in two slices.
         last = keys[min(start + _SLICE, len(keys)) - 1] | np.uint64(0xFFFFFFFF)
         end = int(np.searchsorted(keys, last, side="right"))
         numbers = (keys[start:end] & np.uint64(0xFFFFFFFF)).astype(np.int64)

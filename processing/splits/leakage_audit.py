@@ -1,4 +1,7 @@
-"""Verifies on the image files that nothing leaks from one split into another."""
+"""Verifies on the image files that nothing leaks from one split into another.
+
+No table shows a renamed or altered copy. So images of different splits are compared, by features and then by pixels.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -36,7 +39,7 @@ deformed by 4 % of the height."""
 
 
 @dataclass(frozen=True)
-class Finding:
+class Leak:
     """One leak: its kind, the images involved, and a message."""
 
     kind: str
@@ -48,7 +51,7 @@ class Finding:
 class LeakageReport:
     """The findings of `audit_leakage` and the extent of its checks."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[Leak, ...]
     checked: Mapping[str, float]
 
     @property
@@ -105,7 +108,7 @@ def audit_leakage(
     group_of = {record.image_id: (folds or {}).get(record.original_id, str(record.split)) for record in whole}
     findings += [*_equal_files(whole, group_of), *_changed_labels(records)]
     with FeatureStore() as seen:
-        unmatched = _look_at(whole, files, seen, group_of)
+        unmatched = _store_features(whole, files, seen, group_of)
         same, confirmation, local = _same_images(whole, files, seen, group_of)
     findings += same
     checked = {
@@ -126,7 +129,7 @@ def audit_leakage(
     return LeakageReport(tuple(findings), checked)
 
 
-def exact_leaks(manifest: Sequence[ImageRecord], *, copied: Collection[Split] = (Split.TRAIN,)) -> list[Finding]:
+def exact_leaks(manifest: Sequence[ImageRecord], *, copied: Collection[Split] = (Split.TRAIN,)) -> list[Leak]:
     """Return the leaks that the manifest alone shows: by ids, by the SHA-256 of files, and by labels edited later.
 
     This takes hardly any time. It runs before training, so that such a leak costs minutes and not a whole run.
@@ -136,38 +139,36 @@ def exact_leaks(manifest: Sequence[ImageRecord], *, copied: Collection[Split] = 
     return [*_table_findings(records, copied), *_equal_files(records, splits), *_changed_labels(records)]
 
 
-def _file_findings(records: Iterable[ImageRecord], files: ImageFiles) -> Iterator[Finding]:
+def _file_findings(records: Iterable[ImageRecord], files: ImageFiles) -> Iterator[Leak]:
     for record in records:
         if record.path not in files:
-            yield Finding("missing-file", (record.image_id,), f"{record.path} is in the manifest but not on disk")
+            yield Leak("missing-file", (record.image_id,), f"{record.path} is in the manifest but not on disk")
         elif record.sha256 and files.sha256(record.path) != record.sha256:
-            yield Finding(
-                "altered-file", (record.image_id,), f"{record.path} does not have the SHA-256 of the manifest"
-            )
+            yield Leak("altered-file", (record.image_id,), f"{record.path} does not have the SHA-256 of the manifest")
 
 
-def _table_findings(records: Sequence[ImageRecord], copied: Collection[Split]) -> Iterator[Finding]:
+def _table_findings(records: Sequence[ImageRecord], copied: Collection[Split]) -> Iterator[Leak]:
     by_id = {record.image_id: record for record in records}
     for record in records:
         if record.split is None:
-            yield Finding("no-split", (record.image_id,), f"image {record.image_id} belongs to no split")
+            yield Leak("no-split", (record.image_id,), f"image {record.image_id} belongs to no split")
         if not record.source_image_id:
             continue
         source = by_id.get(record.source_image_id)
         if source is None:
-            yield Finding(
+            yield Leak(
                 "orphan-copy",
                 (record.image_id,),
                 f"image {record.image_id} is a copy of {record.source_image_id}, which the manifest lacks",
             )
         elif source.label is not record.label and not _changed(source)[0]:
-            yield Finding(
+            yield Leak(
                 "label-changed",
                 (record.image_id,),
                 f"image {record.image_id} has the label {record.label}, its source {source.image_id} {source.label}",
             )
         if record.split not in copied:
-            yield Finding(
+            yield Leak(
                 "copy-outside-training",
                 (record.image_id,),
                 f"image {record.image_id} is an augmented copy in the split {record.split}",
@@ -176,7 +177,7 @@ def _table_findings(records: Sequence[ImageRecord], copied: Collection[Split]) -
     yield from _crossings(records, "source image", "source-in-two-splits")
 
 
-def _crossings(records: Iterable[ImageRecord], what: str, kind: str) -> Iterator[Finding]:
+def _crossings(records: Iterable[ImageRecord], what: str, kind: str) -> Iterator[Leak]:
     groups: dict[tuple[str, str], list[ImageRecord]] = defaultdict(list)
     for record in records:
         groups[str(record.dataset), record.patient_id if what == "patient" else record.original_id].append(record)
@@ -184,36 +185,36 @@ def _crossings(records: Iterable[ImageRecord], what: str, kind: str) -> Iterator
         first = {record.split: record.image_id for record in reversed(members)}
         if len(first) > 1:
             where = " and ".join(sorted(f"{split} (image {image})" for split, image in first.items()))
-            yield Finding(kind, tuple(sorted(first.values())), f"{what} {name} is in {where}")
+            yield Leak(kind, tuple(sorted(first.values())), f"{what} {name} is in {where}")
 
 
 def _changed(record: ImageRecord) -> tuple[bool, bool]:
     """Return whether label or split, and whether the lesions, were edited since the images were split."""
     kept, now = record.label_digest.partition("-"), split_digest(record).partition("-")
-    # Tables without a digest, or with that of the label alone, are of before the split or of an older version.
+    # A record has no digest before the split, and only that of the label if an older version split it.
     return bool(kept[0]) and kept[0] != now[0], bool(kept[2]) and kept[2] != now[2]
 
 
-def _changed_labels(records: Iterable[ImageRecord]) -> Iterator[Finding]:
+def _changed_labels(records: Iterable[ImageRecord]) -> Iterator[Leak]:
     """Yield the originals whose label or split, and the images, copies too, whose lesions were edited since."""
     for record in records:
         label, lesions = _changed(record)
         if label and not record.source_image_id:
-            yield Finding(
+            yield Leak(
                 "label-changed",
                 (record.image_id,),
                 f"image {record.image_id} ({record.split}) has the label {record.label}, which is not the one, or not "
                 f"the split, that it had when the images were split",
             )
         if lesions:
-            yield Finding(
+            yield Leak(
                 "lesions-changed",
                 (record.image_id,),
                 f"image {record.image_id} ({record.split}) has lesions that were edited after the images were split",
             )
 
 
-def _equal_files(records: Iterable[ImageRecord], group_of: Mapping[str, str]) -> Iterator[Finding]:
+def _equal_files(records: Iterable[ImageRecord], group_of: Mapping[str, str]) -> Iterator[Leak]:
     groups: dict[str, list[ImageRecord]] = defaultdict(list)
     for record in records:
         if record.sha256:
@@ -223,7 +224,7 @@ def _equal_files(records: Iterable[ImageRecord], group_of: Mapping[str, str]) ->
         if len(found) > 1:
             names = tuple(record.image_id for record in members)
             where = " and ".join(f"{image} ({group})" for group, image in sorted(found.items())[:2])
-            yield Finding("equal-files", names, f"images {where} are one file")
+            yield Leak("equal-files", names, f"images {where} are one file")
 
 
 def _variant_name(image_id: str, variant: Variant) -> str:
@@ -236,7 +237,7 @@ def _named(name: str) -> tuple[str, Variant]:
     return image_id, Variant(variant) if variant else Variant.AS_IT_IS
 
 
-def _look_at(
+def _store_features(
     records: Sequence[ImageRecord], files: ImageFiles, seen: FeatureStore, group_of: Mapping[str, str]
 ) -> list[str]:
     """Store the features of originals and of copies that do not resemble their source; return the ids of these copies.
@@ -250,7 +251,7 @@ def _look_at(
     sizes = Counter(group_of[record.image_id] for record in originals)
     largest = max(sizes, key=lambda group: (sizes[group], group), default="")
 
-    def look(record: ImageRecord) -> dict[Variant, Features]:
+    def features_of(record: ImageRecord) -> dict[Variant, Features]:
         pixels = files.pixels(record.path)
         wanted = (Variant.AS_IT_IS,) if group_of[record.image_id] == largest else tuple(Variant)
         return {variant: features(variant.of(pixels)) for variant in wanted}
@@ -262,11 +263,11 @@ def _look_at(
         for variant in Variant:
             if source in stored and agreement(features(variant.of(pixels)), seen[source]) >= SAME_IMAGE:
                 return None
-        return look(record)
+        return features_of(record)
 
     # OpenCV releases the interpreter's lock, so threads use all cores without copying the images.
     with ThreadPoolExecutor(cores()) as pool:
-        for record, item in zip(originals, pool.map(look, originals), strict=True):
+        for record, item in zip(originals, pool.map(features_of, originals), strict=True):
             for variant, found in item.items():
                 seen.add(_variant_name(record.image_id, variant), found)
         stored = set(seen)
@@ -278,7 +279,7 @@ def _look_at(
 
 def _same_images(
     records: Sequence[ImageRecord], files: ImageFiles, seen: Mapping[str, Features], group_of: Mapping[str, str]
-) -> tuple[list[Finding], Confirmation, Confirmation]:
+) -> tuple[list[Leak], Confirmation, Confirmation]:
     """Compare the originals, and the copies that do not resemble their source, between groups: splits or folds.
 
     A pair is a finding if both its features and its pixels agree, under one transform or place by place. Returns
@@ -317,14 +318,14 @@ def _same_images(
             if value is None or value >= confirmation.limit
         }
         left = [n for n, found in enumerate(matches) if n not in same and found.agreeing >= _DEFORMED_FEATURES]
-        # All prepared images have one height.
+        # All images of a segmented dataset have one height, so the first one shows it.
         if left and files.pixels(records[0].path).shape[0] < LEAST_HEIGHT:
             left = []
         deformed, local = deformed_pairs([pairs[place] for place in left], seen, shown, pool)
-        same |= {left[place]: says for place, says in deformed.items()}
-    findings: list[Finding] = []
-    for place, says in sorted(same.items()):
-        finding = _same_image([named[name] for name in pairs[place]], by_id, group_of, says)
+        same |= {left[place]: reason for place, reason in deformed.items()}
+    findings: list[Leak] = []
+    for place, reason in sorted(same.items()):
+        finding = _same_image([named[name] for name in pairs[place]], by_id, group_of, reason)
         # A pair may agree under several variants, if an image is symmetric for example: report it once.
         if all(before.images != finding.images for before in findings):
             findings.append(finding)
@@ -335,14 +336,15 @@ def _same_image(
     pair: Sequence[tuple[str, Variant]],
     by_id: Mapping[str, ImageRecord],
     group_of: Mapping[str, str],
-    says: str,
-) -> Finding:
+    reason: str,
+) -> Leak:
+    """Return the finding that two images are the same, the image of the earlier split first."""
     records = [by_id[image_id] for image_id, _ in pair]
     first, second = sorted(records, key=lambda record: list(Split).index(record.split or Split.TEST))
     altered = next((variant for _, variant in pair if variant is not Variant.AS_IT_IS), None)
-    return Finding(
+    return Leak(
         "same-film",
         (first.image_id, second.image_id),
         f"images {first.image_id} ({group_of[first.image_id]}) and {second.image_id} ({group_of[second.image_id]}) "
-        f"show the same image{f', one {altered}' if altered else ''}: {says}",
+        f"show the same image{f', one {altered}' if altered else ''}: {reason}",
     )

@@ -1,10 +1,11 @@
 """Recognises deformed copies of an image: features that agree place by place, where no one transform fits them all.
 
-An elastic deformation moves the parts of an image against each other. Near each other, its features still keep their
-distances, as in grid-based motion statistics (J. Bian et al. 2017, CVPR). Two images show the same original if many
-features, spread over the breast, agree with several neighbours, and if the fine detail between the features lies where
-they say. Detail at the features proves nothing: they were chosen because they are alike there. Where different images
-share one structure, such as two stars of spicules, their features agree in it and the detail around it does not.
+An elastic deformation moves the parts of an image against each other, but neighbouring features keep their distances,
+as in grid-based motion statistics (J. Bian et al. 2017, CVPR). Two images show the same original if many features,
+spread over the breast, agree with several neighbours, and if the fine detail between the features lies where the
+features place it. Detail at the features proves nothing, because features match only where images are alike. If
+different images share one structure, such as a star of spicules, their features agree in it, but the detail around it
+does not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,30 +29,35 @@ LEAST_HEIGHT = 192
 """Least height, in pixels, of images that are compared place by place. A lower image has no fine detail at the height
 at which images are compared: its smooth patterns, moved a few pixels and deformed, fit those of other images."""
 _SPREAD = 2000.0
-"""Least area, in square pixels, of the hull of these features. That of one structure which different images shared (a
-phantom's star of spicules) was 1,100; of films deformed elastically by 4 %, the smallest is 2,700."""
+"""Least area, in square pixels, of the hull of these features. Measured: 1,100 for one structure that different images
+shared (a phantom's star of spicules), and at least 2,700 for films deformed elastically by 4 %."""
 _BITS = 48
 """Greatest number of the 256 bits in which the descriptors of two matching features differ."""
 _NEAR, _APART = 60.0, 4.0
 """Greatest and least distance of neighbours, in pixels; nearer features are one place at two scales."""
 _CHANGE, _TOLERANCE = 0.35, 2.0
-"""Greatest change of the vector to a neighbour: share of its length, and pixels besides."""
+"""Greatest change of the vector to a neighbour: a share of its length, plus a number of pixels."""
 _NEIGHBOURS = 5
 """Number of neighbours that a feature must agree with."""
-_AROUND, _BESIDE, _MEMBERS = 40.0, 10.0, 6
-"""Distance of a compared place from its features, at most and at least, in pixels; number of features that place it."""
-_STEP, _HALF, _REACH, _ELSEWHERE = 12, 12, 6, 18
-"""Distance of places, half of a block's side, its greatest movement, and how far off the eight other positions lie."""
+_AROUND, _BESIDE = 40.0, 10.0
+"""Greatest and least distance, in pixels, of a compared place from the features that place it."""
+_MEMBERS = 6
+"""Number of features that place it."""
+_STEP, _HALF = 12, 12
+"""Distance of compared places from each other, and half of the side of the block around each, in pixels."""
+_REACH, _ELSEWHERE = 6, 18
+"""Greatest movement of a block, and distance of the eight other positions where it is sought, in pixels."""
 _RIGID = 2000.0
 """Weight of a shift without turn or stretch beside the features, in square pixels."""
 _COVERED = 0.95
 """Least share of a block that is tissue."""
 _LEAST_PLACES = 8
+"""Least number of compared places; fewer give no share."""
 _DIFFERENT_FEATURES, _DIFFERENT_PAIRS = 6, 200
-"""Pairs that are not alike, but have this number of agreeing features, give the distribution of fitting places. At most
-so many pairs are measured."""
+"""Pairs that are not alike but have at least this number of agreeing features give the distribution of different
+images; and the greatest number of such pairs that are measured."""
 FITTING = Range(least=0.5, most=0.6, mean=0.25, deviation=0.12)
-"""Share of places that fit if two images show the same original, and the usual one of different images.
+"""Share of places that fit: limits for images of the same original, and the distribution of different images.
 
 Measured: 0.55 to 0.75 between mini-MIAS films and copies deformed by 4 %; mean 0.24 and deviation 0.12 between
 different films or phantoms with 6 to 21 agreeing features. By chance it is one in nine.
@@ -108,7 +114,14 @@ def deformed_pairs(
     shown: Callable[[str], Detail],
     pool: ThreadPoolExecutor,
 ) -> tuple[dict[int, str], Confirmation]:
-    """Return which pairs show one original deformed, each with the reason, and how that was decided."""
+    """Return which pairs show one original deformed, with the reason by the pair's index, and how that was decided.
+
+    Args:
+        pairs: Names of images.
+        seen: The features by name.
+        shown: Returns the fine detail of an image by its name.
+        pool: Threads for the comparison.
+    """
     matches = list(pool.map(lambda pair: local_match(seen[pair[0]], seen[pair[1]]), pairs))
     alike = [place for place, found in enumerate(matches) if found.alike]
     other = [place for place, found in enumerate(matches) if _DIFFERENT_FEATURES <= found.agreeing and not found.alike]
@@ -130,10 +143,10 @@ def deformed_pairs(
 
 
 def fitting_places(first: Detail, second: Detail, found: LocalMatch) -> float | None:
-    """Return the share of places between the features at which the detail fits best where the features say, 0..1.
+    """Return the share (0..1) of the places between the features whose detail fits best where the features place it.
 
     A block around each place is sought in the second image: where the shift and the deformation of the nearest features
-    put it, and at eight positions beside. `None` if too few places lie between features and in the tissue of both.
+    place it, and at eight positions around. `None` if too few places lie between features and in the tissue of both.
     """
     height, width = first.values.shape
     source, target = found.first[found.places], found.second[found.places]
@@ -158,7 +171,10 @@ def fitting_places(first: Detail, second: Detail, found: LocalMatch) -> float | 
 
 
 def _scores(block: NDArray[np.float32], image: Detail, placed: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Return how well a block fits, (3, 3), in the middle where it is placed; `None` if that is not tissue."""
+    """Return how well a block fits at nine positions, (3, 3), in the middle where it is placed.
+
+    The result is `None` if the block is not placed on tissue.
+    """
     middle = _HALF + _REACH + _ELSEWHERE
     placed = np.c_[placed[:, :2], placed[:, 2] - placed[:, :2] @ (middle, middle)]
     moved, inside = (
@@ -173,7 +189,10 @@ def _scores(block: NDArray[np.float32], image: Detail, placed: NDArray[np.float6
 
 
 def _placed(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the 2 x 3 map that takes `source`, (n, 2), to `target`, (n, 2); few features hardly turn or stretch it."""
+    """Return the 2 x 3 map from `source`, (n, 2), to `target`, (n, 2), by least squares.
+
+    A pure shift is added with the weight `_RIGID`, so that a few features hardly turn or stretch the map.
+    """
     rigid = np.sqrt(_RIGID) * np.eye(3)[:2]
     known = np.r_[np.c_[source, np.ones(len(source))], rigid]
     solution, *_ = np.linalg.lstsq(known, np.r_[target, rigid[:, :2]], rcond=None)

@@ -19,18 +19,19 @@ from mammopipe.processing.splits.near_duplicates import HEIGHT
 ALLOWED_FALSE_ALARMS = 0.01
 """Permitted expected number of false alarms over all pairs of a dataset; it determines the limit."""
 _FEW_PAIRS = 30
+"""Least number of measured pairs of different images whose own distribution is used."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """What is known of a figure of two images before a dataset's own pairs are measured."""
+    """What is known of a measure of two images before a dataset's own pairs are measured."""
 
     least: float
-    """Least limit of the figure, whatever value follows from the number of pairs."""
+    """Least limit of the measure, whatever limit follows from the number of pairs."""
     most: float
     """Greatest limit."""
     mean: float
-    """Mean of the figure of different images, for datasets with too few pairs to measure their own."""
+    """Mean of the measure for different images, for datasets with too few pairs to measure their own."""
     deviation: float
     """Its standard deviation."""
 
@@ -41,6 +42,7 @@ _BLOCK, _REACH = 32, 6
 """Side of a block and its greatest movement, in pixels at `HEIGHT` rows."""
 _SCALES = DetailScales(fine=2.0, coarse=8.0, contrast=16.0, floor=1e-4, tissue_only=True)
 _RIM = 9
+"""Width of the rim along the breast's outline that is left out, in pixels, because outlines resemble each other."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,10 @@ class Detail:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """The limit with which the pixels of a number of pairs are compared."""
+    """The limit that confirms a pair, and the extent of the comparison."""
 
     limit: float
-    """Least figure of two images of the same original."""
+    """Least measure of two images of the same original."""
     pairs: int
     """Number of pairs whose features agree and whose pixels are compared."""
     expected_false_alarms: float
@@ -64,7 +66,11 @@ class Confirmation:
 
     @classmethod
     def of(cls, different: list[float], pairs: int, known: Range = CORRELATION) -> "Confirmation":
-        """Return the limit for a number of pairs, given the figures of pairs of different images."""
+        """Return the limit for a number of pairs, given the measures of pairs of different images.
+
+        With the limit, `ALLOWED_FALSE_ALARMS` false alarms are expected among all pairs, if the measures of different
+        images are normally distributed.
+        """
         measured = len(different) >= _FEW_PAIRS
         mean = fmean(different) if measured else known.mean
         deviation = max(pstdev(different) if measured else known.deviation, 1e-3)

@@ -1,8 +1,8 @@
 """The register of the evaluations that read a frozen test split.
 
-Whoever reads a test split often, and keeps the run with the best figure, has chosen on it. So each evaluation appends
-one entry, and later ones state how many there are. An entry is a file of its own with a name that occurs only once,
-because S3 cannot append to an object: concurrent runs then never overwrite each other's entries.
+Whoever evaluates on a test split many times, and keeps the run with the best figure, has chosen by the test. So each
+evaluation appends one entry, and later ones state how many there are. Each entry is a file of its own with a unique
+name, because S3 cannot append to an object. So concurrent runs never overwrite each other's entries.
 """
 
 import hashlib
@@ -82,7 +82,7 @@ def entries(folder: Path) -> list[Read]:
     """Return the entries of a register, the oldest first.
 
     Raises:
-        ConfigError: The folder cannot be read, or a file is no entry. To pass over either would hide reads.
+        ConfigError: The folder cannot be read, or a file is no entry. Skipping either would hide reads.
     """
     try:
         # `Path.glob` would take a folder without permission for an empty one.
@@ -99,7 +99,7 @@ def _entry(path: Path) -> Read:
         if not isinstance(value, dict) or set(value) != set(hints):
             raise ValueError(f"its keys must be {', '.join(sorted(hints))}")
         for name, hint in hints.items():
-            # JSON has one kind of number; Python takes a boolean for one.
+            # JSON does not distinguish whole numbers from others, and in Python a boolean is an int.
             kind = hint if hint in (str, bool) else hint | int
             if not isinstance(value[name], kind) or isinstance(value[name], bool) is not (hint is bool):
                 raise ValueError(f"{name}={value[name]!r} must be of type {getattr(hint, '__name__', hint)}")

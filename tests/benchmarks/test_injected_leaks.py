@@ -14,12 +14,11 @@ from mammopipe.training.evaluation.fit_audit import Fit, audit_fits, training_di
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule
 from mammopipe.training.model.predictions import LeakError
+from tests.support.clean_set import CleanSet, phantom_set
 from tests.support.leak_kinds import (
     KINDS,
-    CleanSet,
     clean_findings,
     evaluation,
-    phantom_set,
     predictions_of_test,
     training_job_digest,
 )

@@ -1,4 +1,4 @@
-"""The stack, created on an emulated account, once with its own network and once in a given one."""
+"""Fixtures with the stack created on an emulated account, once with its own network and once in an existing one."""
 
 import ast
 import json
@@ -25,12 +25,12 @@ NOT_EMULATED = {
     "AWS::SQS::QueuePolicy",
     "AWS::SageMaker::ModelPackageGroup",
 }
-"""Types that moto's CloudFormation passes over; their properties go through the services' own calls in the tests."""
+"""Types that moto's CloudFormation ignores; the tests check their properties through the services' own calls."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """An emulated account in which the stack stands."""
+    """An emulated account in which the stack has been created."""
 
     outputs: Mapping[str, str]
     template: Template
@@ -56,7 +56,7 @@ class Account:
 
 
 def document(value: Any) -> dict[str, Any]:
-    """Return a policy as values; the emulator gives those inside of roles as Python's text, others as JSON."""
+    """Return a policy as values; the emulator returns a role's inline policies as Python's text, others as JSON."""
     if not isinstance(value, str):
         return dict(value)
     return dict(ast.literal_eval(value) if value.startswith("{'") else json.loads(value))

@@ -1,4 +1,4 @@
-"""What AWS policies decide: a small evaluator of IAM's rules, since the emulator ignores conditions."""
+"""A small evaluator of IAM's policies, since the emulator ignores conditions."""
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ OPERATORS: Mapping[str, Callable[[str, str], bool]] = {
 
 
 def allowed(documents: Iterable[Mapping[str, Any]], action: str, resource: str, **context: str) -> bool:
-    """Return whether policies let those whom they apply to do `action`; `context` has `__` for the colon of keys."""
+    """Return whether policies allow `action`; in the names of `context`, `__` stands for the colon of a key."""
     facts = {key.replace("__", ":"): value for key, value in context.items()}
     effects = [
         statement["Effect"]
@@ -27,7 +27,7 @@ def allowed(documents: Iterable[Mapping[str, Any]], action: str, resource: str, 
 
 
 def denied(document: Mapping[str, Any], action: str, resource: str, **context: str) -> bool:
-    """Return whether the policy denies `action` whatever other policies allow."""
+    """Return whether the policy denies `action`, which no other policy can then allow."""
     everything = {"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
     return not allowed([document, everything], action, resource, **context)
 

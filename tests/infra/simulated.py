@@ -13,7 +13,7 @@ from .states_language import Machine
 
 
 def mode_of(config: dict[str, Any]) -> str:
-    """Return how an endpoint configuration serves."""
+    """Return the mode of an endpoint configuration."""
     if "ServerlessConfig" in config["ProductionVariants"][0]:
         return "serverless"
     return "async" if "AsyncInferenceConfig" in config else "realtime"
@@ -36,7 +36,7 @@ class SageMaker:
     """The state machine that registers an endpoint for autoscaling."""
     jobs: list[dict[str, Any]] = field(default_factory=list)
     lasts: int = 1
-    """How often an endpoint is still moving when it is looked at."""
+    """Number of status requests during which an endpoint is still being changed."""
 
     def add(self, package: str, status: str = "Approved", modified: str = "") -> str:
         """Register a package and return its ARN."""
@@ -131,7 +131,7 @@ class SageMaker:
 
 
 def refusal(operation: str, message: str) -> ClientError:
-    """Return SageMaker's one kind of error."""
+    """Return the error that SageMaker raises for any wrong request."""
     answer = {"Code": "ValidationException", "Message": message}
     return ClientError({"Error": answer, "ResponseMetadata": {"HTTPStatusCode": 400, "RequestId": "1"}}, operation)
 

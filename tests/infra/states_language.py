@@ -1,6 +1,6 @@
-"""A small interpreter of the Amazon States Language: what the stack's state machines use of it, and nothing else.
+"""A small interpreter of the parts of the Amazon States Language that the stack's state machines use.
 
-The emulator's takes seconds for each run; a test with it (test_deployment.py) shows that both agree. Source: Amazon
+The emulator needs seconds for each run; a test with it (test_deployment.py) shows that both agree. Source: Amazon
 States Language specification, https://states-language.net.
 """
 
@@ -20,12 +20,12 @@ CONTEXT = {"Execution": {"Name": "11111111-2222-3333-4444-555555555555"}}
 
 
 class Failed(Exception):
-    """The machine ended in a Fail state, or a task failed for good."""
+    """The machine ended in a Fail state, or a task failed after all retries."""
 
 
 @dataclass
 class Machine:
-    """One execution; `call(service, operation, parameters)` stands for AWS."""
+    """One execution; `call(service, operation, parameters)` replaces AWS."""
 
     call: Callable[[str, str, dict[str, Any]], Any]
     entered: list[str] = field(default_factory=list)
@@ -80,7 +80,7 @@ def put(path: str | None, value: Any, result: Any) -> Any:
 
 
 def find(path: str, value: Any) -> Any:
-    """Return what a path names; `KeyError` where there is nothing."""
+    """Return the value at a path; raises `KeyError` if there is none."""
     if path.startswith("$.."):
         return list(_all(path[3:], value))
     for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", path[1:]):

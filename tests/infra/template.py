@@ -1,4 +1,4 @@
-"""A CloudFormation template as Python values: what it says of a resource that the emulator does not create."""
+"""Reads a CloudFormation template as Python values, for resources that the emulator does not create."""
 
 import re
 from collections.abc import Mapping
@@ -38,12 +38,12 @@ _Loader.add_multi_constructor("!", _tagged)
 
 @cache
 def load() -> dict[str, Any]:
-    """Return the template, its short tags as functions; read once, since it takes a second."""
+    """Return the template, with short tags as functions; cached, since reading it takes a second."""
     return dict(yaml.load(STACK.read_text(encoding="utf-8"), _Loader))
 
 
 class Template:
-    """The template with parameters given, and with what its resources are called in an account."""
+    """The template with values for its parameters and names for its resources."""
 
     def __init__(self, parameters: Mapping[str, Any], names: Mapping[str, str]):
         self.raw = load()

@@ -1,4 +1,4 @@
-"""What each role may do, by the policies that IAM holds after the stack was created."""
+"""What each role may do, according to the policies in IAM after the stack was created."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ WITHOUT_RESOURCE = {
     "logs:PutResourcePolicy",
     "logs:UpdateLogDelivery",
 }
-"""Actions that IAM lets no resource be named for (Service Authorization Reference)."""
+"""Actions that support no permissions for single resources (Service Authorization Reference)."""
 ROLES = ("processing", "training", "serving", "pipeline", "deployment", "approval")
 
 

@@ -39,7 +39,7 @@ def package(account: Account) -> str:
 
 
 def tasks(machine: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Yield name, service, action and parameters of each call to AWS, those inside of maps included."""
+    """Yield name, service, action and parameters of each call to AWS, also inside maps."""
     for name, state in machine["States"].items():
         if state["Type"] == "Map":
             yield from tasks(state["ItemProcessor"])
@@ -78,11 +78,11 @@ def test_every_call_of_the_state_machines_fits_its_services_model(account: Accou
 
 
 LISTS = {"Alarms", "AlarmActions", "AlarmNames"}
-"""Members whose value, taken from the state, is a list."""
+"""Members whose value comes from the state and is a list."""
 
 
 def filled(value: Any) -> Any:
-    """Return parameters with a name in place of every path."""
+    """Return parameters in which a sample name replaces every path."""
     if isinstance(value, list):
         return [filled(item) for item in value]
     if isinstance(value, dict):
@@ -108,14 +108,14 @@ def test_the_models_walls_are_those_of_the_network(account: Account) -> None:
 
 def test_the_emulators_interpreter_agrees_with_ours(account: Account, package: str) -> None:
     machine = for_emulator(definition(account))
-    # An execution that starts another one, which the emulator runs side by side, would end at an unknown time.
+    # The emulator would run an execution started by another in parallel, and the test could not know when it ends.
     scale = machine["States"]["Each"]["ItemProcessor"]["States"].pop("Scale")
     assert scale["Parameters"]["Input"] == {"endpoint.$": "$.endpoint"}
     machine["States"]["Each"]["ItemProcessor"]["States"]["Scale"] = {"Type": "Succeed"}
     given = {"package": package, "time": "2026-01-01T00:00:00Z"}
     text = account.template.resources("AWS::StepFunctions::StateMachine")["Scaling"]["DefinitionString"]
     scaling = for_emulator(json.loads(text))
-    # The emulator cannot write the dates of this one answer as JSON.
+    # The emulator cannot write the dates of this answer as JSON.
     assert scaling["States"]["Config"]["Resource"].endswith(":describeEndpointConfig")
     described = {"variants": [{"InstanceType": "ml.m5.large"}], "queues": []}
     scaling["States"]["Config"] = {"Type": "Pass", "Result": described, "ResultPath": "$.is", "Next": "Kind"}
@@ -139,16 +139,16 @@ def test_the_emulators_interpreter_agrees_with_ours(account: Account, package: s
 
 
 def for_emulator(machine: dict[str, Any]) -> dict[str, Any]:
-    """Return a machine that waits for nothing; the emulator looks services up by boto3's names, AWS by its own."""
+    """Return a machine without waiting times; the emulator names services as boto3 does, AWS has its own names."""
     text = json.dumps(machine).replace('"Seconds": 60', '"Seconds": 0')
     return dict(json.loads(text.replace(":applicationautoscaling:", ":application-autoscaling:")))
 
 
 def execute(account: Account, machine: dict[str, Any], given: dict[str, Any]) -> tuple[str, list[str]]:
-    """Run a state machine to its end; return its status and the states that it entered, in order."""
+    """Run a state machine to its end, and return its status and the states that it entered, in order."""
     client = account.client("stepfunctions")
     role = "arn:aws:iam::123456789012:role/mammopipe-deployment"
-    # What runs machines keeps them apart from those of CloudFormation.
+    # The emulator keeps machines that it can run apart from those created by CloudFormation.
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(default_user_config, "stepfunctions", {"execute_state_machine": True})
         made = client.create_state_machine(name=f"run-{uuid4()}", definition=json.dumps(machine), roleArn=role)

@@ -1,4 +1,4 @@
-"""The local cloud as processes, and the whole pipeline on it: S3 of LocalStack, the SageMaker API of moto."""
+"""The local replacements of AWS as processes, and the whole pipeline on them: LocalStack for S3, moto for SageMaker."""
 
 import json
 import sys
@@ -53,7 +53,7 @@ def test_it_knows_who_calls(cloud: Cloud) -> None:
 def test_a_port_that_is_taken_is_named(cloud: Cloud, tmp_path: Path) -> None:
     port = int(cloud.environment["AWS_ENDPOINT_URL_S3"].rpartition(":")[2])
     wanted = localstack.services(tmp_path, port, free_ports(1)[0], installed=localstack.FOLDER)
-    with pytest.raises(ConfigError, match=f"localstack: http://127.0.0.1:{port} is taken"):
+    with pytest.raises(ConfigError, match=f"localstack: http://127.0.0.1:{port} is in use"):
         localstack.start(tmp_path, wanted)
 
 
@@ -79,7 +79,7 @@ def test_what_is_kept_is_stopped_by_what_was_written_of_it(tmp_path: Path, capsy
 
 def test_nothing_to_stop_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert localstack.main(["down", "--folder", str(tmp_path)]) == 0
-    assert "Nothing of ours is running." in capsys.readouterr().out
+    assert "Neither service is running." in capsys.readouterr().out
 
 
 def test_every_port_of_the_containers_is_on_loopback_and_every_one_has_a_health_check() -> None:

@@ -1,4 +1,4 @@
-"""The schedule of the monitor: the job that it starts on what the endpoint serves, and what its roles may do."""
+"""The schedule of the monitor: the job that it starts for the served model, and what its roles may do."""
 
 import json
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from mammopipe.pipelines.graph.aws_rules import _model
-from mammopipe.pipelines.graph.permissions import Place, _of_job
+from mammopipe.pipelines.graph.permissions import AccountAndRegion, _of_job
 from mammopipe.pipelines.graph.request_rules import RULES
-from mammopipe.pipelines.graph.requests import Asked
+from mammopipe.pipelines.graph.requests import StepRequest
 
 from .conftest import REGION, Account
 from .policies import allowed, listed
@@ -17,7 +17,7 @@ from .states_language import Machine
 from .template import Template, load
 from .test_transitions import ARN, approve
 
-PLACE = Place("123456789012", REGION)
+PLACE = AccountAndRegion("123456789012", REGION)
 GIVEN = {"MonitorSchedule": "rate(7 days)", "CapturePercent": 10}
 IMAGE = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/mammopipe/serving:"
 MODEL = "s3://mammopipe-123456789012-eu-central-1/mammopipe/executions/run{}/model/model.tar.gz"
@@ -88,7 +88,7 @@ def test_a_schedule_without_captures_is_refused() -> None:
 
 
 def test_the_job_is_one_that_sagemaker_takes(job: dict[str, Any]) -> None:
-    asked = Asked("Monitor", "Processing", "CreateProcessingJob", job)
+    asked = StepRequest("Monitor", "Processing", "CreateProcessingJob", job)
     assert [*_model(asked), *(fault for rule in RULES["Processing"] for fault in rule(job))] == []
     assert job["NetworkConfig"]["EnableNetworkIsolation"] is True
     assert job["NetworkConfig"]["VpcConfig"]["Subnets"] == ["subnet-1", "subnet-2"]
@@ -108,7 +108,7 @@ def test_the_roles_may_do_what_the_job_needs_and_no_more(template: Template, job
     policies = template.resources("AWS::IAM::ManagedPolicy")
     monitor = [item["PolicyDocument"] for item in roles["MonitorRole"]["Policies"]]
     monitor += [policies[name]["PolicyDocument"] for name in ("ContainerPolicy", "KeyPolicy")]
-    needs = list(_of_job(Asked("Monitor", "Processing", "CreateProcessingJob", job), PLACE))
+    needs = list(_of_job(StepRequest("Monitor", "Processing", "CreateProcessingJob", job), PLACE))
     assert len(needs) > 20
     refused = [
         f"{need.action} on {need.resource}"

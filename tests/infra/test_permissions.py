@@ -1,4 +1,4 @@
-"""Whether the stack's roles may do what a compiled pipeline needs, over every combination of options."""
+"""The stack's roles have the permissions that a compiled pipeline needs, for every combination of options."""
 
 import itertools
 import json
@@ -9,16 +9,16 @@ import pytest
 
 from mammopipe.pipelines import PipelineConfig, build_pipeline
 from mammopipe.pipelines.graph.parameters import resolve_parameters
-from mammopipe.pipelines.graph.permissions import Need, Place, needed
+from mammopipe.pipelines.graph.permissions import AccountAndRegion, Need, needed
 
 from .conftest import REGION, Account
 from .policies import allowed
 
-PLACE = Place("123456789012", REGION)
+PLACE = AccountAndRegion("123456789012", REGION)
 
 
 def configuration(account: Account, *parts: dict[str, Any]) -> PipelineConfig:
-    """Return a configuration made of the stack's outputs, with options on top."""
+    """Return a configuration with the stack's outputs and these options."""
     out = account.outputs
     values: dict[str, Any] = {
         "cnns": ["alexnet"],
@@ -65,12 +65,12 @@ OPTIONS: list[list[dict[str, Any]]] = [
         },
     ],
 ]
-"""Every way in which what a job reads, writes, runs or stands behind differs."""
+"""The options that change what a job reads, writes or runs, or its network."""
 
 
 @pytest.fixture(scope="module")
 def needs(account: Account) -> dict[tuple[int, ...], set[tuple[Any, ...]]]:
-    """The needs of every combination, each once."""
+    """The permissions that any combination needs, each once."""
     found = {}
     for numbers in itertools.product(*(range(len(choices)) for choices in OPTIONS)):
         config = configuration(account, *(choices[number] for choices, number in zip(OPTIONS, numbers, strict=True)))

@@ -1,4 +1,4 @@
-"""The stack as it stands on an emulated account, read back through each service's own API."""
+"""The stack on an emulated account, read back through each service's own API."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ GUIDE = STACK.parents[1] / "docs" / "how-to" / "aws.md"
 
 
 def test_the_documented_command_uploads_a_template_of_this_length() -> None:
-    # CloudFormation takes 51,200 bytes in a request and 1 MB from a bucket (CloudFormation quotas).
+    # CloudFormation accepts 51,200 bytes in a request and 1 MB from a bucket (CloudFormation quotas).
     assert STACK.stat().st_size <= 1_000_000
     assert "--template-file infra/stack.yaml" in (text := GUIDE.read_text(encoding="utf-8"))
     assert "--s3-bucket" in text.partition("--template-file infra/stack.yaml")[2].partition("```")[0]
@@ -243,7 +243,7 @@ def test_a_monitor_that_is_silent_is_told_where_days_are_given(aws: None, accoun
     cloudwatch.put_metric_alarm(**alarm)
     assert (alarm["Namespace"], alarm["MetricName"], alarm["Statistic"]) == (DRIFT, REQUESTS, "SampleCount")
     assert alarm["TreatMissingData"] == "breaching" and alarm["EvaluationPeriods"] == 7
-    # CloudWatch takes no alarm that looks back further.
+    # CloudWatch accepts no alarm that looks back further.
     assert alarm["Period"] * alarm["EvaluationPeriods"] <= 7 * 24 * 3600
 
 

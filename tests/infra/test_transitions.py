@@ -1,4 +1,4 @@
-"""Which mode of serving an approval may change into which, and what events do that come twice or late."""
+"""Which changes of an endpoint's mode an approval may make, and the effect of events that come twice or late."""
 
 import json
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ ALLOWED = {
     "both": {"both", "realtime"},
     "serverless": {"serverless"},
 }
-"""From each mode, those that an approval changes into; SageMaker changes no endpoint's mode."""
+"""The modes that an approval may change each mode into; SageMaker cannot change the mode of one endpoint."""
 
 
 def machine(account: Account, logical: str = "Deployment", **parameters: Any) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def test_an_approved_endpoint_captures_what_the_stack_says(account: Account, per
     if captures:
         found = config["DataCaptureConfig"]
         assert (found["InitialSamplingPercentage"], found["DestinationS3Uri"][-18:]) == (20, "/capture/mammopipe")
-    # Retained properties would keep the capture settings of the configuration before.
+    # Retained properties would keep the capture settings of the earlier configuration.
     (update,) = cloud.updates
     assert update["ExcludeRetainedVariantProperties"] == [{"VariantPropertyType": "DataCaptureConfig"}]
 
@@ -321,7 +321,7 @@ def test_a_candidate_ends_unless_a_later_run_took_its_name_over(
 
     Machine(call).run(expiry(account), EXPIRE)
     assert ("DeleteEndpoint" in calls) is deleted
-    # What is deleted is first taken from autoscaling, with the alarm that wakes an async endpoint.
+    # An endpoint is deregistered from autoscaling before it is deleted, and its alarm that wakes it is deleted.
     assert calls[2:] == (["DeregisterScalableTarget", "DeleteAlarms", "DeleteEndpoint"] if deleted else [])
     assert expiry(account)["States"]["Wait"]["Seconds"] == 86400
 

@@ -1,4 +1,4 @@
-"""Definitions compiled for AWS in every way that a run there is configured, with the requests that they stand for."""
+"""Definitions compiled for the different ways to configure a run on AWS, with the requests of their steps."""
 
 import json
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ CONFIGURATIONS: Mapping[str, Mapping[str, Any]] = {
 
 
 class Compiled:
-    """A definition, and the requests that it stands for."""
+    """A compiled definition, and the requests of its steps."""
 
     def __init__(self, values: Mapping[str, Any]):
         self.config = PipelineConfig.load(**values)
@@ -64,7 +64,7 @@ class Compiled:
         self.asked = resolved(self.definition, self.scope)
 
     def requests(self, *kinds: str) -> dict[str, dict[str, Any]]:
-        """Return the request of every step of these types, complete."""
+        """Return the complete request of every step of these types."""
         return {item.step: item.request for item in self.asked if item.kind in (kinds or CALLS)}
 
 
@@ -80,4 +80,4 @@ EVALUATION = {
     },
 }
 DOCUMENTS = {"evaluation.json": EVALUATION, "registration.json": {"model_card": "{}"}}
-"""What the jobs write, by the name of the file."""
+"""The contents of the files that jobs write, by file name."""

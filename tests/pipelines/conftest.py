@@ -1,4 +1,4 @@
-"""Tiny definitions whose jobs are small Python scripts, and the services that they run on."""
+"""Fixtures of the pipeline's tests: tiny definitions whose jobs are Python scripts, and the services that run them."""
 
 import json
 import os
@@ -42,7 +42,10 @@ def no_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
+        # The user's own configuration of AWS must not matter.
+        patch.setenv("HOME", "/nonexistent")
         patch.setattr(socket.socket, "connect", refuse)
+        patch.setattr(socket, "getaddrinfo", refuse)
         yield
 
 
@@ -77,7 +80,7 @@ def scripts(tmp_path: Path) -> "Scripts":
 
 
 class Scripts:
-    """Writes job scripts; each starts with `paths` (its ContainerPaths) and `arguments` at hand."""
+    """Writes job scripts; each can use `paths` (its ContainerPaths) and `arguments`."""
 
     HEAD = (
         "import json, os, sys, time\nfrom pathlib import Path\n"
@@ -208,7 +211,7 @@ def definition(*steps: Step, parameters: Sequence[Mapping[str, Any]] = ()) -> di
 
 
 class Runner:
-    """Runs definitions on the emulator, each in a folder of its own."""
+    """Runs definitions on the emulator, in a folder of the test."""
 
     def __init__(self, services: LocalServices, folder: Path):
         self.services, self.folder = services, folder

@@ -55,7 +55,7 @@ def _compile() -> str:
 
 
 def compile_scripted(folder: Path, changes: dict[str, str] | None = None) -> str:
-    """Return the definition of one candidate without an endpoint, its jobs the scripts above with `changes`."""
+    """Return the definition of one candidate without an endpoint; its jobs are the scripts above with `changes`."""
     folder.mkdir(parents=True, exist_ok=True)
     compiled = json.loads(_compile())
     bodies = BODIES | (changes or {})
@@ -69,7 +69,7 @@ def compile_scripted(folder: Path, changes: dict[str, str] | None = None) -> str
 
 
 class Compiled:
-    """Stands where `build_pipeline`'s result does."""
+    """Replaces the result of `build_pipeline`."""
 
     def __init__(self, text: str):
         self.text = text

@@ -17,7 +17,7 @@ RECORD = ImageRecord("mdb001", "p1", "mias", Laterality.LEFT, View.MLO, Label.MA
 counts = st.fixed_dictionaries({label: st.integers(0, 30) for label in THREE})
 
 
-def film() -> np.ndarray:
+def image() -> np.ndarray:
     pixels = np.zeros((400, 400), np.uint16)
     pixels[:, :250] = 12000
     cv2.circle(pixels, (200, 150), 30, 50000, -1)
@@ -53,7 +53,7 @@ def test_only_training_originals_are_copied() -> None:
 
 
 def test_the_same_seed_gives_the_same_copy_and_another_seed_another() -> None:
-    first, again, other = (Augmenter(seed=seed).copy(film(), RECORD, 1) for seed in (5, 5, 6))
+    first, again, other = (Augmenter(seed=seed).copy(image(), RECORD, 1) for seed in (5, 5, 6))
     assert np.array_equal(first[0], again[0])
     assert first[1] == again[1]
     assert not np.array_equal(first[0], other[0])
@@ -61,13 +61,13 @@ def test_the_same_seed_gives_the_same_copy_and_another_seed_another() -> None:
 
 def test_a_copy_does_not_depend_on_the_copies_made_before_it() -> None:
     augmenter = Augmenter(seed=1)
-    augmenter.copy(film(), RECORD, 0)
-    assert np.array_equal(augmenter.copy(film(), RECORD, 3)[0], Augmenter(seed=1).copy(film(), RECORD, 3)[0])
+    augmenter.copy(image(), RECORD, 0)
+    assert np.array_equal(augmenter.copy(image(), RECORD, 3)[0], Augmenter(seed=1).copy(image(), RECORD, 3)[0])
 
 
 @pytest.mark.parametrize("index", range(12))
 def test_lesions_side_and_names_follow_the_pixels(index: int) -> None:
-    pixels, record = Augmenter(seed=2).copy(film(), RECORD, index)
+    pixels, record = Augmenter(seed=2).copy(image(), RECORD, index)
     (lesion,) = record.lesions
     y, x = (grid[pixels > 30000].mean() for grid in np.indices(pixels.shape))
     assert (lesion.x, lesion.y) == pytest.approx((x, y), abs=6)
@@ -81,7 +81,7 @@ def test_lesions_side_and_names_follow_the_pixels(index: int) -> None:
 def test_both_sides_occur_but_no_oblique_view_is_turned_upside_down() -> None:
     upright = AugmentationConfig(rotation_degrees=0, shift=0, scale=0, elastic_probability=0, brightness=0, contrast=0)
     for view, upside_down in ((View.MLO, False), (View.CC, True)):
-        made = [Augmenter(upright, seed=3).copy(film(), replace(RECORD, view=view), index)[1] for index in range(20)]
+        made = [Augmenter(upright, seed=3).copy(image(), replace(RECORD, view=view), index)[1] for index in range(20)]
         assert len({record.laterality for record in made}) == 2
         rows = Counter(round(record.lesions[0].y) for record in made)
         assert (set(rows) == {150}) is not upside_down
@@ -89,7 +89,7 @@ def test_both_sides_occur_but_no_oblique_view_is_turned_upside_down() -> None:
 
 def test_air_stays_air() -> None:
     strong = AugmentationConfig(brightness=0.3, rotation_degrees=0, shift=0, scale=0, elastic_probability=0)
-    pixels, record = Augmenter(strong, seed=0).copy(film(), RECORD, 0)
+    pixels, record = Augmenter(strong, seed=0).copy(image(), RECORD, 0)
     outer = pixels[:, 260:] if record.laterality is Laterality.LEFT else pixels[:, :140]
     assert outer.max() == 0
 

@@ -10,10 +10,10 @@ from mammopipe.processing.classes import (
     Question,
     class_index,
     class_indices,
+    class_of,
     classes_of,
     classes_of_number,
-    listed,
-    named,
+    counted_labels,
 )
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.errors import LabelError
@@ -48,7 +48,7 @@ def test_a_dataset_of_one_class_is_refused_with_its_counts(labels: list[Label], 
 def test_with_two_classes_all_but_malignant_is_negative() -> None:
     assert [class_index(label, TWO) for label in (NORMAL, BENIGN, NEGATIVE, MALIGNANT)] == [0, 0, 0, 1]
     assert [class_index(label, THREE) for label in (NORMAL, BENIGN, MALIGNANT)] == [0, 1, 2]
-    assert [named(label, TWO) for label in (BENIGN, MALIGNANT)] == [NEGATIVE, MALIGNANT]
+    assert [class_of(label, TWO) for label in (BENIGN, MALIGNANT)] == [NEGATIVE, MALIGNANT]
     records = [replace(RECORD, label=label) for label in (MALIGNANT, NORMAL, BENIGN)]
     assert class_indices(records, TWO).tolist() == [1, 0, 0]
     assert class_indices(records, THREE).tolist() == [2, 0, 1]
@@ -67,5 +67,5 @@ def test_malignant_is_the_last_of_both_sets_and_the_number_names_the_set() -> No
 
 
 def test_images_are_counted_by_the_three_labels_or_by_those_that_occur_beside_negative() -> None:
-    assert listed([NORMAL]) == THREE
-    assert set(listed([NEGATIVE, MALIGNANT])) == {NEGATIVE, MALIGNANT}
+    assert counted_labels([NORMAL]) == THREE
+    assert set(counted_labels([NEGATIVE, MALIGNANT])) == {NEGATIVE, MALIGNANT}

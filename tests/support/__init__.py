@@ -1,1 +1,1 @@
-"""What tests share: a local cloud, a fork server for jobs, stand-ins for servers, leaks to plant, label tables."""
+"""Shared by tests: a local cloud, a fork server for jobs, replacements of servers, leaks to plant, label tables."""

@@ -67,7 +67,7 @@ def running_cloud(folder: Path) -> Iterator[Cloud]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback interface that nobody uses now."""
+    """Return free ports of the loopback interface."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:

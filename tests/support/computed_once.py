@@ -19,11 +19,11 @@ from mammopipe.training.networks import openvino_export
 from mammopipe.training.networks.model_directory import LoadedModel
 
 _KNOWN: list[dict[Any, Any]] = []
-"""What was computed so far, of each function."""
+"""The results so far, by function."""
 
 
 def forget() -> None:
-    """Let everything be computed anew, for tests that two evaluations of the same data are equal."""
+    """Forget all results, for tests that two evaluations of the same data are equal."""
     for known in _KNOWN:
         known.clear()
 
@@ -71,7 +71,7 @@ _WRITE_NETWORK_ONCE = _write_network_once(openvino_export.write_network)
 
 @contextmanager
 def computed_once() -> Iterator[pytest.MonkeyPatch]:
-    """Let evaluations in this process that compare the same pixels, or export the same weights, compute it once."""
+    """Make evaluations in this process reuse results for the same pixels and for the export of the same weights."""
     with pytest.MonkeyPatch.context() as patch:
         for name, function in _ONCE.items():
             patch.setattr(leakage_audit, name, function)

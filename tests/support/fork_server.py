@@ -106,7 +106,7 @@ def shared() -> list[str]:
 
 
 def use(command: list[str]) -> None:
-    """Let the jobs that this process starts be forked: `command` takes the place of `python`."""
+    """Make this process start jobs by forking: `command` replaces `python`."""
     from mammopipe.pipelines.backends.jobs import ENTRYPOINTS
 
     assert isinstance(ENTRYPOINTS, dict)
@@ -120,13 +120,13 @@ def main(path: str, ready: int) -> dict[str, Any]:
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(path)
     listening.listen(64)
-    gc.disable()  # what is imported here is no garbage
+    gc.disable()  # imported modules are never garbage
     from mammopipe.training.model.openvino_runtime import load_openvino
 
     load_openvino()  # without telemetry
     for name in IMPORTS:
         importlib.import_module(name)
-    # torchrun names its steps by `inspect.stack()`, which searches all modules: here, longer than a small job takes.
+    # torchrun names its steps with `inspect.stack()`, which searches all modules; that takes longer than a small job.
     rendezvous = importlib.import_module("torch.distributed.elastic.rendezvous.dynamic_rendezvous")
     rendezvous.get_method_name = lambda depth=2: sys._getframe(depth).f_code.co_name
     service_models.read_once("s3", "sagemaker", "sagemaker-runtime", "sts")
@@ -189,7 +189,7 @@ def main(path: str, ready: int) -> dict[str, Any]:
 
 
 def _prepare() -> None:
-    """Do once what is slow the first time in a process: a definition, an export, a plot, the pages' templates."""
+    """Do once what is slow only the first time in a process: a definition, an export, a plot, the pages' templates."""
     import torch
 
     from mammopipe.inference import monitoring
@@ -199,7 +199,7 @@ def _prepare() -> None:
     from mammopipe.training.reporting.report import TEMPLATES
 
     build_pipeline(PipelineConfig()).definition()
-    # So small that torch starts no threads: a forked process has none of them, and waits for them forever.
+    # So small that torch starts no threads: a forked process would not have them, and would wait for them forever.
     layers = (torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1))
     torch.export.export(torch.nn.Sequential(*layers).eval(), (torch.zeros(1, 1, 8, 8),))
     Plot("", "", "", unit=True).svg()
@@ -221,7 +221,7 @@ def _received(caller: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 
 def _become(request: Mapping[str, Any], descriptors: list[int]) -> None:
-    """Make this process what the caller would have started: streams, folder, environment, threads, signals."""
+    """Give this process the streams, folder, environment, threads and signals of the caller's request."""
     import cv2
     import torch
 
@@ -259,7 +259,7 @@ def _report_ended(children: dict[int, socket.socket | None], selector: selectors
 def _run(arguments: list[str]) -> int:
     """Run a command and return its exit code."""
     try:
-        if arguments[0] == "-u":  # lines are written as they end
+        if arguments[0] == "-u":  # each line is written when it is complete
             arguments = arguments[1:]
         if arguments[0] == "-W":
             warnings.simplefilter(arguments[1])  # type: ignore[arg-type]
@@ -283,7 +283,7 @@ def _run(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     code = _run(main(sys.argv[1], int(sys.argv[2]))["arguments"])
-    # What an interpreter does at its end, but for destroying every module: that takes longer than many a command.
+    # All that an interpreter does at its end, except destroying every module, which takes longer than many commands.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()

@@ -1,6 +1,6 @@
-"""Lets all boto3 sessions of a process share the descriptions of AWS's services.
+"""Makes all boto3 sessions of a process share the descriptions of AWS's services.
 
-boto3 reads them anew for each session, 50 to 500 ms for a service, and each emulated account has a session of its own.
+boto3 reads them again for each session, 50 to 500 ms for a service, and each emulated account has its own session.
 """
 
 from functools import cache
@@ -11,7 +11,7 @@ from botocore.loaders import JSONFileLoader
 
 
 def read_once(*services: str) -> None:
-    """Let this process, and those forked from it, read each description once, and those of `services` now."""
+    """Make this process and its forks read each description only once, and read those of `services` now."""
     read = cache(JSONFileLoader().load_file)
 
     def load_file(self: JSONFileLoader, file_path: str) -> Any:

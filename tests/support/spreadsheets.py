@@ -1,4 +1,4 @@
-"""Writes the least workbook (Office Open XML) that spreadsheet programs read: one sheet of texts and numbers."""
+"""Writes a minimal workbook (Office Open XML) that spreadsheet programs read: one sheet of texts and numbers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ def _relation(kind: str, target: str) -> str:
 
 
 def write_spreadsheet(path: Path, rows: Sequence[Sequence[object]]) -> None:
-    """Write the rows as the only sheet of an xlsx file; numbers are stored as numbers, all else as text."""
+    """Write the rows as the only sheet of an xlsx file; numbers are stored as numbers, other values as text."""
     cells = "".join(
         "<row>"
         + "".join(

@@ -32,7 +32,7 @@ REGION = schema.Region(left=10, top=20, right=60, bottom=90, peak_x=30, peak_y=4
 
 
 def scores(laterality: Laterality | None = Laterality.RIGHT, referral: schema.Referral = CLEAR) -> dict[str, Any]:
-    """Return what the schema says of one image."""
+    """Return the fields of the schema for one image."""
     return {
         "image": schema.ImageInfo(
             sha256="ef", rows=400, columns=320, laterality=laterality, view=View.MLO, quality={"coverage": 0.4}
@@ -57,7 +57,7 @@ def image_json(**changes: Any) -> bytes:
 
 
 def exam_json() -> bytes:
-    """Return the answer to an exam of a left and a right film, the right one referred."""
+    """Return the answer to an exam of a left and a right image, of which the right one is referred."""
     images = [
         schema.ImageAnswer(index=0, **scores(Laterality.LEFT)),
         schema.ImageAnswer(index=1, **scores(Laterality.RIGHT, REFERRED)),
@@ -90,19 +90,19 @@ def exam_json() -> bytes:
 
 @dataclass
 class Answering:
-    """What the container does, and what it was sent."""
+    """The container's behaviour, and the requests that it got."""
 
     url: str = ""
     replies: list[tuple[int, bytes]] = field(default_factory=list)
-    """What the next requests get; then 200 and an answer of the form and kind that is asked for."""
+    """The answers to the next requests; afterwards, 200 and an answer in the requested form."""
     sized: bool = True
-    """Whether answers say how long they are."""
+    """Whether answers state their length."""
     gate: threading.Event = field(default_factory=threading.Event)
     """Answers wait for it."""
     proxy: list[tuple[int, bytes]] = field(default_factory=list)
-    """What a proxy in front of the container answers to the next requests, which the container never sees."""
+    """The answers of a proxy in front of the container to the next requests, which do not reach the container."""
     drips: bool = False
-    """Whether an answer's body arrives a byte at a time, for as long as the test lasts."""
+    """Whether an answer's body arrives byte by byte, until the end of the test."""
     closed: threading.Event = field(default_factory=threading.Event)
     requests: list[tuple[str, Mapping[str, str], bytes]] = field(default_factory=list)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
-from mammopipe.processing.classes import TWO, Classes, Question, class_indices, classes_of, listed, named
+from mammopipe.processing.classes import TWO, Classes, Question, class_indices, class_of, classes_of, counted_labels
 from mammopipe.processing.datasets.manifest import (
     ImageRecord,
     Split,
@@ -210,7 +210,7 @@ class SegmentedData:
     def labels(self) -> dict[str, int]:
         """Return the number of originals by the label of their table, over all splits."""
         found = Counter(record.label for record in self.records if not record.source_image_id)
-        return {str(label): found[label] for label in listed(found)}
+        return {str(label): found[label] for label in counted_labels(found)}
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return, for each split, the numbers of originals, patients, originals of each class, and copies."""
@@ -218,7 +218,7 @@ class SegmentedData:
 
     def _count(self, split: Split) -> dict[str, int]:
         records = self.originals(split)
-        of_class = Counter(named(record.label, self.classes) for record in records)
+        of_class = Counter(class_of(record.label, self.classes) for record in records)
         patients = len({(record.dataset, record.patient_id) for record in records})
         copies = sum(record.split is split for record in self.records) - len(records)
         breasts = {"breasts": len(set(map(breast_id, records)))} if self.level is Level.BREAST else {}

@@ -22,7 +22,7 @@ from mammopipe.training.evaluation.pointing_game import Outputs
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.drift_features import fit_drift_reference
 from mammopipe.training.model.exam_scores import Level
-from mammopipe.training.model.operating_points import RATES, OperatingPoint, Rate
+from mammopipe.training.model.operating_points import RATES, DecisionThreshold, Rate
 from mammopipe.training.model.predictions import Floats
 from mammopipe.training.model.reference import Reference, fit_reference, spaced_sample
 from mammopipe.training.model.views.breasts import breasts_of
@@ -165,7 +165,7 @@ def _image_point(target: float, images: Mapping[str, Any], goal: str) -> dict[st
     figures = images["operating_points"][goal]
     sensitivity, specificity, recall_rate, ppv = (Rate.of(figures[name]) for name in RATES)
     counts = {name: int(images[name]) for name in ("cases", "malignant", "patients")}
-    point = OperatingPoint(figures["threshold"], target, sensitivity, specificity, recall_rate, ppv, **counts)
+    point = DecisionThreshold(figures["threshold"], target, sensitivity, specificity, recall_rate, ppv, **counts)
     return point.as_dict()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProtocol
 from mammopipe.processing.images.image_files import ImageFiles
-from mammopipe.processing.splits.leakage_audit import Finding, LeakageReport
+from mammopipe.processing.splits.leakage_audit import Leak, LeakageReport
 from mammopipe.training.evaluation.calibration import Comparison, FittedCalibration, calibrate, fit_comparison
 from mammopipe.training.evaluation.score_calibration import FittedMaps, fit_score_maps
 from mammopipe.training.fitting.checkpoint import data_digest
@@ -54,7 +54,7 @@ class Fit:
         }
 
 
-def audit_fits(fits: Sequence[Fit], records: Sequence[ImageRecord]) -> list[Finding]:
+def audit_fits(fits: Sequence[Fit], records: Sequence[ImageRecord]) -> list[Leak]:
     """Return a finding for each fit that used a test image, or an image that is not in the manifest."""
     tested = {record.image_id for record in records if record.split is Split.TEST}
     unknown = {name for fit in fits for name in fit.image_ids} - {record.image_id for record in records}
@@ -67,7 +67,7 @@ def audit_fits(fits: Sequence[Fit], records: Sequence[ImageRecord]) -> list[Find
             found = tuple(name for name in fit.image_ids if name in names)
             if found:
                 findings.append(
-                    Finding(
+                    Leak(
                         kind,
                         found,
                         f"{fit.what}: {len(found)} of the {len(fit.image_ids)} images that "
@@ -77,7 +77,7 @@ def audit_fits(fits: Sequence[Fit], records: Sequence[ImageRecord]) -> list[Find
     return findings
 
 
-def audit_calibration(name: str, used: FittedCalibration, validation: ValidationPredictions) -> list[Finding]:
+def audit_calibration(name: str, used: FittedCalibration, validation: ValidationPredictions) -> list[Leak]:
     """Fit a candidate's calibration and thresholds again on validation; return a finding for each different value."""
     require_validation(validation, f"calibration of {name}")
     fitted = calibrate(validation)
@@ -99,14 +99,14 @@ def audit_score_maps(
 
 def audit_comparison(
     name: str, used: Comparison | None, validation: ValidationPredictions, rule: BreastRule
-) -> list[Finding]:
+) -> list[Leak]:
     """Fit a candidate's comparison of breasts again on validation; return a finding for each different value."""
     require_validation(validation, f"comparison of {name}")
     if used is None:
         return []
     fitted = fit_comparison(validation, used.weight, rule)
     if fitted is None:
-        return [Finding("not-from-validation", (), f"{name}: breasts are compared, and validation has none to compare")]
+        return [Leak("not-from-validation", (), f"{name}: breasts are compared, and validation has none to compare")]
     pairs = _pairs(" of compared breasts", used.calibration, fitted.calibration)
     pairs += [
         (f"threshold {goal} of the compared {level}", value, fitted.thresholds[level].get(goal, math.nan))
@@ -138,10 +138,10 @@ def _pairs(of: str, used: Calibration, fitted: Calibration) -> list[tuple[str, f
     ]
 
 
-def _not_from(validation: ValidationPredictions, name: str, pairs: Sequence[tuple[str, float, float]]) -> list[Finding]:
+def _not_from(validation: ValidationPredictions, name: str, pairs: Sequence[tuple[str, float, float]]) -> list[Leak]:
     """Return a finding for each (what, value, expected) whose value differs from the expected one."""
     return [
-        Finding(
+        Leak(
             "not-from-validation",
             (),
             f"{name}: {what} is {value:.6g}, and fitted on the "
@@ -152,7 +152,7 @@ def _not_from(validation: ValidationPredictions, name: str, pairs: Sequence[tupl
     ]
 
 
-def audit_training(digests: Mapping[str, str], records: Sequence[ImageRecord], folder: Path) -> list[Finding]:
+def audit_training(digests: Mapping[str, str], records: Sequence[ImageRecord], folder: Path) -> list[Leak]:
     """Return a finding for each candidate that was trained on other images than the given ones.
 
     Args:
@@ -162,7 +162,7 @@ def audit_training(digests: Mapping[str, str], records: Sequence[ImageRecord], f
     """
     expected = training_digest(records, folder)
     return [
-        Finding(
+        Leak(
             "trained-on-other-films",
             (),
             f"{name}: weights, and the statistics in them, were fitted on images "
@@ -173,7 +173,7 @@ def audit_training(digests: Mapping[str, str], records: Sequence[ImageRecord], f
     ]
 
 
-def audit_folds(name: str, held: OutOfFold, records: Sequence[ImageRecord], protocol: SplitProtocol) -> list[Finding]:
+def audit_folds(name: str, held: OutOfFold, records: Sequence[ImageRecord], protocol: SplitProtocol) -> list[Leak]:
     """Return a finding for each patient (or other unit of the protocol) whose images are in two folds.
 
     For such a patient, a fold's network was trained on another image of the patient whose image it predicts.
@@ -188,7 +188,7 @@ def audit_folds(name: str, held: OutOfFold, records: Sequence[ImageRecord], prot
     for record, fold in zip(records, held.of(records).folds.tolist(), strict=True):
         members[protocol.unit(record)].append((fold, record.image_id))
     return [
-        Finding(
+        Leak(
             "held-out-film-known",
             tuple(image for _, image in images),
             f"{name}: the images {images[0][1]} and {images[-1][1]}, which protocol {protocol} keeps together, "
@@ -219,15 +219,15 @@ def _files(records: Sequence[ImageRecord], folder: Path) -> str:
     return digest.hexdigest()
 
 
-def with_findings(leakage: Mapping[str, Any], findings: Sequence[Finding], *, fits: int) -> dict[str, Any]:
+def with_findings(leakage: Mapping[str, Any], findings: Sequence[Leak], *, fits: int) -> dict[str, Any]:
     """Return the JSON values of a leakage report with additional findings and `fits` additional checked fits."""
-    kept = [Finding(item["kind"], tuple(item["images"]), item["message"]) for item in leakage["findings"]]
+    kept = [Leak(item["kind"], tuple(item["images"]), item["message"]) for item in leakage["findings"]]
     checked = {**leakage["checked"], "fits": leakage["checked"].get("fits", 0) + fits}
     return LeakageReport((*kept, *findings), checked).as_dict()
 
 
 def audited(
-    leakage: Mapping[str, Any], fits: Sequence[Fit], findings: Sequence[Finding], records: Sequence[ImageRecord]
+    leakage: Mapping[str, Any], fits: Sequence[Fit], findings: Sequence[Leak], records: Sequence[ImageRecord]
 ) -> dict[str, Any]:
     """Return `leakage` and `fitted` of `evaluation.json`: the audit of the split together with that of the fits."""
     whole = with_findings(leakage, [*findings, *audit_fits(fits, records)], fits=len(fits))

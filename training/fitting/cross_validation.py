@@ -32,7 +32,7 @@ from mammopipe.training.fitting.distributed import World, agree
 from mammopipe.training.fitting.head_only import Images, learner
 from mammopipe.training.fitting.loop import fit, refit
 from mammopipe.training.fitting.out_of_fold import CrossValidated, OneFold, mean_of_deals
-from mammopipe.training.fitting.run import Progress
+from mammopipe.training.fitting.run import TrainingProgress
 from mammopipe.training.fitting.step import EpochResult, State, measure
 from mammopipe.training.metrics.choice import ChoiceFigure
 from mammopipe.training.model.architecture import Precision
@@ -43,7 +43,7 @@ Build = Callable[[], ImageNetwork]
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class FoldEnvironment:
     """The environment in which a cross-validation runs."""
 
     world: World
@@ -60,7 +60,13 @@ class Surroundings:
 
 
 def train_fold(
-    images: Images, config: TrainConfig, protocol: SplitProtocol, build: Build, *, pretrained: bool, where: Surroundings
+    images: Images,
+    config: TrainConfig,
+    protocol: SplitProtocol,
+    build: Build,
+    *,
+    pretrained: bool,
+    where: FoldEnvironment,
 ) -> tuple[ImageNetwork, OneFold]:
     """Train the network of the fold `config.fold` alone, for all epochs; the arguments are those of `cross_validate`.
 
@@ -106,7 +112,13 @@ def _judged(images: Images, protocol: SplitProtocol) -> NDArray[np.bool_]:
 
 
 def cross_validate(
-    images: Images, config: TrainConfig, protocol: SplitProtocol, build: Build, *, pretrained: bool, where: Surroundings
+    images: Images,
+    config: TrainConfig,
+    protocol: SplitProtocol,
+    build: Build,
+    *,
+    pretrained: bool,
+    where: FoldEnvironment,
 ) -> tuple[ImageNetwork, CrossValidated]:
     """Train the network of each fold and the final network.
 
@@ -161,14 +173,14 @@ def _one_deal(
     build: Build,
     *,
     pretrained: bool,
-    where: Surroundings,
-) -> tuple[list[Progress], CrossValidated]:
+    where: FoldEnvironment,
+) -> tuple[list[TrainingProgress], CrossValidated]:
     """Deal the patients to folds by the seed of `config`, and train the network of each fold."""
     folds = np.array(assign_folds(given.records, config.folds, seed=config.seed, protocol=protocol))
     judged = _judged(given, protocol)
     held_out = [np.flatnonzero((folds == fold) & judged) for fold in range(config.folds)]
     prefix = f"deal-{number}-" if number else ""
-    done: list[Progress] = []
+    done: list[TrainingProgress] = []
     for fold, places in enumerate(held_out):
         learnt = given.part(np.flatnonzero(folds != fold).tolist())
         fold_images = given.part(places.tolist())
@@ -203,13 +215,13 @@ def _fold(
     store: CheckpointStore,
     *,
     pretrained: bool,
-    where: Surroundings,
-) -> Progress:
+    where: FoldEnvironment,
+) -> TrainingProgress:
     """Train one fold's network, or return the result of an earlier start of this job."""
     world = where.world
     saved = agree(store.load() if world.leads else None, world)
     if saved is not None and "fold" in saved:
-        return Progress(
+        return TrainingProgress(
             Precision(saved["precision"]),
             [EpochResult(**item) for item in saved["history"]],
             best=saved["best"],
@@ -244,7 +256,7 @@ def _fold(
 
 
 def _together(
-    images: Images, held_out: Sequence[NDArray[np.int64]], done: Sequence[Progress], config: TrainConfig
+    images: Images, held_out: Sequence[NDArray[np.int64]], done: Sequence[TrainingProgress], config: TrainConfig
 ) -> CrossValidated:
     """Combine the folds into one progress over all held-out images, in the order of the images."""
     order = np.argsort(np.concatenate(held_out))
@@ -272,7 +284,7 @@ def _together(
 
 
 def _epoch(
-    epoch: int, logits: NDArray[np.float32], images: Images, done: Sequence[Progress], choice: ChoiceFigure
+    epoch: int, logits: NDArray[np.float32], images: Images, done: Sequence[TrainingProgress], choice: ChoiceFigure
 ) -> EpochResult:
     found = measure(logits, images, choice)
     at = [fold.history[min(epoch, len(fold.history)) - 1] for fold in done]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mammopipe.processing.breast.preprocess import to_unit
-from mammopipe.processing.classes import Classes, class_indices, widest
+from mammopipe.processing.classes import Classes, class_indices, possible_classes
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion, Split, SplitProtocol, View
 from mammopipe.processing.errors import ManifestError
 from mammopipe.processing.variation import Variation, vary
@@ -60,7 +60,7 @@ class ImageDataset(Dataset[Item]):
                 image is used.
         """
         self.records = tuple(records)
-        self.classes = classes or widest(record.label for record in self.records)
+        self.classes = classes or possible_classes(record.label for record in self.records)
         self.labels: NDArray[np.int64] = class_indices(self.records, self.classes)
         self.shape: tuple[int, int] = shape
         """(H, W) of every image, in pixels."""

@@ -9,7 +9,7 @@ from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.checkpoint import CheckpointStore
 from mammopipe.training.fitting.distributed import ALONE, World, agree
 from mammopipe.training.fitting.head_only import ImagesOrBreasts, learner
-from mammopipe.training.fitting.run import Progress, TrainingRun
+from mammopipe.training.fitting.run import TrainingProgress, TrainingRun
 from mammopipe.training.model.architecture import Precision
 from mammopipe.training.networks.network import ImageNetwork
 
@@ -24,7 +24,7 @@ def fit(
     world: World = ALONE,
     checkpoints: CheckpointStore | None = None,
     check_stop: Callable[[], None] = lambda: None,
-) -> Progress:
+) -> TrainingProgress:
     """Train the network and load the weights of its best epoch.
 
     Where only the classifier learns, checkpoints and `best` hold only the classifier.

@@ -17,7 +17,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, breast_id
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_csv
 from mammopipe.training.config import Final
-from mammopipe.training.fitting.run import Progress
+from mammopipe.training.fitting.run import TrainingProgress
 from mammopipe.training.fitting.step import EpochResult
 from mammopipe.training.model.description import DESCRIPTION_FILE, verify
 from mammopipe.training.model.predictions import Floats, Integers, ValidationPredictions
@@ -145,7 +145,7 @@ def write_out_of_fold(
 
 
 @dataclass
-class CrossValidated(Progress):
+class CrossValidated(TrainingProgress):
     """The combined progress of all folds.
 
     `history` holds the metrics over all held-out images for each epoch; `logits` holds those of the chosen epoch.

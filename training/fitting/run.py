@@ -40,7 +40,7 @@ from mammopipe.training.variation import AugmentOn
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """The progress of a run; a checkpoint holds it beside the network and the optimiser."""
 
     precision: Precision
@@ -107,7 +107,7 @@ class TrainingRun:
         self.partial: dict[str, Any] | None = None
         """Progress within an epoch when the checkpoint was written; the run resumes from it."""
 
-    def resume(self, checkpoints: CheckpointStore | None) -> Progress:
+    def resume(self, checkpoints: CheckpointStore | None) -> TrainingProgress:
         """Load this run's checkpoint into network and optimiser, if there is one, and return its progress."""
         saved = agree(checkpoints.load() if checkpoints is not None and self.world.leads else None, self.world)
         if saved is None:
@@ -116,7 +116,7 @@ class TrainingRun:
                 chosen = choose_precision(
                     self.config.precision, self.network, shape=self.images.shape, device=self.world.device
                 )
-            return Progress(agree(chosen, self.world), takes_last=self.config.takes_last)
+            return TrainingProgress(agree(chosen, self.world), takes_last=self.config.takes_last)
         if self.world.leads:
             partial = saved.get("partial")
             print(
@@ -126,8 +126,8 @@ class TrainingRun:
             )
         return self._restore(saved)
 
-    def _restore(self, saved: Mapping[str, Any]) -> Progress:
-        progress = Progress(
+    def _restore(self, saved: Mapping[str, Any]) -> TrainingProgress:
+        progress = TrainingProgress(
             Precision(saved["precision"]),
             [EpochResult(**item) for item in saved["history"]],
             saved["best"] or saved["network"],
@@ -167,7 +167,7 @@ class TrainingRun:
             "partial": self.partial,
         }
 
-    def snapshot(self, progress: Progress) -> dict[str, Any]:
+    def snapshot(self, progress: TrainingProgress) -> dict[str, Any]:
         """Return everything that `resume` needs, as tensors and plain values, without duplicates."""
         done = progress.finished(self.config)
         is_best = progress.best_epoch == len(progress.history) and self.average is None and self.partial is None

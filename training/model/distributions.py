@@ -39,7 +39,7 @@ _HALF = 0.5
 
 
 @dataclass(frozen=True)
-class Distribution:
+class FeatureHistogram:
     """A histogram of one feature over images."""
 
     edges: tuple[float, ...]
@@ -58,7 +58,7 @@ class Distribution:
             raise ConfigError(f"a distribution of {sum(self.counts)} images cannot be of {self.exams} exams")
 
     @classmethod
-    def of(cls, values: Sequence[float] | Floats, exams: int) -> "Distribution":
+    def of(cls, values: Sequence[float] | Floats, exams: int) -> "FeatureHistogram":
         """Return the distribution of values, in bins of equal proportions where repeated values allow it.
 
         Args:
@@ -73,7 +73,7 @@ class Distribution:
         return cls(tuple(map(float, edges)), tuple(map(int, _count(found, edges))), exams)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Distribution":
+    def from_json(cls, values: Mapping[str, Any]) -> "FeatureHistogram":
         """Return the distribution from the JSON values of `to_json`."""
         return cls(tuple(values["edges"]), tuple(values["counts"]), int(values["exams"]))
 
@@ -115,13 +115,13 @@ def _shares(counts: Floats) -> Floats:
     return shares
 
 
-def stability_index(reference: Distribution, counts: Floats) -> float:
+def stability_index(reference: FeatureHistogram, counts: Floats) -> float:
     """Return the population stability index of counts, (bins,), against the reference; 0 means no difference."""
     expected, found = reference.shares, _shares(counts)
     return float(((found - expected) * np.log(found / expected)).sum())
 
 
-def index_limit(reference: Distribution, exams: float, false_alarms: float) -> float:
+def index_limit(reference: FeatureHistogram, exams: float, false_alarms: float) -> float:
     """Return the limit that the index exceeds by chance with probability `false_alarms`, at least `LEAST_INDEX`."""
     # scipy.stats would take half a second to import; this is its chi2.isf.
     from scipy.special import chdtri
@@ -130,7 +130,7 @@ def index_limit(reference: Distribution, exams: float, false_alarms: float) -> f
     return max(LEAST_INDEX, (1 / exams + 1 / reference.exams) * float(chdtri(freedom, false_alarms)))
 
 
-def allowance(reference: Distribution) -> float:
+def allowance(reference: FeatureHistogram) -> float:
     """Return the allowance of the CUSUM: the deviation, in standard deviations, that it does not add up.
 
     The allowance is half the shift to detect plus `REFERENCE_ERRORS` standard errors of the reference's mean. Without
@@ -162,7 +162,7 @@ def _two_sided(slack: float, limit: float) -> float:
     return one_sided / 2
 
 
-def fit_distributions(figures: Sequence[Mapping[str, float]], exams: Sequence[str]) -> dict[str, Distribution]:
+def fit_distributions(figures: Sequence[Mapping[str, float]], exams: Sequence[str]) -> dict[str, FeatureHistogram]:
     """Return the distribution of each feature over images.
 
     Args:
@@ -173,5 +173,5 @@ def fit_distributions(figures: Sequence[Mapping[str, float]], exams: Sequence[st
     found = {}
     for name in names:
         rows = [(image[name], exam) for image, exam in zip(figures, exams, strict=True) if name in image]
-        found[name] = Distribution.of([value for value, _ in rows], len({exam for _, exam in rows}))
+        found[name] = FeatureHistogram.of([value for value, _ in rows], len({exam for _, exam in rows}))
     return found

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mammopipe.processing.datasets.manifest import ImageRecord
-from mammopipe.training.model.distributions import Distribution, Floats, fit_distributions
+from mammopipe.training.model.distributions import FeatureHistogram, Floats, fit_distributions
 from mammopipe.training.model.reference import entropy
 
 IMAGE = ("level_low", "level_mid", "level_high", "detail")
@@ -34,7 +34,7 @@ EVERYTHING = "all"
 LEAST_EXAMS = 30
 """Minimum number of patients for a separate distribution of a machine or a site."""
 
-Distributions = Mapping[str, Mapping[str, Distribution]]
+Distributions = Mapping[str, Mapping[str, FeatureHistogram]]
 """Distributions by group (`all`, `machine 21`, `site 1`), then by feature."""
 
 
@@ -95,9 +95,9 @@ def to_json(distributions: Distributions) -> dict[str, Any]:
     return {group: {name: each.to_json() for name, each in figures.items()} for group, figures in distributions.items()}
 
 
-def from_json(values: Mapping[str, Any]) -> dict[str, dict[str, Distribution]]:
+def from_json(values: Mapping[str, Any]) -> dict[str, dict[str, FeatureHistogram]]:
     """Return distributions from their JSON values; raises `ConfigError` or `KeyError` for invalid values."""
     return {
-        group: {name: Distribution.from_json(each) for name, each in figures.items()}
+        group: {name: FeatureHistogram.from_json(each) for name, each in figures.items()}
         for group, figures in values.items()
     }

@@ -60,7 +60,7 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class OperatingPoint:
+class DecisionThreshold:
     """A threshold on the calibrated probability of cancer, with its performance on validation."""
 
     threshold: float
@@ -105,7 +105,7 @@ class OperatingPoint:
         return bool(self.sensitivity.value)
 
 
-Points = dict[Level, dict[Goal, OperatingPoint]]
+Points = dict[Level, dict[Goal, DecisionThreshold]]
 
 
 def read_operating_points(description: Mapping[str, Any], where: Path | str) -> Points:
@@ -181,7 +181,7 @@ def _known(name: str, where: Path | str) -> bool:
     return True
 
 
-def _levels(levels: Mapping[str, Any], key: str, where: Path | str, images: dict[Goal, OperatingPoint]) -> Points:
+def _levels(levels: Mapping[str, Any], key: str, where: Path | str, images: dict[Goal, DecisionThreshold]) -> Points:
     """Return the points of breasts and patients.
 
     A level with the same cases as a previous level only names that level (`same_as`).
@@ -216,7 +216,7 @@ def _same(name: Any, key: str, where: Path | str) -> Level:
     return Level(name)
 
 
-def _point(goal: Goal, values: Any, key: str, where: Path | str) -> OperatingPoint:
+def _point(goal: Goal, values: Any, key: str, where: Path | str) -> DecisionThreshold:
     try:
         threshold = values["threshold"]
         if not (_is_number(threshold) and 0 < threshold < 1):
@@ -235,7 +235,7 @@ def _point(goal: Goal, values: Any, key: str, where: Path | str) -> OperatingPoi
             f"{where}: {key}={values!r} must have threshold, cases, malignant, patients, {', '.join(RATES)} and the "
             f"interval of each: {error}"
         ) from None
-    return OperatingPoint(float(threshold), TARGETS.get(goal), sensitivity, specificity, recall_rate, ppv, **counts)
+    return DecisionThreshold(float(threshold), TARGETS.get(goal), sensitivity, specificity, recall_rate, ppv, **counts)
 
 
 def _rate(values: Mapping[str, Any], name: str) -> Rate:

@@ -71,7 +71,7 @@ def build(name: str, options: BuildOptions) -> ImageNetwork:
         _blocks=nn.Sequential(*(_blocks(_STAGES)[:_NARROW_BLOCKS] if narrow else _blocks(_STAGES))),
     )
     if narrow:
-        layers["_last"] = Surroundings()
+        layers["_last"] = NeighbourhoodMeans()
     else:
         layers["_conv_head"] = _Convolution(_STAGES[-1].width, FEATURES, kernel=1)
         layers["_bn1"] = _normalisation(FEATURES)
@@ -93,7 +93,7 @@ def _without_last_blocks(state: State) -> State:
     return {name: value for name, value in state.items() if not name.startswith(_CUT)}
 
 
-class Surroundings(nn.Module):
+class NeighbourhoodMeans(nn.Module):
     """Averages each feature map over 3 x 3 and 7 x 7 places, because single places are noisy and lesions are larger."""
 
     def forward(self, maps: Tensor) -> Tensor:

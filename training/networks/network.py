@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import SMALLEST_SIDE, Pooling
-from mammopipe.training.model.views.attention import Side
+from mammopipe.training.model.views.attention import ViewMask
 from mammopipe.training.networks.layers import Dropout, Normalise
 from mammopipe.training.networks.pooling import ViewPooling, Views, mean, peaks, place_logits, pool_maps, top
 
@@ -102,7 +102,7 @@ class ImageNetwork(nn.Module):
     def _judge_breasts(self, breasts: Views) -> Tensor:
         """Return the logits of breasts, (breasts, classes); absent places are not computed."""
         assert self.views is not None
-        present = breasts.sides != Side.ABSENT
+        present = breasts.sides != ViewMask.ABSENT
         images = breasts.images[present].contiguous(memory_format=torch.channels_last)
         kept: list[Tensor] = []
         hook = self.cam_layer.register_forward_hook(lambda layer, inputs, output: kept.append(output))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mammopipe.training.model.architecture import Pooling
 from mammopipe.training.model.class_activation import GEM_LEAST, GEM_POWER
-from mammopipe.training.model.views.attention import HIDDEN, Side
+from mammopipe.training.model.views.attention import HIDDEN, ViewMask
 
 
 def place_logits(head: nn.Module, maps: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Views:
     images: Tensor
     """(breasts, places, 1, H, W) float32 in [0, 1]; the pixels of absent places do not count."""
     sides: Tensor
-    """(breasts, places) int64, the mask: values of `Side`."""
+    """(breasts, places) int64, the mask: values of `ViewMask`."""
     mirrored: Tensor
     """(breasts, places) bool: views that are judged together with their mirror image (`test_flips`)."""
 
@@ -124,9 +124,9 @@ class ViewPooling(nn.Module):
             sides: The mask, (breasts, places).
         """
         energies = self.score(torch.tanh(self.content(features)) * torch.sigmoid(self.gate(features)))[..., 0]
-        found = _weighted_mean(logits, energies, sides == Side.OWN)
+        found = _weighted_mean(logits, energies, sides == ViewMask.OWN)
         if self.other is not None:
-            found = found + self.other(_weighted_mean(logits, energies, sides == Side.OTHER))
+            found = found + self.other(_weighted_mean(logits, energies, sides == ViewMask.OTHER))
         return found
 
 

@@ -25,7 +25,7 @@ COMPARED = (
 )
 
 
-class Status(StrEnum):
+class ItemStatus(StrEnum):
     """What a run does for an item."""
 
     MET = "met by"
@@ -38,7 +38,7 @@ class Item:
     """One topic with its items in each guideline."""
 
     topic: str
-    status: Status
+    status: ItemStatus
     text: str
     """What the run provides, what it lacks, or who must provide the information."""
     claim: str = ""
@@ -61,7 +61,7 @@ class Item:
 
 
 ITEMS = tuple(
-    Item(**{**value, "status": Status(value["status"]), "references": tuple(value.get("references", ()))})
+    Item(**{**value, "status": ItemStatus(value["status"]), "references": tuple(value.get("references", ()))})
     for value in tomllib.loads((Path(__file__).parent / "templates" / FILE).read_text(encoding="utf-8"))["item"]
 )
 

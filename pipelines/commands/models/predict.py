@@ -76,7 +76,7 @@ def predict(options: argparse.Namespace) -> int:
         with waiting("loading the model"):
             model, columns = model_columns(batch)
         groups = by_exam(images) if options.exams else [[image] for image in images]
-        with Table(options.output, ["model", *columns], model) as table, _exam_table(options, model) as exams:
+        with PredictionTable(options.output, ["model", *columns], model) as table, _exam_table(options, model) as exams:
             left = [group for group in groups if not _is_done(group, table, exams)]
             if len(left) < len(groups):
                 print(f"{len(groups) - len(left)} of {len(groups)} were predicted before", file=sys.stderr)
@@ -112,7 +112,7 @@ def _predict_on_aws(options: argparse.Namespace) -> int:
     return int(written.missing > 0 or not written.answered)
 
 
-def _is_done(group: "Sequence[Image]", table: "Table", exams: "Table | None") -> bool:
+def _is_done(group: "Sequence[Image]", table: "PredictionTable", exams: "PredictionTable | None") -> bool:
     """Return whether every image of a group has its row, and the exam that they make has its own."""
     paths = [str(image.path) for image in group]
     return set(paths) <= table.done and (exams is None or paths[0] in exams.done)
@@ -204,7 +204,7 @@ def _exam_table(options: argparse.Namespace, model: str) -> "Any":
     if not options.exams:
         return nullcontext()
     output: Path = options.output
-    return Table(output.with_name(f"{output.stem}-exams{output.suffix}"), ["model", *EXAM_COLUMNS], model)
+    return PredictionTable(output.with_name(f"{output.stem}-exams{output.suffix}"), ["model", *EXAM_COLUMNS], model)
 
 
 def _locked(path: Path) -> TextIO:
@@ -228,7 +228,7 @@ def _locked(path: Path) -> TextIO:
         stream.close()
 
 
-class Table:
+class PredictionTable:
     """A CSV file to which rows are added, with the rows that it already has; one process at a time writes it."""
 
     def __init__(self, path: Path, columns: Sequence[str], model: str) -> None:
@@ -237,7 +237,7 @@ class Table:
         """Paths of the images that have a row; in the table of exams, of the first image of each."""
         self.written = self.refused = 0
 
-    def __enter__(self) -> "Table":
+    def __enter__(self) -> "PredictionTable":
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = _locked(self._path)

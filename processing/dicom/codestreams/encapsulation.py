@@ -15,10 +15,11 @@ from mammopipe.processing.dicom.data_set import UNDEFINED
 from mammopipe.processing.errors import CorruptImageError, NotAMammogramError
 
 MAX_SURPLUS = 64
-"""Surplus bytes that an RLE segment may decode to: padding that the writer encoded with the pixels."""
+"""Greatest number of bytes beyond the pixels to which an RLE segment may decode: padding that the writer encoded."""
 _PIXELS = "Pixel Data (7FE0,0010)"
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 _TRAILING_PADDING = (0xFFFC, 0xFFFC)
+"""Data Set Trailing Padding (PS3.10 7.2)."""
 _STARTS = {Codec.JPEG: b"\xff\xd8", Codec.JPEG_LOSSLESS: b"\xff\xd8", Codec.JPEG_LS: b"\xff\xd8"}
 _STARTS |= {Codec.JPEG_2000: b"\xff\x4f\xff\x51"}
 
@@ -31,7 +32,7 @@ def only_frame(tags: Tags, value: memoryview, codec: Codec) -> bytes:
         CorruptImageError: Fragments are cut off or missing.
     """
     where = tags.where
-    table, *fragments = [*_items(value, where), b""][:-1] or [b""]
+    table, *fragments = list(_items(value, where)) or [b""]
     if not fragments:
         raise CorruptImageError(f"{where}: {_PIXELS} has no fragment after its offset table")
     if len(table) % 4:
@@ -90,34 +91,35 @@ def _items(value: memoryview, where: str) -> Iterator[memoryview | bytes]:
             position += 1  # The writer padded to even length, as required, but did not count the padding byte.
 
 
-def _rle_segment(data: bytes, count: int, room: Any) -> Any:
-    """Return the `count` bytes that a segment decodes to; none if it is damaged or decodes to another number.
+def _rle_segment(data: bytes, count: int, buffer: Any) -> Any:
+    """Return the `count` bytes to which a segment decodes; no bytes if it is damaged or decodes to another number.
 
     Some writers encode padding with the pixels: a run, or pairs of zeros, each of which decodes to one byte. Others pad
-    the frame with zeros to a fixed size; then only as many are kept as a literal run of zeros may have (128). Without
-    the padding, the segment must decode to its pixels exactly.
+    the frame with zeros to a fixed size. Of these zeros, the second attempt keeps 128, because the last pixels may be a
+    literal run of zeros, which has at most that length. Without padding, the segment must decode to exactly its pixels.
 
     Args:
         data: The segment.
         count: Number of pixels.
-        room: uint8, (count + `MAX_SURPLUS`,), memory for the result.
+        buffer: uint8, (count + `MAX_SURPLUS`,), memory for the result.
     """
     for piece in (data, data[: len(data.rstrip(b"\0")) + 2 * MAX_SURPLUS]):
-        decoded = _packbits(piece, room)
+        decoded = _packbits(piece, buffer)
         surplus = len(decoded) - count
         for cut in (2 * surplus, 2 * surplus + 1, 2, 3) if surplus > 0 else ():
             if len(decoded) != count:
-                decoded = _packbits(piece[: len(piece) - cut], room)
+                decoded = _packbits(piece[: len(piece) - cut], buffer)
         if len(decoded) == count:
             return decoded
-    return room[:0]
+    return buffer[:0]
 
 
-def _packbits(data: bytes, room: Any) -> Any:
+def _packbits(data: bytes, buffer: Any) -> Any:
+    """Return the decoded bytes, in `buffer`; no bytes if the data are damaged or longer than the buffer."""
     try:
-        return imagecodecs.packbits_decode(data, out=room)
+        return imagecodecs.packbits_decode(data, out=buffer)
     except (RuntimeError, ValueError):
-        return room[:0]
+        return buffer[:0]
 
 
 def decode_rle(frame: bytes, rows: int, columns: int, width: int, where: str) -> NDArray[Any]:
@@ -150,9 +152,9 @@ def decode_rle(frame: bytes, rows: int, columns: int, width: int, where: str) ->
     cells = np.empty(count, "<u2" if width == 2 else np.uint8)
     planes = cells.view(np.uint8).reshape(count, width)
     # The buffer holds only the allowed size, so a decompression bomb stops the decoder instead of filling memory.
-    room: Any = np.empty(count + MAX_SURPLUS, np.uint8)
+    buffer: Any = np.empty(count + MAX_SURPLUS, np.uint8)
     for index, (start, end) in enumerate(zip(offsets, (*offsets[1:], len(frame)), strict=True)):
-        decoded = _rle_segment(frame[start:end], count, room)
+        decoded = _rle_segment(frame[start:end], count, buffer)
         if len(decoded) != count:
             raise CorruptImageError(
                 f"{where}: {_PIXELS}: RLE segment {index + 1} does not decode to {count} bytes, the {rows} x {columns} "

@@ -1,7 +1,7 @@
 """Checks JPEG, JPEG Lossless and JPEG-LS codestreams: their header, their end, and whether they are complete.
 
 libjpeg fills missing data with zeros and only warns. So this module checks the entropy-coded data: they must determine
-every pixel, and nothing may be left over. Sources: ISO/IEC 10918-1 B.1 and B.2 (markers, frame and scan headers),
+every pixel, and no data may be left over. Sources: ISO/IEC 10918-1 B.1 and B.2 (markers, frame and scan headers),
 F.1.2.3 (padding before a marker), F.2.2.5 (what a decoder may do at a marker); 14495-1 C.2.2 (SOF55).
 """
 
@@ -27,8 +27,9 @@ _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _MARKER = {Codec.JPEG_LS: re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")}
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 FEW_CODES = 3
+"""With at most this number of codes in a Huffman table, different bits may decode to the same values."""
 _AFTER = (b"\x55\xaa" * 8, b"\xb6\x6d\x3b" * 5, b"\x0c\xe1\x5a" * 5, b"\xe4\x93\x27" * 5)
-"""Bits to append or to put in place of the last byte; they differ from each other and from libjpeg's zeros."""
+"""Bits that are appended, or replace the last byte; they differ from each other and from libjpeg's zeros."""
 
 
 def announced(data: bytes, codec: Codec, where: str) -> Announced:
@@ -116,7 +117,7 @@ def check_coded_data(
 
     The check decodes altered data. Bits appended to the data must not change any pixel; if they do, the data end too
     early. Other bits in place of the last byte must change a pixel; if they do not, the decoder did not need that byte,
-    as happens where data were inserted or lost in between. Up to two bytes at the end may be padding.
+    because data were inserted or lost before it. Up to two bytes at the end may be padding.
 
     Args:
         data: The codestream.
@@ -173,8 +174,8 @@ def scans(data: bytes) -> list[tuple[int, int]]:
 def check_scans(data: bytes, pixels: NDArray[Any], decode: Decoder, where: str) -> None:
     """Raise `CorruptImageError` if the scans of a progressive JPEG end before their last pixel.
 
-    Bits appended to the coded data of each scan must not change any pixel, as in `check_coded_data`. Damage that leaves
-    every scan long enough is not noticed.
+    Bits appended to the coded data of each scan must not change any pixel, as in `check_coded_data`. The check does not
+    notice damage that leaves every scan long enough.
     """
     longer, position = bytearray(), 0
     for _, end in scans(data):

@@ -26,7 +26,7 @@ _JP2_SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
 _SIZ_START = b"\xff\x4f\xff\x51"
 _COD, _COC, _POC, _SOT, _SOD, _EOC = 0x52, 0x53, 0x5F, 0x90, 0x93, 0xD9
 _TRANSFORM, _IRREVERSIBLE = 9, 0
-"""Place of the wavelet transformation in COD, and its value for the 9-7 filter (table A.20)."""
+"""Position of the wavelet transformation in COD, and its value for the 9-7 filter (table A.20)."""
 _PREDICTABLE_TERMINATION, _HIGH_THROUGHPUT = 0x10, 0x40
 """Bits of the code-block style (tables A.19 and, for high throughput, 15444-15 A.5)."""
 _NO_SEGMENT = (0x4F, 0x93, 0xD9, *range(0x30, 0x40))
@@ -103,6 +103,7 @@ def announced(data: bytes, where: str) -> Announced:
 
 @contextmanager
 def _damage(where: str) -> Iterator[None]:
+    """Turn the errors of parsing a header into `CorruptImageError`, which names the file and the codec."""
     try:
         yield
     except (struct.error, ValueError) as error:
@@ -120,6 +121,7 @@ def with_checked_ends(data: bytes, where: str) -> bytes:
     with _damage(where):
         components = _siz(data).components
         for marker, body, _, start in _segments(data, where):
+            # COC begins with the number of its component: one byte, or two with more than 256 components (A.6.2).
             style = 8 if marker == _COD else 5 if components < 257 else 6
             if marker in (_COD, _COC) and style < len(body) and not body[style] & _HIGH_THROUGHPUT:
                 changed[start + style] |= _PREDICTABLE_TERMINATION

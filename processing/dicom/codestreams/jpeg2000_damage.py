@@ -2,11 +2,12 @@
 
 A decoder turns any bytes into samples. But with other bytes it usually needs more or fewer of them for the same number
 of coding passes, while the packet headers still state the length of each code-block. OpenJPEG reports the difference if
-the style of the code-blocks promises predictable termination (`jpeg2000.with_checked_ends` sets this bit). Encoders
-that promise nothing end within a few bytes of that place: they flush a register of 27 bits (15444-1 C.2.9), or cut off
-bytes that a decoder fills in again. So small differences are no damage.
+the style of the code-blocks promises predictable termination (`jpeg2000.with_checked_ends` sets this bit). Code-blocks
+of encoders that do not promise it end within a few bytes of the predicted end: such encoders flush a register of 27
+bits (15444-1 C.2.9), or cut off bytes that a decoder adds again. So small differences are not damage.
 
-The reports are log messages of imagecodecs. They are collected for the decoder that makes them, and go nowhere else.
+The reports are log messages of imagecodecs. A logging filter collects them for the decoder that makes them, and drops
+them from the log.
 """
 
 import logging
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 MOST_BYTES = 8
-"""Greatest difference, in bytes, between what a code-block holds and what decoding it takes."""
+"""Greatest difference between the number of bytes that a code-block has and the number that its decoding takes."""
 MOST_BLOCKS = 2**17
 """Images of more code-blocks are not checked, because a report of each would take too long. Writers make thousands."""
 VERBOSE = 2
@@ -35,7 +36,7 @@ class _Collector(logging.Filter):
         """The reports of the threads that one decoder started."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep what is reported to a decoder that is being watched; let other records pass if no decoder is."""
+        """Collect the reports about a decoder that is being watched; let a record pass only if no decoder is."""
         found = getattr(self.own, "found", None)
         found = self.others if found is None else found
         report = _REPORT.search(record.getMessage())

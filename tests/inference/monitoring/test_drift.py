@@ -6,7 +6,7 @@ from statistics import NormalDist
 import numpy as np
 
 from mammopipe.inference.monitoring.drift import DriftConfig, Week, judge
-from mammopipe.training.model.distributions import REFERENCE_ERRORS, Distribution
+from mammopipe.training.model.distributions import REFERENCE_ERRORS, FeatureHistogram
 from mammopipe.training.model.drift_features import EVERYTHING, FIGURES
 
 MONDAY = date(2026, 1, 5)
@@ -16,7 +16,7 @@ def test_a_reference_that_errs_by_its_allowance_costs_no_more_than_the_budget() 
     patients, requests, runs, windows = 129, 30, 100, 100
     error = NormalDist(REFERENCE_ERRORS / patients**0.5)
     values = [error.inv_cdf((number + 0.5) / patients) for number in range(patients)]
-    known = {EVERYTHING: {"coverage": Distribution.of(values, patients)}}
+    known = {EVERYTHING: {"coverage": FeatureHistogram.of(values, patients)}}
     config, rng, begun = DriftConfig(false_alarm_windows=20), np.random.default_rng(4), 0
     for _ in range(runs):
         weeks = [

@@ -24,7 +24,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lateralit
 from mammopipe.processing.datasets.registry import read_labels
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.images.mammogram import Mammogram
-from mammopipe.processing.jobs.half_decode import Source
+from mammopipe.processing.jobs.half_decode import ImageFile
 from mammopipe.processing.jobs.prepare import Phi, PrepareTask, prepare_image
 from mammopipe.processing.phantoms.mias_tree import make_film
 from mammopipe.processing.phantoms.rsna_tree import write_rsna_tree
@@ -270,7 +270,7 @@ def test_a_machine_has_one_name_in_training_and_in_requests(job: Job, tmp_path: 
     write_rsna_tree(tmp_path / "rsna", patients=1, height=256)
     source = next((tmp_path / "rsna").rglob("*.dcm"))
     of_table = next(row for row in read_labels("rsna", tmp_path / "rsna" / "train.csv") if row.image_id == source.stem)
-    task = PrepareTask(Source(of_table, source, 256), tmp_path / "out", Phi.DROP)
+    task = PrepareTask(ImageFile(of_table, source, 256), tmp_path / "out", Phi.DROP)
     (silent,) = prepare_image(task)
     assert (silent.machine_id, silent.site_id) == (of_table.machine_id, of_table.site_id), "its header says nothing"
     dataset = dcmread(source)

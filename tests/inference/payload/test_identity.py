@@ -11,7 +11,7 @@ from pydicom.sequence import Sequence
 
 from mammopipe.inference.contract.errors import RequestError
 from mammopipe.inference.contract.request import Priors
-from mammopipe.inference.payload.exam_body import Source, unpack
+from mammopipe.inference.payload.exam_body import ReceivedImage, unpack
 from mammopipe.inference.payload.identity import OneExam, check_exam
 from mammopipe.processing.read_config import Limits
 from tests.inference.payload.examples import LIMITS, dicom, zipped
@@ -20,7 +20,7 @@ NOT_TO_BE_NAMED = ("4711", "DOE", "Doe", "JANE", "19610203", "1.2.3", "20160101"
 
 
 def exam_of(*files: bytes, priors: Priors = Priors.REFUSE) -> OneExam:
-    return check_exam([Source(data, index=index) for index, data in enumerate(files)], Limits(), priors=priors)
+    return check_exam([ReceivedImage(data, index=index) for index, data in enumerate(files)], Limits(), priors=priors)
 
 
 def pair(first: dict[str, Any], second: dict[str, Any], **options: Any) -> OneExam:
@@ -79,7 +79,8 @@ OTHER_STUDY = "the image is of another study than an earlier one; an exam is one
     ],
 )
 def test_a_refusal_names_place_attribute_and_rule(second: dict[str, Any], message: str) -> None:
-    sources = [Source(dicom(1), index=4, archived=True), Source(dicom(2, **second), index=7, archived=True)]
+    files = ((4, dicom(1)), (7, dicom(2, **second)))
+    sources = [ReceivedImage(data, index=index, archived=True) for index, data in files]
     with pytest.raises(RequestError) as caught:
         check_exam(sources, Limits())
     assert (caught.value.message, caught.value.detail) == (f"file 7: {message}", {"image": 7})

@@ -6,7 +6,7 @@ import pytest
 
 from mammopipe.inference.contract.errors import RequestError
 from mammopipe.inference.contract.request import Priors
-from mammopipe.inference.payload.exam_body import Source
+from mammopipe.inference.payload.exam_body import ReceivedImage
 from mammopipe.inference.payload.identity import check_exam
 from mammopipe.processing.read_config import Limits
 from tests.inference.payload.examples import dicom
@@ -15,7 +15,7 @@ from tests.inference.payload.test_priors import PRIOR
 
 
 def test_a_header_that_cannot_be_read_names_its_image() -> None:
-    sources = [Source(dicom(1), index=3, archived=True), Source(dicom(2)[:150], index=5, archived=True)]
+    sources = [ReceivedImage(dicom(1), index=3, archived=True), ReceivedImage(dicom(2)[:150], index=5, archived=True)]
     with pytest.raises(RequestError) as caught:
         check_exam(sources, Limits())
     assert caught.value.detail == {"image": 5} and caught.value.message.startswith("file 5: <bytes>: no TransferSyntax")

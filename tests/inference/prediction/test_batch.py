@@ -11,7 +11,7 @@ import pytest
 from benchmarks.serving.exam_images import CHANGES, relatives
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.pipelines import cli
-from mammopipe.pipelines.commands.models.predict import Table
+from mammopipe.pipelines.commands.models.predict import PredictionTable
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms.own_tree import write_own_tree
 from mammopipe.training.model.archive import pack
@@ -67,22 +67,22 @@ def test_a_table_on_a_full_disk_keeps_its_rows_and_two_commands_never_write_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, row = tmp_path / "predictions.csv", {"model": "m", "path": "a.png", "error": ""}
-    with Table(path, list(row), "m") as table:
+    with PredictionTable(path, list(row), "m") as table:
         table.add([row])
         with pytest.raises(ConfigError, match="another command is writing it"):
-            Table(path, list(row), "m").__enter__()
+            PredictionTable(path, list(row), "m").__enter__()
 
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(ConfigError, match="cannot be written: No space left on device"):
         patch.setattr(os, "replace", full)
-        Table(path, list(row), "m").__enter__()
+        PredictionTable(path, list(row), "m").__enter__()
     assert [item.name for item in tmp_path.iterdir()] == [
         path.name
     ] and path.read_text() == "model,path,error\nm,a.png,\n"
     (tmp_path / "link.csv").symlink_to(path)
-    with Table(tmp_path / "link.csv", list(row), "m") as table:
+    with PredictionTable(tmp_path / "link.csv", list(row), "m") as table:
         assert table.done == {"a.png"}
     assert (tmp_path / "link.csv").is_symlink()
 

@@ -45,7 +45,11 @@ class Recorder:
         return SimpleNamespace(as_view=f"view {mammogram.number}", number=mammogram.number)
 
     def combine(
-        self, views: Sequence[Any], operating_point: OperatingPoint, indices: Any = None, left_out: Sequence[Any] = ()
+        self,
+        views: Sequence[Any],
+        operating_point: OperatingPoint,
+        indices: Any = None,
+        left_out: Sequence[Any] = (),
     ) -> Any:
         self.combined.append((list(views), operating_point, indices, list(left_out)))
         return f"combined {len(self.combined)}"

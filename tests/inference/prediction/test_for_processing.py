@@ -20,7 +20,7 @@ from mammopipe.inference.settings import from_environment
 from mammopipe.pipelines.cli import main
 from mammopipe.pipelines.external_evaluation.judging import Judgement, judge
 from mammopipe.processing.breast.preprocess import PreprocessConfig
-from mammopipe.processing.datasets.definition import Table
+from mammopipe.processing.datasets.definition import LabelTable
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.errors import ConfigError, ImageError
 from mammopipe.processing.files import write_bytes, write_json
@@ -129,7 +129,7 @@ def test_evaluate_does_as_training_did(
     config = PreprocessConfig(height=96, width=64, for_processing=trained)
     journal = Journal(tmp_path / "judged.jsonl", "model and data")
     try:
-        found: Judgement = judge(predictors[trained], config, Table([record]), raw.parent, journal)
+        found: Judgement = judge(predictors[trained], config, LabelTable([record]), raw.parent, journal)
     finally:
         journal.close()
     assert (len(found.images), len(found.refused)) == ((1, 0) if trained is CONVERT else (0, 1))

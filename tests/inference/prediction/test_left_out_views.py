@@ -22,7 +22,7 @@ from mammopipe.processing.datasets.manifest import Laterality
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import Level
 from mammopipe.training.model.predictions import softmax
-from mammopipe.training.model.views.attention import Side, ViewAttention
+from mammopipe.training.model.views.attention import ViewAttention, ViewMask
 from tests.inference.prediction.test_exam import FINE, WHOLE, comparing, described, figures, thresholds, view
 
 L, R = Laterality.LEFT, Laterality.RIGHT
@@ -105,7 +105,11 @@ def test_a_breast_is_scored_from_all_views_of_the_exam(views: list[ViewScore], o
     sides = [each.laterality for each in views]
     for breast in combined.breasts:
         shown = [
-            Side.OWN if side is breast.laterality else Side.OTHER if side and breast.laterality else Side.ABSENT
+            ViewMask.OWN
+            if side is breast.laterality
+            else ViewMask.OTHER
+            if side and breast.laterality
+            else ViewMask.ABSENT
             for side in sides
         ]
         logits = model.attention.breast_logits(

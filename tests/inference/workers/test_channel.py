@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mammopipe.inference.workers.channel import KEPT_BYTES, Body, BodyFiles, Inbox, post, read_body, receive, send
+from mammopipe.inference.workers.channel import KEPT_BYTES, BodyFiles, Inbox, SharedBody, post, read_body, receive, send
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -20,7 +20,7 @@ def pair() -> Iterator[Pair]:
 
 
 def test_a_body_travels_as_an_open_file(pair: Pair) -> None:
-    with Body() as body:
+    with SharedBody() as body:
         for chunk in (b"P5 ", b"", b"2 1 255\n", b"\x01\x02"):
             body.write(chunk)
         post(pair[0], ["task"], body.fileno())
@@ -69,10 +69,10 @@ def test_messages_that_arrive_together_are_received_one_by_one(pair: Pair) -> No
 
 def test_the_file_of_a_body_that_was_read_serves_the_next_which_ends_where_it_ends() -> None:
     files = BodyFiles()
-    with Body(files) as body:
+    with SharedBody(files) as body:
         body.write(b"another patient's image")
         first, body.was_read = body.fileno(), True
-    with Body(files) as body:
+    with SharedBody(files) as body:
         body.write(b"short")
         assert (body.fileno(), body.size, body.head) == (first, 5, b"short")
         assert body.sha256() == hashlib.sha256(b"short").hexdigest()
@@ -81,10 +81,10 @@ def test_the_file_of_a_body_that_was_read_serves_the_next_which_ends_where_it_en
 
 def test_the_file_of_a_body_that_a_worker_may_still_read_serves_no_other() -> None:
     files = BodyFiles()
-    with Body(files) as body:
+    with SharedBody(files) as body:
         body.write(b"P5")
         held = os.dup(body.fileno())
-    with Body(files) as body:
+    with SharedBody(files) as body:
         body.write(b"xx")
         assert not os.path.sameopenfile(body.fileno(), held)
     assert read_body(held, 2) == b"P5"
@@ -92,12 +92,12 @@ def test_the_file_of_a_body_that_a_worker_may_still_read_serves_no_other() -> No
 
 def test_kept_files_are_limited_and_can_be_closed() -> None:
     files = BodyFiles()
-    with Body(files) as large:
+    with SharedBody(files) as large:
         large.write(bytes(KEPT_BYTES + 1))
         descriptor, large.was_read = large.fileno(), True
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
-    with Body(files) as small:
+    with SharedBody(files) as small:
         small.write(b"x")
         descriptor, small.was_read = small.fileno(), True
     os.fstat(descriptor)
@@ -107,7 +107,7 @@ def test_kept_files_are_limited_and_can_be_closed() -> None:
 
 
 def test_a_body_shorter_than_announced_is_an_error() -> None:
-    with Body() as body:
+    with SharedBody() as body:
         body.write(b"P5")
         with pytest.raises(ValueError, match="holds 2 of 3 bytes"):
             read_body(os.dup(body.fileno()), 3)

@@ -1,4 +1,4 @@
-"""A batch transform of a registered package: its requests, its answers, and what is left behind."""
+"""A batch transform with a registered package: its requests, its answers, and what it deletes."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from mammopipe.pipelines.account import batch
 from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.graph.aws_rules import _model
-from mammopipe.pipelines.graph.requests import Asked
+from mammopipe.pipelines.graph.requests import StepRequest
 from mammopipe.processing.errors import ConfigError
 from tests.pipelines.compiled import CLOSED, KEY, ROLE
 from tests.pipelines.conftest import BUCKET
@@ -29,12 +29,12 @@ def test_the_requests_are_those_of_the_pipeline_with_the_package_as_the_model() 
     assert job["TransformOutput"]["S3OutputPath"] == f"s3://{BUCKET}/mammopipe/batch/answers/{job['ModelName']}"
     assert job["TransformOutput"]["KmsKeyId"] == KEY
     assert batch.requests(CONFIG, PACKAGE, SOURCE)[0]["ModelName"] != model["ModelName"], "two batches never meet"
-    faults = [*_model(Asked("m", "Model", "CreateModel", model))]
-    assert faults + [*_model(Asked("t", "Transform", "CreateTransformJob", job))] == []
+    faults = [*_model(StepRequest("m", "Model", "CreateModel", model))]
+    assert faults + [*_model(StepRequest("t", "Transform", "CreateTransformJob", job))] == []
 
 
 class SageMaker:
-    """Answers as SageMaker does; the job writes an answer for each of `answered`."""
+    """Answers like SageMaker; the job writes an answer for each input in `answered`."""
 
     def __init__(self, services: LocalServices, folder: Path, answered: dict[str, Any], status: str = "Completed"):
         self.services, self.folder, self.answered, self.status = services, folder, answered, status
@@ -79,7 +79,7 @@ def test_what_cannot_work_is_said_before_anything_is_made(services: LocalService
     sagemaker = SageMaker(services, tmp_path, {})
     for package, source, config, message in (
         (PACKAGE, f"s3://{BUCKET}/empty", CONFIG, "there is no object below"),
-        ("latest", SOURCE, CONFIG, "an ARN as arn:aws:sagemaker"),
+        ("latest", SOURCE, CONFIG, "must be an ARN such as arn:aws:sagemaker"),
         (PACKAGE, SOURCE, PipelineConfig(), "set the role of your account"),
     ):
         images(services, tmp_path, "1.dcm")

@@ -24,7 +24,7 @@ EXECUTION = {
 
 
 class Packages:
-    """Stands where the client of SageMaker does."""
+    """Replaces the boto3 client of SageMaker."""
 
     def __init__(self) -> None:
         self.cards: list[dict[str, Any]] = []
@@ -39,7 +39,7 @@ def put(services: LocalServices, folder: Path, uri: str, text: str) -> None:
 
 
 class Client:
-    """Stands where the endpoint's client does, and cannot reach it."""
+    """Replaces the endpoint's client; it cannot reach the endpoint."""
 
     def __init__(self, name: str, *, region: str) -> None:
         self.name = name
@@ -62,7 +62,7 @@ def test_the_package_gets_the_card_that_evaluate_wrote(services: LocalServices, 
     card = {"ModelCardContent": '{"a": 1}', "ModelCardStatus": "Draft"}
     assert cards == [{"ModelPackageArn": PACKAGE, "ModelCard": card}]
     assert said[0] == f"Package {PACKAGE} has the model card, as a draft"
-    assert "was not asked: the step cache replaced Prepare" in said[1]
+    assert "got no test image: the step cache replaced Prepare" in said[1]
 
 
 def test_without_the_setting_there_is_no_card(services: LocalServices, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_without_the_setting_there_is_no_card(services: LocalServices, tmp_path:
 
 
 def test_what_fails_is_said_and_does_not_end_the_command(services: LocalServices, tmp_path: Path) -> None:
-    manifest = "image_id,path\n"  # no manifest of ours
+    manifest = "image_id,path\n"  # not a manifest of this project
     put(services, tmp_path, f"{RESULTS}/prepared/manifest.csv", manifest)
     cards, said = run(services, tmp_path, EXECUTION)
     assert cards == [] and "has no model card" in said[0]

@@ -1,4 +1,4 @@
-"""Endpoints are deleted with all that belongs to them, and only those that the configuration made."""
+"""Endpoints are deleted with everything that belongs to them, and only if their tags are the configuration's."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def endpoint(sagemaker: Any, name: str, *, tags: Any = OURS, config_tags: Any = 
 
 
 def left(sagemaker: Any) -> list[str]:
-    """Return the names of everything that is there."""
+    """Return the names of all endpoints, configurations and models of the account."""
     return [
         *(item["EndpointName"] for item in sagemaker.list_endpoints()["Endpoints"]),
         *(item["EndpointConfigName"] for item in sagemaker.list_endpoint_configs()["EndpointConfigs"]),
@@ -38,7 +38,7 @@ def left(sagemaker: Any) -> list[str]:
 
 
 class Recorder:
-    """Stands where the clients of autoscaling and CloudWatch do."""
+    """Replaces the clients of autoscaling and CloudWatch."""
 
     def __init__(self, *, scaled: bool = False) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
@@ -107,7 +107,7 @@ def test_what_earlier_deployments_left_goes_too_unless_it_is_used_or_anothers(
     wanted = {one for one, facts in EARLIER.items() if facts[column]}
     found = plan(CONFIG, sagemaker, name)
     assert set(found.endpoint_configs) == wanted | {f"{name}-c"} and set(found.models) == wanted | {f"{name}-m"}
-    # What an endpoint has, or is being updated to, is never among them.
+    # A configuration that an endpoint uses, or is being updated to, is never among them.
     used = min(wanted)
     sagemaker.create_endpoint(EndpointName="mammopipe-twin", EndpointConfigName=used, Tags=OURS)
     found = plan(CONFIG, sagemaker, name)
@@ -165,7 +165,7 @@ def test_other_names_missing_endpoints_and_those_at_work_are_refused(
     endpoint(sagemaker, "another")
     with pytest.raises(ConfigError, match="not of this configuration, whose endpoints are mammopipe, mammopipe-cand"):
         plan(CONFIG, sagemaker, "another")
-    with pytest.raises(ConfigError, match="this account and region has none"):
+    with pytest.raises(ConfigError, match="does not exist in this account and region"):
         plan(CONFIG, sagemaker, "mammopipe")
     endpoint(sagemaker, "mammopipe")
     real = sagemaker.describe_endpoint

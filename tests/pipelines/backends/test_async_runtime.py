@@ -1,4 +1,4 @@
-"""Async inference from end to end on this machine: an unchanged boto3, S3, the API's emulation and a container."""
+"""Async inference from end to end on this machine: the real boto3, emulated S3 and async API, and a container."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Checkpoints of local training jobs: found again by what they belong to, and never shared by jobs side by side."""
+"""Checkpoints of local training jobs: an equal job finds them again, and concurrent jobs never share them."""
 
 from pathlib import Path
 from typing import Any

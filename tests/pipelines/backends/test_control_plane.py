@@ -1,4 +1,4 @@
-"""What the emulator of the registry says decides whether a name is free."""
+"""Whether an endpoint's name is free depends on the emulator's answer."""
 
 import boto3
 import pytest

@@ -1,4 +1,4 @@
-"""The additions to the SDK's local mode, with a stand-in for Docker Compose that runs scripts."""
+"""The additions to the SDK's local mode, tested with a replacement of Docker Compose that runs scripts."""
 
 import json
 import os
@@ -57,11 +57,11 @@ elif words[:2] == ["image", "ls"]:
 elif words[0] == "version":
     print("20.10")
 """
-"""Answers as the Docker client; `compose up` runs one script with the job's mounts, and talks as Compose does."""
+"""Answers like the Docker client; `compose up` runs one script with the job's mounts, and prints Compose's messages."""
 
 
 class Engine:
-    """A `docker` at the head of the path."""
+    """A replacement of the command `docker`, first in the path."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
         self.folder, self.log, self.job = folder, folder / "asked", folder / "job.py"

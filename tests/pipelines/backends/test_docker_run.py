@@ -1,4 +1,4 @@
-"""The whole pipeline in containers, S3 on LocalStack, beside the same run as local processes."""
+"""The whole pipeline in containers, with S3 on LocalStack, compared with the same run as local processes."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def docker(*words: str) -> str:
 
 
 def ours() -> set[str]:
-    """Return what of Docker's a local run makes: containers and networks, by their ids."""
+    """Return the ids of Docker's containers and networks, both of which a local run creates."""
     return set(docker("ps", "--all", "--quiet").split()) | set(docker("network", "ls", "--quiet").split())
 
 

@@ -59,7 +59,7 @@ def test_expressions_become_values(scope: Scope, expression: Any, value: Any) ->
     ("expression", "message"),
     [
         ({"Get": "Parameters.Coutn"}, "Parameters.Coutn"),
-        ({"Get": "Somewhere.Else"}, "none of Parameters., Execution. or Steps."),
+        ({"Get": "Somewhere.Else"}, "must begin with Parameters., Execution. or Steps."),
         ({"Get": "Steps.Later.Name"}, "step Later has not run"),
         ({"Get": "Steps.Make-1.ProcessingOutputConfig.Outputs['z'].S3Output"}, "there is no 'z'"),
         ({"Get": "Steps.Make-1.Items[7].v"}, "there is no 7"),

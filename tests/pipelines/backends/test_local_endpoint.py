@@ -86,7 +86,7 @@ def test_the_async_api_runs_before_a_server_and_is_kept_and_deleted_with_it(
     assert kept is not None and kept == local_endpoint.read_kept(tmp_path)
     assert (kept["url"], kept["uploads"]) == (both.url, both.uploads)
     assert local_endpoint.delete_kept(tmp_path) is True
-    both.stop()  # the processes are this one's children here, to be waited for
+    both.stop()  # here, the processes are children of this one, so it must wait for them
     assert not local_endpoint.is_healthy(both.url) and not local_endpoint.is_healthy(endpoint.url)
     assert local_endpoint.read_kept_async(tmp_path) is None
 

@@ -147,7 +147,7 @@ def test_a_fast_file_channel_shows_the_stored_files_without_a_copy(
 
 
 def test_independent_steps_run_side_by_side_and_share_the_cores(run: Runner, scripts: Scripts) -> None:
-    # Each of the two waits until the other has started: one after the other, they would never end.
+    # Each of the two waits until the other has started, so they end only if they run in parallel.
     meet = (
         "here, other = (Path(name) for name in arguments)\n"
         "os.mkfifo(here) if not here.exists() else None\n"
@@ -223,7 +223,7 @@ def test_a_training_job_is_read_from_its_failure_file(run: Runner, scripts: Scri
 
 def test_a_training_job_that_leaves_no_model_failed(run: Runner, scripts: Scripts) -> None:
     interpreter = run(training("Train", scripts("train", "")))
-    assert "left nothing in the model folder" in interpreter.step_statuses.records["Train"].reason
+    assert "wrote no file to the model folder" in interpreter.step_statuses.records["Train"].reason
 
 
 def test_an_input_without_objects_fails_the_step(run: Runner, scripts: Scripts) -> None:

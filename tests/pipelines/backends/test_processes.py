@@ -1,4 +1,4 @@
-"""No process outlives its owner unless it was kept. The end of a pipe that a job holds open tells that it is gone."""
+"""No process outlives its owner unless it was kept. A pipe that a job holds open shows when the job has ended."""
 
 import os
 import select
@@ -20,7 +20,7 @@ from mammopipe.pipelines.backends.processes import (
 )
 
 SECONDS = 30.0
-"""An upper bound, never waited for when the code is right."""
+"""An upper limit, reached only if the code is wrong."""
 
 
 class Witness:
@@ -58,7 +58,7 @@ def start(code: str, folder: Path, *arguments: str) -> SupervisedProcess:
 
 
 HOLD = "import signal, sys; pipe = open(sys.argv[1], 'w'); pipe.write('x'); pipe.flush(); signal.pause()"
-"""Holds the witness open until it is ended."""
+"""Keeps the witness pipe open until it is stopped."""
 SPAWN = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {HOLD!r}, sys.argv[1]])"
 
 

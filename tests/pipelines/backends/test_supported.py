@@ -1,4 +1,4 @@
-"""What the process backend refuses, by name and before anything starts."""
+"""The process backend refuses what it cannot run, by name and before anything starts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,16 +31,19 @@ def the_output(step: dict[str, Any]) -> dict[str, Any]:
     ("change", "message"),
     [
         (lambda step: step.update(Type="Lambda"), "step Make: the process backend cannot run a step of type Lambda"),
-        (lambda step: step.update(Parallel=True), "step Make: the process backend does not know the member Parallel"),
+        (lambda step: step.update(Parallel=True), "step Make: the process backend cannot run the member Parallel"),
         (lambda step: the_input(step).update(S3InputMode="Pipe"), "S3InputMode=Pipe"),
         (lambda step: the_input(step).update(S3DataType="ManifestFile"), "S3DataType=ManifestFile"),
         (lambda step: the_input(step).update(Filter="x"), "ProcessingInputs.S3Input.Filter"),
         (lambda step: the_output(step).update(FeatureStoreOutput={}), "Outputs.FeatureStoreOutput"),
         (lambda step: the_output(step)["S3Output"].update(S3UploadMode="Continuous"), "S3UploadMode=Continuous"),
         (lambda step: step["Arguments"]["AppSpecification"].pop("ContainerEntrypoint"), "needs a ContainerEntrypoint"),
-        (lambda step: step.update(DependsOn=["Nobody"]), "refers to 'Nobody', which is no step"),
-        (lambda step: step["Arguments"].update(RoleArn=output("Nobody", "o")), "refers to 'Nobody', which is no step"),
-        (lambda step: step["Arguments"].update(RoleArn={"Get": "Nowhere.X"}), "none of Parameters., Execution. or St"),
+        (lambda step: step.update(DependsOn=["Nobody"]), "refers to 'Nobody', which is not a step"),
+        (
+            lambda step: step["Arguments"].update(RoleArn=output("Nobody", "o")),
+            "refers to 'Nobody', which is not a step",
+        ),
+        (lambda step: step["Arguments"].update(RoleArn={"Get": "Nowhere.X"}), "must begin with Parameters., Exec"),
         (lambda step: step["Arguments"].update(RoleArn={"Std:Upper": "x"}), "Std:Upper"),
     ],
 )
@@ -86,7 +89,7 @@ def test_steps_inside_conditions_are_checked_too() -> None:
 
 def test_an_unknown_condition_is_refused() -> None:
     arguments = {"Conditions": [{"Type": "Not", "Expression": {"Type": "Like"}}], "IfSteps": [], "ElseSteps": []}
-    with pytest.raises(ConfigError, match="step Gate: the process backend does not know the condition Like"):
+    with pytest.raises(ConfigError, match="step Gate: the process backend cannot run the condition Like"):
         checked({"Name": "Gate", "Type": "Condition", "Arguments": arguments})
 
 

@@ -145,7 +145,7 @@ def test_without_docker_its_backend_is_refused_with_what_to_use_instead(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     line = failed(capsys, "run", "--backend", "docker", "--runs", str(tmp_path / "runs"))
-    assert "there is no command docker; install it, or use --backend process" in line
+    assert "no docker command found; install Docker, or use --backend process" in line
 
 
 def test_a_parameter_needs_a_value(capsys: Capture) -> None:

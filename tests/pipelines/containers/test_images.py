@@ -1,4 +1,4 @@
-"""The images: what they are called, how they are built, and what goes to ECR; with a Docker client that only writes."""
+"""The images: their names, how they are built, and what is pushed to ECR; with a Docker client that only records."""
 
 import base64
 import json
@@ -30,7 +30,7 @@ sys.exit({code} if sys.argv[1] == "build" else 0)
 
 
 class Client:
-    """A command in the place of `docker`, and what it was asked."""
+    """A command that replaces `docker` and records its arguments."""
 
     def __init__(self, folder: Path, code: int = 0):
         self.path, self.log = folder / "client", folder / "client.log"
@@ -95,26 +95,29 @@ def test_the_tag_follows_every_file_that_counts_and_leaves_the_index_alone(check
 
 
 def test_a_folder_without_git_has_no_tag(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no tag, since git rev-parse failed"):
+    with pytest.raises(ConfigError, match="cannot compute the images' tag: git rev-parse failed"):
         images.tree_of(tmp_path)
 
 
-PLAIN = images.BuildOptions()
-OPTIONS = images.BuildOptions("local/python:base", "https://index", "inference", Path("/ca.pem"))
+PLAIN = images.ImageBuildOptions()
+OPTIONS = images.ImageBuildOptions("local/python:base", "https://index", "inference", Path("/ca.pem"))
 
 
 def test_images_built_otherwise_never_share_a_tag(checkout: Path) -> None:
     options = [
         PLAIN,
-        images.BuildOptions(base_image="python:3.12"),
-        images.BuildOptions(torch_index="https://index"),
-        images.BuildOptions(serving_extra="inference"),
+        images.ImageBuildOptions(base_image="python:3.12"),
+        images.ImageBuildOptions(torch_index="https://index"),
+        images.ImageBuildOptions(serving_extra="inference"),
         OPTIONS,
     ]
     tags = [images.tag_of(checkout, chosen) for chosen in options]
     assert len(set(tags)) == len(tags) and tags[0] == images.tree_of(checkout)
     assert all(re.fullmatch(f"{tags[0]}-[0-9a-f]{{8}}", tag) for tag in tags[1:])
-    for same in (images.BuildOptions(serving_extra="serving"), images.BuildOptions(certificates=Path("/ca.pem"))):
+    for same in (
+        images.ImageBuildOptions(serving_extra="serving"),
+        images.ImageBuildOptions(certificates=Path("/ca.pem")),
+    ):
         assert images.tag_of(checkout, same) == tags[0], "neither changes what is in the image"
 
 
@@ -130,7 +133,7 @@ def test_all_three_are_built_with_what_was_asked(checkout: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("options", [PLAIN, OPTIONS])
 def test_what_is_pushed_is_what_the_same_options_built(
-    checkout: Path, tmp_path: Path, account: boto3.Session, options: images.BuildOptions
+    checkout: Path, tmp_path: Path, account: boto3.Session, options: images.ImageBuildOptions
 ) -> None:
     with_repositories(account)
     client = Client(tmp_path)
@@ -142,12 +145,12 @@ def test_what_is_pushed_is_what_the_same_options_built(
 
 def test_a_build_that_fails_is_one_line(checkout: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="build failed with exit code 3"):
-        images.build(checkout, images.BuildOptions(), client=str(Client(tmp_path, code=3).path))
+        images.build(checkout, images.ImageBuildOptions(), client=str(Client(tmp_path, code=3).path))
 
 
 def test_a_client_that_is_missing_is_one_line(checkout: Path) -> None:
     with pytest.raises(ConfigError, match="there is no such command; install Docker"):
-        images.build(checkout, images.BuildOptions(), client="/no/such/docker")
+        images.build(checkout, images.ImageBuildOptions(), client="/no/such/docker")
     with pytest.raises(ConfigError, match="there is no such command; install Docker"):
         images.sizes(["mammopipe/serving:x"], client="/no/such/docker")
 

@@ -1,4 +1,4 @@
-"""S3 as a folder: what `Storage` does against a service, without the service, and without the bytes in memory."""
+"""S3 as a folder: the behaviour of `Storage` without a service, and without loading files into memory."""
 
 import errno
 import os

@@ -67,7 +67,7 @@ def test_a_released_test_split_is_kept_and_the_other_datasets_are_divided(
     [
         ([], "at least 2 datasets"),
         (["mias"], "must be NAME=FOLDER"),
-        (["mais=."], "must be NAME=FOLDER, with a name of mias"),
+        (["mais=."], "must be NAME=FOLDER, where NAME is one of mias"),
         (["mias=.", "mias=."], "mias is named twice"),
         (["mias=.", "cmmd=nowhere"], "no such folder"),
     ],

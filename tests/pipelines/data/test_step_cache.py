@@ -1,4 +1,4 @@
-"""A step is reused where it would make the same files, and in no other case."""
+"""Results of a step are reused only if the step would write the same files again."""
 
 import errno
 import os
@@ -12,10 +12,11 @@ import pytest
 
 from mammopipe.pipelines import cli
 from mammopipe.pipelines.backends.step_status import Status
+from mammopipe.pipelines.config.compute import seconds_of
 from mammopipe.pipelines.data import cache_entries
 from mammopipe.pipelines.data.cache_entries import ENTRY
 from mammopipe.pipelines.data.folder_storage import FolderStorage
-from mammopipe.pipelines.data.step_cache import StepCache, seconds_of
+from mammopipe.pipelines.data.step_cache import StepCache
 from mammopipe.processing.errors import ConfigError
 from tests.pipelines.conftest import BUCKET, Runner, Scripts, output, processing, training
 
@@ -146,7 +147,7 @@ def test_the_cache_is_bounded_and_what_was_unused_for_longest_goes_first(tmp_pat
     assert [item.folder for item in cache_entries.limit(tmp_path, 2500, dry_run=True)] == [older] and older.exists()
     assert [item.folder for item in cache_entries.limit(tmp_path, 2500)] == [older]
     assert (old.exists(), older.exists(), new.exists()) == (True, False, True)
-    with cache_entries.in_use(old) as exists:  # used now: the other one was unused for longer
+    with cache_entries.in_use(old) as exists:  # marks it as used now, so the other entry is the older one
         assert exists
     assert [item.folder for item in cache_entries.limit(tmp_path, 1500)] == [new]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]

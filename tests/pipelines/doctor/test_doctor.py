@@ -1,4 +1,4 @@
-"""`mammopipe doctor --aws` on an emulated account, whole and with one thing wrong at a time."""
+"""`mammopipe doctor --aws` on an emulated account, first without a problem, then with one problem at a time."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -7,11 +7,13 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from moto import mock_aws
 
 from mammopipe.pipelines.backends import sessions
 from mammopipe.pipelines.cli import main
+from mammopipe.pipelines.doctor import aws
 
 REGION = "eu-central-1"
 REGISTRY = f"123456789012.dkr.ecr.{REGION}.amazonaws.com/mammopipe"
@@ -28,7 +30,7 @@ DUTIES = ("processing", "training", "serving")
 
 
 class Session(boto3.Session):
-    """The emulated account, but for service quotas, which the emulator has none of."""
+    """The emulated account; service quotas, which the emulator lacks, are stubbed."""
 
     def __init__(self, quotas: dict[str, float], forbidden: set[str]):
         super().__init__(region_name=REGION)
@@ -46,7 +48,7 @@ class Session(boto3.Session):
         return client
 
     def simulate(self, **request: Any) -> dict[str, Any]:
-        """Answer as IAM would for roles that may do all but what this account forbids; the emulator cannot."""
+        """Answer as IAM would for roles that may do everything except `forbidden`; the emulator cannot simulate."""
         (action,) = request["ActionNames"]
         decision = "implicitDeny" if action in self.forbidden else "allowed"
         return {
@@ -58,7 +60,7 @@ class Session(boto3.Session):
 
 
 class Account:
-    """An account in which a run would succeed, and the configuration of that run."""
+    """An account in which a run would succeed, and the run's configuration."""
 
     def __init__(self, folder: Path):
         self.quotas: dict[str, float] = dict(QUOTAS)
@@ -94,7 +96,7 @@ class Account:
         )
 
     def write(self, **changes: str) -> None:
-        """Write the configuration, with lines replaced that begin with a key of `changes`."""
+        """Write the configuration, in which `changes` replaces the lines of its keys."""
         lines = {
             "region": f'region = "{REGION}"',
             "storage": '[storage]\nbucket = "films"',
@@ -202,7 +204,7 @@ def with_two_networks(account: Account) -> None:
     ("harm", "subject", "advice"),
     [
         (without_role, "security.training_role", "deploy infra/stack.yaml"),
-        (without_trust, "security.serving_role", "add it to the trust policy"),
+        (without_trust, "security.serving_role", "add it to the role's trust policy"),
         (lambda account: account.write(role=""), "security.role", "not set; deploy infra/stack.yaml"),
         (
             lambda account: account.write(role='role = "arn:aws:iam::999999999999:role/r"'),
@@ -210,21 +212,21 @@ def with_two_networks(account: Account) -> None:
             "belongs to account 999999999999",
         ),
         (without_bucket, "bucket", "deploy infra/stack.yaml or correct storage.bucket"),
-        (with_a_bucket_far_away, "bucket", "SageMaker needs one region"),
+        (with_a_bucket_far_away, "bucket", "SageMaker needs both in one region"),
         (with_a_disabled_key, "key", "enable it"),
         (lambda account: account.write(kms_key='kms_key = "alias/mammopipe"'), "key", "to the key's ARN"),
         (
             lambda account: account.write(subnets='subnets = ["subnet-0123456789abcdef0"]'),
             "network",
-            "security.subnets names a missing resource",
+            "security.subnets names a resource that does not exist",
         ),
         (with_two_networks, "network", "use those of one"),
         (without_image, "images.processing", "build and push it"),
-        (without_image, "images.training", "is no tagged ECR image"),
+        (without_image, "images.training", "is not a tagged ECR image"),
         (with_a_small_quota, "ml.g4dn.xlarge for training job usage", "request more"),
         (lambda account: account.endpoint(tags={"project": "other"}), "endpoint mammopipe", "another endpoint.name"),
         (without_a_permission, "permissions of mammopipe-training", "deploy infra/stack.yaml again"),
-        (with_another_mode, "endpoint mammopipe", "it serves realtime, endpoint.mode=serverless"),
+        (with_another_mode, "endpoint mammopipe", "it serves realtime, but endpoint.mode=serverless"),
         (without_alarm, "rollback alarms", "there is no mammopipe-latency"),
     ],
 )
@@ -295,8 +297,27 @@ def test_what_may_not_be_looked_at_is_said(
     monkeypatch.setattr(sessions, "caller_session", lambda config: Closed(account.quotas, account.forbidden))
     code, lines = run_doctor(account, capsys)
     assert code == 0
-    refused = "warning roles: GetRole was refused (AccessDenied), so this is not known; ask for that permission"
+    refused = "warning roles: GetRole was refused (AccessDenied), so this was not checked; ask for that permission"
     assert refused in lines
+
+
+def test_iam_is_asked_about_every_resource_and_nothing_is_said_of_a_missing_role(
+    account: Account, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Strict(Session):
+        def simulate(self, **request: Any) -> dict[str, Any]:
+            assert len(request["ResourceArns"]) == 1, "more than IAM takes in one request"
+            if request["PolicySourceArn"].endswith("mammopipe-training"):
+                raise ClientError({"Error": {"Code": "NoSuchEntity"}}, "SimulatePrincipalPolicy")
+            return super().simulate(**request)
+
+    account.forbidden.add("s3:PutObject")
+    monkeypatch.setattr(aws, "MOST_SIMULATED", 1)
+    monkeypatch.setattr(sessions, "caller_session", lambda config: Strict(account.quotas, account.forbidden))
+    _, lines = run_doctor(account, capsys)
+    (missing,) = [line for line in lines if line.startswith("blocks  permissions of mammopipe-processing: ")]
+    assert int(missing.split(": ")[1].split()[0]) > 1
+    assert not [line for line in lines if "permissions of mammopipe-training" in line]
 
 
 def test_without_credentials_nothing_else_is_looked_at(

@@ -1,11 +1,11 @@
-"""The quota of a processing instance's disk beside the disk that the configuration asks for."""
+"""The quota for a processing instance's disk, compared with the configured disk."""
 
 from typing import Any
 
 import pytest
 
 from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.doctor.findings import Verdict
+from mammopipe.pipelines.doctor.findings import Severity
 from mammopipe.pipelines.doctor.quotas import _instances_needed, _trials, _volumes
 
 NAME = "Size of EBS volume for a processing job instance"
@@ -14,13 +14,13 @@ NAME = "Size of EBS volume for a processing job instance"
 @pytest.mark.parametrize(
     ("quotas", "gigabytes", "verdicts"),
     [
-        ({NAME: 1024.0}, 1024, [Verdict.GOOD]),
-        ({NAME: 1024.0}, 1025, [Verdict.BLOCKS]),
-        ({"ml.m5.large for processing job usage": 4.0}, 1025, [Verdict.WARNING]),
+        ({NAME: 1024.0}, 1024, [Severity.GOOD]),
+        ({NAME: 1024.0}, 1025, [Severity.BLOCKS]),
+        ({"ml.m5.large for processing job usage": 4.0}, 1025, [Severity.WARNING]),
         ({}, 1024, []),
     ],
 )
-def test_a_disk_over_its_quota_blocks(quotas: dict[str, float], gigabytes: int, verdicts: list[Verdict]) -> None:
+def test_a_disk_over_its_quota_blocks(quotas: dict[str, float], gigabytes: int, verdicts: list[Severity]) -> None:
     config = PipelineConfig.load(compute={"processing_volume_gb": gigabytes})
     assert [finding.verdict for finding in _volumes(config, quotas)] == verdicts
 
@@ -43,7 +43,7 @@ def test_a_training_disk_has_its_quota_too_unless_the_instance_brings_its_own(
     kinds = ("training job", "spot training job")
     quotas = {f"Size of EBS volume for a {kind} instance": 1024.0 for kind in kinds}
     found = [(finding.verdict, finding.subject) for finding in _volumes(config, quotas)]
-    assert found == ([(Verdict.BLOCKS, name)] if name else [])
+    assert found == ([(Severity.BLOCKS, name)] if name else [])
 
 
 def test_a_search_and_a_transform_need_their_instances() -> None:
@@ -64,13 +64,13 @@ TRIALS = "Maximum number of parallel training jobs per hyperparameter tuning job
     ("quotas", "parallel", "verdicts"),
     [
         ({TRIALS: 20.0}, 20, []),
-        ({TRIALS: 20.0}, 21, [Verdict.BLOCKS]),
+        ({TRIALS: 20.0}, 21, [Severity.BLOCKS]),
         ({}, 10, []),
-        ({}, 11, [Verdict.WARNING]),
+        ({}, 11, [Severity.WARNING]),
     ],
 )
 def test_more_trials_at_a_time_than_the_quota_block(
-    quotas: dict[str, float], parallel: int, verdicts: list[Verdict]
+    quotas: dict[str, float], parallel: int, verdicts: list[Severity]
 ) -> None:
     tuning = {"ranges": {"dropout": "uniform(0,0.5)"}, "trials": 50, "parallel": parallel}
     config = PipelineConfig.load(cnns=["alexnet"], tuning=tuning)

@@ -1,4 +1,4 @@
-"""Memory and disk: what cannot fit is refused before the first step, here and on AWS, with the key and both sizes."""
+"""A run that needs more memory or disk than there is is refused before the first step, with the key and both sizes."""
 
 import os
 import shutil
@@ -39,7 +39,7 @@ def gigabytes(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("training.batch_size=100000", FEW, "training.batch_size=100000 at segmentation.height=160"),
         ("segmentation.height=16000 segmentation.width=1024", FEW, "this machine has 8.0 GB"),
-        ("training.workers=40", FEW, "training.workers=40: takes at least"),
+        ("training.workers=40", FEW, "training.workers=40: needs at least"),
         ("training.cache=memory", Amount(500_000, 10**9), "training.cache=memory (auto or disk hold less)"),
         ("profile=quick", Amount(20_000, 2 * 10**10), "10.0 GB are free; a run on films needs about"),
         ("augmentation.copies=2000", FEW, "copies 10"),
@@ -91,9 +91,9 @@ def test_a_pipeline_parameter_and_the_number_of_phantoms_count(tmp_path: Path) -
         (["training.batch_size=100000"], FEW, "and a GPU of ml.g4dn.xlarge has 17.2 GB"),
         (["training.workers=200"], FEW, "and ml.g4dn.xlarge has 17.2 GB"),
         (["compute.training_instance_type=ml.m5.large", "training.batch_size=50000"], FEW, "ml.m5.large has 8.6 GB"),
-        ([], Amount(100_000, 10**12), "compute.processing_volume_gb = 50: Prepare of s3://b/raw holds about"),
+        ([], Amount(100_000, 10**12), "compute.processing_volume_gb = 50: Prepare of s3://b/raw needs about"),
         (["compute.training_volume_gb=1", "segmentation.height=1024", "segmentation.width=768"], Amount(9000, 10**10),
-         "compute.training_volume_gb = 1: Training of s3://b/raw holds about"),
+         "compute.training_volume_gb = 1: Training of s3://b/raw needs about"),
     ],
 )  # fmt: skip
 def test_what_cannot_fit_the_instances_is_refused(keys: list[str], amount: Amount, message: str) -> None:

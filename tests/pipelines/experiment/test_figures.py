@@ -3,9 +3,9 @@
 import pytest
 
 from mammopipe.pipelines.experiment.figures import chance_level, draw
-from mammopipe.pipelines.experiment.tables import MEASURES, Figure, Row
+from mammopipe.pipelines.experiment.tables import MEASURES, Figure, ResultRow
 
-ROWS = [Row("patient", "resnet50", "test", dict.fromkeys(MEASURES, Figure(0.6, 0.5, 0.7)), 10, 5)]
+ROWS = [ResultRow("patient", "resnet50", "test", dict.fromkeys(MEASURES, Figure(0.6, 0.5, 0.7)), 10, 5)]
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -117,7 +117,7 @@ def test_a_source_that_cannot_be_used_is_said_before_the_first_trial(tmp_path: P
         ("--set training.dropout=uniform(0,2)", "dropout = 2: between 0 and 0.95"),
         ("--set training.learning_rate=log(0,1e-2)", "above 0"),
         ("--set training.epochs=int(2,x)", "int takes two numbers"),
-        ("--set training.sampling=choice(balanced)", "choice takes two words or more"),
+        ("--set training.sampling=choice(balanced)", "choice takes at least two words"),
         ("--set training.sampling=choice(balanced,evenly)", "must be one of balanced"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What AWS would refuse is refused at compile time: by the service's own model, and by the rules beside it."""
+"""A pipeline that AWS would refuse is refused at compile time, by the service's own model or by further rules."""
 
 import contextlib
 import copy
@@ -41,7 +41,7 @@ def training(definition: dict[str, Any]) -> Any:
 
 
 FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "an empty image": (lambda d: processing(d)["AppSpecification"].update(ImageUri=""), "an image is needed"),
+    "an empty image": (lambda d: processing(d)["AppSpecification"].update(ImageUri=""), "must be the name of an image"),
     "a long argument": (
         lambda d: processing(d)["AppSpecification"]["ContainerArguments"].append("a" * 257),
         "at most 256",
@@ -61,7 +61,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "waiting without spot": (
         lambda d: training(d)["StoppingCondition"].update(MaxWaitTimeInSeconds=10**6),
-        "goes with managed spot training",
+        "must be set with managed spot training",
     ),
     "spot without waiting": (lambda d: training(d).update(EnableManagedSpotTraining=True), "managed spot training"),
     "a large disk": (
@@ -92,15 +92,15 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "an alias for a volume": (
         lambda d: processing(d)["ProcessingResources"]["ClusterConfig"].update(VolumeKmsKeyId="alias/a"),
-        "no alias",
+        "an alias is not allowed",
     ),
     "an unknown instance type": (
         lambda d: training(d)["ResourceConfig"].update(InstanceType="ml.g5.huge"),
-        "not known to SageMaker",
+        "SageMaker does not know this value",
     ),
     "a type that processing has not": (
         lambda d: processing(d)["ProcessingResources"]["ClusterConfig"].update(InstanceType="ml.trn1.2xlarge"),
-        "not known to SageMaker",
+        "SageMaker does not know this value",
     ),
     "a key for local disks": (
         lambda d: training(d)["ResourceConfig"].update(VolumeKmsKeyId="1" * 8, InstanceType="ml.p5.48xlarge"),
@@ -118,7 +118,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "a tag of AWS's own": (
         lambda d: processing(d).update(Tags=[{"Key": "AWS:project", "Value": "v"}]),
-        "prefix aws: to itself",
+        "reserves the prefix aws:",
     ),
     "a role that is none": (lambda d: training(d).update(RoleArn="arn:aws:iam::1:role/x" + "y" * 9), "must match"),
     "eleven inputs": (
@@ -134,13 +134,13 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda d: step(d, "EndpointConfig")["ProductionVariants"][0].update(
             ServerlessConfig={"MemorySizeInMB": 2048, "MaxConcurrency": 1}
         ),
-        "serverless endpoints take none",
+        "serverless endpoints do not support it",
     ),
     "JsonGet in Register": (
         lambda d: step(d, "Register")["CustomerMetadataProperties"].update(
             auc={"Std:JsonGet": {"PropertyFile": {"Get": "Steps.Evaluate.PropertyFiles.EvaluationReport"}, "Path": "a"}}
         ),
-        "documented for conditions only",
+        "only for conditions",
     ),
     "long metadata": (
         lambda d: step(d, "Register")["CustomerMetadataProperties"].update(note="n" * 300),
@@ -198,7 +198,7 @@ def test_each_value_of_a_choice_counts_among_what_a_search_varies(values: int, r
     ranges["label_smoothing"] = f"choice({','.join(f'{number / 1000:g}' for number in range(values))})"
     config = PipelineConfig.load(cnns=["alexnet"], tuning={"ranges": ranges})
     if refused:
-        with pytest.raises(ConfigError, match="31 hyperparameters, where each value of a choice counts as one"):
+        with pytest.raises(ConfigError, match="31 hyperparameters, counting each value of a choice as one"):
             build_pipeline(config)
     else:
         build_pipeline(config)
@@ -239,7 +239,7 @@ def test_every_instance_type_with_gpus_has_a_known_number_or_is_refused(kind: st
             "training.batch_size=12 is not a multiple of the 8 processes",
         ),
         ({"compute": {"spot": True, "max_wait_seconds": 3600}}, "is below training_max_runtime_seconds"),
-        ({"data": {"patient_salt": "short"}}, "5 characters; at least 16"),
+        ({"data": {"patient_salt": "short"}}, "5 characters; must have at least 16"),
         ({"compute": {"training_instance_type": "ml.trn1.32xlarge"}}, "its accelerators run no CUDA"),
         ({"cnns": [*Cnn, "resnet18", "resnet26", "resnet34", "resnet101", "resnet152"]}, "cnns: 9 networks"),
     ],

@@ -1,4 +1,4 @@
-"""The compiled definition held against what AWS checks, for every way to configure a run on AWS."""
+"""The compiled definition passes AWS's checks, for every way to configure a run on AWS."""
 
 import pytest
 
@@ -54,7 +54,7 @@ def test_two_compiles_are_equal_to_the_byte(compiled: Compiled) -> None:
 
 
 def test_what_only_aws_carries_out_does_not_keep_it_from_running_here(compiled: Compiled) -> None:
-    # Several hosts train on AWS alone.
+    # Only AWS trains on several hosts.
     check(
         compiled.definition, Scope(compiled.scope.parameters | {"TrainingInstanceCount": 1}, compiled.scope.execution)
     )

@@ -1,4 +1,4 @@
-"""What a configuration asks of AWS: keys and walls, roles, retries, spot, clusters, captures, serverless."""
+"""Options of a run on AWS: keys, network, roles, retries, spot, clusters, captures, serverless."""
 
 from dataclasses import replace
 from typing import Any
@@ -84,7 +84,7 @@ def test_spot_waits_and_resumes_from_checkpoints(definitions: dict[str, Compiled
 def test_executions_share_checkpoints_only_if_they_train_the_same_with_as_many_processes(
     definitions: dict[str, Compiled],
 ) -> None:
-    """Each execution has the same Segment job, as with the step cache."""
+    """All executions have the same Segment job, as when the step cache reuses it."""
     compiled = definitions["spot"]
 
     def places(**values: Any) -> set[str]:
@@ -167,7 +167,7 @@ def test_a_serverless_model_has_what_serverless_takes(definitions: dict[str, Com
     ("values", "message"),
     [
         ({"endpoint": {"capture_percent": 5}}, "set security.kms_key"),
-        ({"endpoint": {"capture_percent": 5, "mode": "serverless"}}, "not in mode serverless"),
+        ({"endpoint": {"capture_percent": 5, "mode": "serverless"}}, "captures nothing in mode serverless"),
         ({"endpoint": {"serverless_memory_mb": 1500}}, "a multiple of 1024"),
         ({"endpoint": {"serverless_concurrency": 0}}, "between 1 and 200"),
         ({"endpoint": {"rollback_alarms": [f"a{number}" for number in range(11)]}}, "at most 10"),

@@ -1,4 +1,4 @@
-"""Each shipped recipe as AWS would get it: its requests fit the service's model, and the doctor asks for its quotas."""
+"""Each shipped recipe on AWS: its requests are valid by the service's model, and the doctor checks its quotas."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 from botocore.validate import ParamValidator
 
 from mammopipe.pipelines.config.recipes import recipes
-from mammopipe.pipelines.doctor.findings import Account, Verdict
+from mammopipe.pipelines.doctor.findings import Account, Severity
 from mammopipe.pipelines.doctor.quotas import _instances_needed, check_quotas
 from mammopipe.pipelines.graph.requests import service_model
 from tests.pipelines.compiled import CLOSED, Compiled
@@ -46,7 +46,7 @@ def test_the_jobs_run_where_and_as_long_as_the_recipe_says(recipe: Compiled) -> 
 
 
 class Quotas:
-    """A session whose account has these quotas."""
+    """A session of an account with these quotas."""
 
     region_name = "us-east-1"
 
@@ -69,11 +69,11 @@ def test_the_doctor_asks_for_the_instances_of_the_recipe_and_blocks_where_one_is
     compute = recipe.config.compute
     assert most[f"{compute.training_instance_type} for training job usage"] == len(recipe.requests("Training"))
 
-    def verdicts(quotas: dict[str, float]) -> dict[str, Verdict]:
+    def verdicts(quotas: dict[str, float]) -> dict[str, Severity]:
         account = Account(recipe.config, Quotas(quotas), "123456789012")
         return {finding.subject: finding.verdict for finding in check_quotas(account)}
 
-    assert set(verdicts(most).values()) == {Verdict.GOOD}
+    assert set(verdicts(most).values()) == {Severity.GOOD}
     for name in most:
         found = verdicts({**most, name: 0.0})
-        assert found.pop(name) is Verdict.BLOCKS and set(found.values()) == {Verdict.GOOD}
+        assert found.pop(name) is Severity.BLOCKS and set(found.values()) == {Severity.GOOD}

@@ -1,4 +1,4 @@
-"""A batch transform: what AWS gets, what breaks its rules, and what the process backend makes of the definition."""
+"""A batch transform: the requests to AWS, what breaks AWS's rules, and how the process backend runs the definition."""
 
 import json
 import sys
@@ -82,9 +82,12 @@ def test_without_an_input_nothing_is_transformed() -> None:
     [
         ({"MaxPayloadInMB": 101}, "at most 100"),
         ({"MaxConcurrentTransforms": 3}, "MaxPayloadInMB=150: at most 100"),
-        ({"BatchStrategy": "All"}, "not known to SageMaker"),
+        ({"BatchStrategy": "All"}, "SageMaker does not know this value"),
         ({"ModelClientConfig": {"InvocationsTimeoutInSeconds": 3601}}, "at most 3600"),
-        ({"TransformResources": {"InstanceType": "ml.m5.huge", "InstanceCount": 1}}, "not known to SageMaker"),
+        (
+            {"TransformResources": {"InstanceType": "ml.m5.huge", "InstanceCount": 1}},
+            "SageMaker does not know this value",
+        ),
     ],
 )
 def test_what_aws_would_refuse_of_a_transform_is_refused(
@@ -100,7 +103,7 @@ def test_what_aws_would_refuse_of_a_transform_is_refused(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"input": "images/"}, "transform.input='images/': an s3:// folder"),
+        ({"input": "images/"}, "transform.input='images/': must be an s3:// folder"),
         ({"concurrent": 3}, "transform.max_payload_mb=50: at most 100 MB together"),
         ({"max_payload_mb": 101}, "between 1 and 100"),
         ({"max_seconds": 3601}, "between 1 and 3600"),
@@ -192,10 +195,10 @@ def test_an_empty_prefix_fails_the_step(run: Runner, served: None) -> None:
 def test_answers_are_matched_by_name_and_never_by_order(run: Runner, tmp_path: Path) -> None:
     for name in ("1/view.dcm", "2/view.dcm"):
         put(run, f"{SOURCE}/{name}", name)
-        # As the API reference describes it, SageMaker repeats folders of the input's key.
+        # According to the API reference, SageMaker repeats folders of the input's key.
         put(run, f"{OUT}/p/batch/today/{name}.out", json.dumps({"of": name}) + "\n")
     found = list(answers.lines(run.services.storage, SOURCE, f"{OUT}/p"))
     assert [(line["input"], line["answer"]["of"]) for line in found] == [("1/view.dcm",) * 2, ("2/view.dcm",) * 2]
     put(run, f"{OUT}/p/other.dcm.out", "{}")
-    with pytest.raises(ConfigError, match="1 answers fit no input"):
+    with pytest.raises(ConfigError, match="1 answers belong to no input"):
         list(answers.lines(run.services.storage, SOURCE, f"{OUT}/p"))

@@ -1,4 +1,4 @@
-"""A tuning step: what AWS gets, what breaks its rules, and what the process backend makes of the same definition."""
+"""A tuning step: the requests to AWS, what breaks AWS's rules, and how the process backend runs the same definition."""
 
 import json
 import math
@@ -100,17 +100,17 @@ FAULTS: dict[str, tuple[Any, str]] = {
         lambda c, d: c["HyperParameterTuningJobObjective"].update(MetricName="test_auc"),
         "'test_auc': not among the metric definitions",
     ),
-    "both": (lambda c, d: d["StaticHyperParameters"].update(dropout="0.1"), "dropout is searched as well"),
+    "both": (lambda c, d: d["StaticHyperParameters"].update(dropout="0.1"), "dropout is also in ParameterRanges"),
     "checkpoints": (lambda c, d: d.update(CheckpointConfig={"S3Uri": "s3://a/b"}), "share one folder"),
     "none": (lambda c, d: c["ParameterRanges"].clear(), "0 hyperparameters"),
     "values": (
         lambda c, d: c["ParameterRanges"]["CategoricalParameterRanges"][0].update(Values=[f"{n}" for n in range(31)]),
         "at most 30",
     ),
-    "strategy": (lambda c, d: c.update(Strategy="Guess"), "not known to SageMaker"),
-    "image": (lambda c, d: d["AlgorithmSpecification"].update(TrainingImage=""), "an image is needed"),
+    "strategy": (lambda c, d: c.update(Strategy="Guess"), "SageMaker does not know this value"),
+    "image": (lambda c, d: d["AlgorithmSpecification"].update(TrainingImage=""), "must be the name of an image"),
     "runtime": (lambda c, d: d["StoppingCondition"].update(MaxRuntimeInSeconds=2_419_201), "28 days"),
-    "alias": (lambda c, d: d["ResourceConfig"].update(VolumeKmsKeyId="alias/key"), "no alias"),
+    "alias": (lambda c, d: d["ResourceConfig"].update(VolumeKmsKeyId="alias/key"), "an alias is not allowed"),
 }
 
 

@@ -307,7 +307,7 @@ def test_a_job_on_a_full_disk_fails_by_its_exit_code_alone(begin: Start) -> None
     run = begin({"Augment": f"sys.exit({NO_DISK})\n"})
     assert run.status is Status.FAILED
     assert run.reason == (
-        "Augment: No space left on device, or the disk is read-only: the job could not write more about it"
+        "Augment: No space left on device, or the disk is read-only: the job could not write its reason"
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
-from mammopipe.pipelines.runs.progress import Progress, steps_table
+from mammopipe.pipelines.runs.progress import RunProgress, steps_table
 
 LINE = (
     "epoch={epoch} train_loss=1.0873 validation_loss=1.0512 validation_macro_auc=0.5731 "
@@ -27,7 +27,7 @@ def test_every_fold_of_a_cross_validation_is_told(tmp_path: Path, capsys: pytest
     ]
     log.write_text("".join(folds) + LINE.format(epoch=3)[:-4])
     assert "fold 2 epoch 2, validation AUC 0.5731" in rendered(running, logs=tmp_path)
-    with Progress(tmp_path, Console(file=io.StringIO())) as progress:
+    with RunProgress(tmp_path, Console(file=io.StringIO())) as progress:
         progress.changed([running])
     printed = [line.split()[1:5] for line in capsys.readouterr().out.splitlines() if "validation AUC" in line]
     assert printed == [["fold", str(fold), "epoch", str(epoch)] for fold in range(3) for epoch in (1, 2)]
@@ -53,7 +53,7 @@ def test_a_failed_step_shows_its_whole_reason() -> None:
 
 def test_without_a_terminal_each_event_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = StepRecord("Train-alexnet", "Training", Status.EXECUTING)
-    with Progress(tmp_path, Console(file=io.StringIO())) as progress:
+    with RunProgress(tmp_path, Console(file=io.StringIO())) as progress:
         progress.changed([record, StepRecord("Fail", "Fail")])
         (tmp_path / "Train-alexnet.log").write_text(LINE.format(epoch=1))
         record.status, record.seconds = Status.SUCCEEDED, 14.0
@@ -68,6 +68,6 @@ def test_without_a_terminal_each_event_is_one_line(tmp_path: Path, capsys: pytes
 
 def test_on_a_terminal_the_table_ends_as_the_run_did(tmp_path: Path) -> None:
     screen = io.StringIO()
-    with Progress(tmp_path, Console(file=screen, force_terminal=True, width=100)) as progress:
+    with RunProgress(tmp_path, Console(file=screen, force_terminal=True, width=100)) as progress:
         progress.changed([StepRecord("Prepare", "Processing", Status.SUCCEEDED, seconds=3.0)])
     assert "Prepare" in screen.getvalue() and "3.0 s" in screen.getvalue()

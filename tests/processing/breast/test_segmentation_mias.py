@@ -1,4 +1,4 @@
-"""The golden facts of segmentation on the 322 real films, where they are at hand."""
+"""The golden facts of segmentation on the 322 real films, if they are available."""
 
 from pathlib import Path
 
@@ -75,6 +75,6 @@ def test_flags_are_rare(regions: list[tuple[ImageRecord, BreastRegion]]) -> None
     raised = [flag for _, region in regions for flag in region.quality["flags"]]
     others = [flag for flag in raised if flag != "pectoral-not-found"]
     assert max(others.count(flag) for flag in set(others)) <= 0.05 * len(regions)
-    # On some of the films there is none to be seen.
+    # Some of the films show no muscle.
     assert raised.count("pectoral-not-found") <= 0.06 * len(regions)
     assert not {"chest-side-unclear", "chest-side-against-laterality", "implant"} & set(raised)

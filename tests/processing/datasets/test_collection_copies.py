@@ -12,7 +12,7 @@ import pytest
 
 from mammopipe.processing.datasets import cbis_ddsm, vindr_mammo
 from mammopipe.processing.datasets.collection import class_of_birads
-from mammopipe.processing.datasets.definition import Table
+from mammopipe.processing.datasets.definition import LabelTable
 from mammopipe.processing.datasets.lesion_masks import read_masks
 from mammopipe.processing.datasets.manifest import Label, View
 from mammopipe.processing.datasets.registry import dataset_in
@@ -25,7 +25,7 @@ Tree = Callable[[str], Path]
 CMMD_TABLE = "CMMD_clinicaldata_revision.csv"
 
 
-def read(folder: Path) -> tuple[Table, Path]:
+def read(folder: Path) -> tuple[LabelTable, Path]:
     dataset, place = dataset_in(folder)
     return dataset.check(place), place
 
@@ -41,7 +41,7 @@ def write_rows(path: Path, rows: Sequence[Sequence[str]], *, separator: str = ",
     path.write_bytes(text.getvalue().encode(coding))
 
 
-def seen(table: Table) -> list[tuple[object, ...]]:
+def seen(table: LabelTable) -> list[tuple[object, ...]]:
     """Return what a table says of each image, without its file."""
     return [
         (each.image_id, each.patient_id, each.laterality, each.view, each.label, each.split, len(each.lesions))

@@ -12,7 +12,7 @@ import pydicom
 import pytest
 
 from mammopipe.processing.datasets import arranged, cbis_ddsm, cmmd, vindr_mammo
-from mammopipe.processing.datasets.definition import Table
+from mammopipe.processing.datasets.definition import LabelTable
 from mammopipe.processing.datasets.lesion_masks import with_lesions
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View
 from mammopipe.processing.datasets.registry import DATASETS, EVALUATED, dataset_in
@@ -24,12 +24,12 @@ from tests.processing.datasets.conftest import COLLECTIONS, WOMEN
 from tests.support.spreadsheets import write_spreadsheet
 
 
-def read(folder: Path) -> tuple[Table, Path]:
+def read(folder: Path) -> tuple[LabelTable, Path]:
     dataset, place = dataset_in(folder)
     return dataset.check(place), place
 
 
-def circles(record: ImageRecord, table: Table, folder: Path) -> list[tuple[float, float, float]]:
+def circles(record: ImageRecord, table: LabelTable, folder: Path) -> list[tuple[float, float, float]]:
     found = with_lesions(record, table.masks.get(record.image_id, ()), folder)
     return [(lesion.x, lesion.y, lesion.radius) for lesion in found.lesions]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
-from mammopipe.processing.datasets.mias import check_release, is_phantom, read_labels
+from mammopipe.processing.datasets.mias import check_release, read_labels
 from mammopipe.processing.errors import LabelError
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
@@ -69,7 +69,6 @@ def test_a_file_without_rows_is_no_label_table(tmp_path: Path) -> None:
 
 def test_phantoms_are_recognised_and_accepted(tmp_path: Path) -> None:
     write_mias_tree(tmp_path, films=4)
-    assert is_phantom(tmp_path / "Info.txt")
     assert all(record.synthetic for record in read_labels(tmp_path / "Info.txt"))
     assert len(check_release(tmp_path)) == 4
 

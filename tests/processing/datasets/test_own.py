@@ -36,11 +36,11 @@ def test_words_sides_views_and_numbers_are_read(tmp_path: Path) -> None:
 
 
 def test_columns_and_values_are_mapped_and_the_folder_of_images_too(tmp_path: Path) -> None:
-    path = table(tmp_path, "File;PatNo;Cancer\n1;7;1\n2;8;0\n", "films/1.pgm", "films/2.pgm")
+    path = table(tmp_path, "File;PatNo;Cancer\n1;7;1\n2;8;0\n", "images/1.pgm", "images/2.pgm")
     mapping = OwnTable(
         columns={"image": "File", "patient": "PatNo", "label": "Cancer"},
         values={"label": {"0": "normal", "1": "malignant"}},
-        images="films",
+        images="images",
     )
     records = read_own(path, mapping).records
     assert [(record.path, record.label) for record in records] == [("1.pgm", "malignant"), ("2.pgm", "normal")]
@@ -268,7 +268,7 @@ def test_a_table_that_is_not_there_is_said(tmp_path: Path) -> None:
         (f"{HEAD}\n1.png,P\0,normal\n", "line 2 contains a zero byte"),
         (
             f"{HEAD},side\n1.png,P1,normal,links\n",
-            "side 'links' must be one of L, R (own.values.side says what a value means)",
+            "side 'links' must be one of L, R (own.values.side maps other values)",
         ),
         (f"{HEAD},pixel_spacing_mm\n1.png,P1,normal,70\n", "pixel_spacing_mm 70 must be at most 2 millimetres"),
         (

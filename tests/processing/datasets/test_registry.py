@@ -4,12 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from mammopipe.processing.datasets import DATASETS, Dataset, ImageRecord, Label, Table, Terms, read_labels, registry
+from mammopipe.processing.datasets import (
+    DATASETS,
+    Dataset,
+    ImageRecord,
+    Label,
+    LabelTable,
+    Terms,
+    read_labels,
+    registry,
+)
 from mammopipe.processing.errors import ConfigError, LabelError
 from mammopipe.processing.phantoms.trees import write_phantoms
 
 
-def read(path: Path) -> Table:
+def read(path: Path) -> LabelTable:
     records, refused = [], []
     for line in path.read_text().splitlines():
         name, _, label = line.partition(" ")
@@ -17,10 +26,12 @@ def read(path: Path) -> Table:
             records.append(ImageRecord(name, name, "tiny", None, None, Label(label), path=f"{name}.png"))
         else:
             refused.append((name, f"label {label!r} is none"))
-    return Table(records, refused)
+    return LabelTable(records, refused)
 
 
-TINY = Dataset("tiny", Terms("Tiny.", "Free."), "labels.txt", ("labels.txt", "*.png"), read, lambda folder: Table([]))
+TINY = Dataset(
+    "tiny", Terms("Tiny.", "Free."), "labels.txt", ("labels.txt", "*.png"), read, lambda folder: LabelTable([])
+)
 
 
 @pytest.mark.parametrize("name", ["mias", "rsna"])

@@ -76,7 +76,7 @@ GREY = Image.fromarray(PIXELS)
 def test_what_is_no_greyscale_page_is_refused(
     tmp_path: Path, data: bytes, error: type[Exception], message: str
 ) -> None:
-    path = tmp_path / "film.tif"
+    path = tmp_path / "image.tif"
     path.write_bytes(data)
     with pytest.raises(error, match=message) as caught:
         read_mammogram(path)

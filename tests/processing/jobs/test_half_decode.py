@@ -22,7 +22,7 @@ from mammopipe.processing.datasets.manifest import (
 )
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.jobs import prepare
-from mammopipe.processing.jobs.half_decode import LEAST_PSNR, SAMPLE, Source, measure, psnr_of_half
+from mammopipe.processing.jobs.half_decode import LEAST_PSNR, SAMPLE, ImageFile, measure, psnr_of_half
 from mammopipe.processing.jobs.prepare import PrepareTask, prepare_image
 from mammopipe.processing.jobs.stage import Stage
 from mammopipe.processing.phantoms.mias_tree import write_rsna_tree
@@ -106,7 +106,7 @@ def test_images_that_half_resolution_changes_too_much_are_decoded_in_full(
     for number in range(12):
         (tmp_path / f"{number}.dcm").write_bytes(make_dicom(noise if number in (3, 8) else smooth, syntax=J2K, bits=12))
         record = replace(RECORD, image_id=str(number), path=f"{number}.dcm", lesions=())
-        sources.append(Source(record, tmp_path / f"{number}.dcm", 200))
+        sources.append(ImageFile(record, tmp_path / f"{number}.dcm", 200))
     alike = [source for source in sources if source.record.image_id not in ("3", "8")]
     assert len(measure(alike)["images"]) == SAMPLE and measure(alike)["whole"] == []
     account = measure(sources)
@@ -128,7 +128,7 @@ def test_lesions_size_and_spacing_are_those_of_the_whole_decode(
 ) -> None:
     cells = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 4096, size, np.uint16), (0, 0), 8)
     (tmp_path / "7.dcm").write_bytes(make_dicom(cells, syntax=J2K, bits=12, ImagerPixelSpacing=["0.1", "0.1"]))
-    source = Source(RECORD, tmp_path / "7.dcm", 200)
+    source = ImageFile(RECORD, tmp_path / "7.dcm", 200)
     (whole,), (half,) = (
         prepare_image(PrepareTask(replace(source, half=half), tmp_path / str(half), prepare.Phi.REFUSE))
         for half in (False, True)
@@ -151,7 +151,7 @@ def test_what_is_not_tall_enough_or_no_jpeg_2000_is_not_measured(
     sources = []
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-        sources.append(Source(replace(RECORD, image_id=name), tmp_path / name, 200))
+        sources.append(ImageFile(replace(RECORD, image_id=name), tmp_path / name, 200))
     assert [psnr_of_half(source) for source in sources] == [None, None, None]
     account = measure(sources)
     assert account["images"] == [] and account["psnr_db"] == {"min": None, "median": None}

@@ -18,7 +18,7 @@ from mammopipe.processing.datasets.manifest import (
     write_manifest,
 )
 from mammopipe.processing.errors import ConfigError, ImageError
-from mammopipe.processing.jobs.half_decode import Source
+from mammopipe.processing.jobs.half_decode import ImageFile
 from mammopipe.processing.jobs.prepare import Phi, PrepareTask, prepare_image
 from mammopipe.processing.jobs.stage import Stage
 
@@ -92,7 +92,7 @@ def test_lesions_and_flags_follow_a_turned_image(
     if mirrored:
         cells, values["PatientOrientation"] = cells[::-1, ::-1].copy(), ["P", "HL"]
     (tmp_path / "1.dcm").write_bytes(make_dicom(cells, bits=12, PartialView="YES", **values))
-    source = Source(record(1), tmp_path / "1.dcm", 48)
+    source = ImageFile(record(1), tmp_path / "1.dcm", 48)
     (prepared,) = prepare_image(PrepareTask(source, tmp_path, Phi.REFUSE))
     x, y = (63 - 10, 95 - 20) if mirrored else (10, 20)
     (lesion,) = prepared.lesions

@@ -17,10 +17,10 @@ from mammopipe.processing.phantoms.mias_tree import write_mias_tree, write_rsna_
 ROOT = Path(__file__).parents[3]
 J2K = "1.2.840.10008.1.2.4.90"
 SIDE = 7000
-"""Rows and columns of the film whose decode needs more memory than a worker of small films ever has."""
+"""Rows and columns of the image whose decoding needs more memory than a worker of small images ever has."""
 FEW, MANY = 12, 48
 PER_IMAGE_MIB = 2.0
-"""A film of these phantoms as the jobs hold it: 1024 x 1024 pixels of 16 bits."""
+"""An image of these phantoms as the jobs hold it: 1024 x 1024 pixels of 16 bits."""
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +94,13 @@ def test_memory_does_not_grow_with_the_number_of_images(trees: dict[int, Path], 
         base = tmp_path / f"segment-{images}"
         process = start("segment", base, inputs, "--height", "96", "--width", "64", "--montage-images", "0")
         peaks["segment", images] = watched(process, base)
-    # A job that held its films would need this much more for the many; a quarter of that is the machine's noise.
+    # A job that held its images would need this much more for the many; a quarter of that is the machine's noise.
     held = (MANY - FEW) * PER_IMAGE_MIB
     for job in ("prepare", "segment"):
         for who in ("parent", "worker"):
             few, many = peaks[job, FEW][who], peaks[job, MANY][who]
             assert few > 20, f"the {who} of {job} was not seen"
-            assert many - few < held / 4, f"{who} of {job}: {few:.0f} MiB for {FEW} films, {many:.0f} for {MANY}"
+            assert many - few < held / 4, f"{who} of {job}: {few:.0f} MiB for {FEW} images, {many:.0f} for {MANY}"
 
 
 def empty(folder: Path, prepared: Path) -> Path:
@@ -121,7 +121,7 @@ def test_a_worker_killed_while_it_decodes_costs_one_image(make_dicom: Callable[.
     killed = set()
     while process.poll() is None:
         for worker in children(process.pid):
-            # Only the large film's decode needs so much: the others are 300 pixels high.
+            # Only the large image's decoding needs so much: the others are 300 pixels high.
             if peak_mib(worker) > SIDE * SIDE * 4 / 2**20:
                 os.kill(worker, signal.SIGKILL)
                 killed.add(worker)

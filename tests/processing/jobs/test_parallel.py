@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mammopipe.processing.errors import ImageError
-from mammopipe.processing.jobs.parallel import SECONDS_BETWEEN_LINES, Progress, Refused, map_images
+from mammopipe.processing.jobs.parallel import SECONDS_BETWEEN_LINES, ProgressDisplay, Refused, map_images
 
 ROOT = Path(__file__).parents[3]
 
@@ -92,7 +92,7 @@ def test_items_are_taken_as_they_are_needed() -> None:
 
 def test_progress_is_told_in_lines_with_speed_time_left_and_refusals() -> None:
     now, stream = 100.0, io.StringIO()
-    progress = Progress("Prepare", 1000, stream=stream, clock=lambda: now)
+    progress = ProgressDisplay("Prepare", 1000, stream=stream, clock=lambda: now)
     for number in range(1, 1001):
         now += 0.25
         progress.add(refused=number in (3, 30))
@@ -109,7 +109,7 @@ def test_progress_on_a_terminal_is_one_bar() -> None:
             return True
 
     stream = Terminal()
-    progress = Progress("Prepare", 3, stream=stream)
+    progress = ProgressDisplay("Prepare", 3, stream=stream)
     for refused in (False, True, False):
         progress.add(refused=refused)
     progress.close()

@@ -17,7 +17,7 @@ from mammopipe.processing.phantoms.rsna_tree import (
     COLUMNS,
     PHANTOM_WRITER,
     Machine,
-    rsna_films,
+    rsna_images,
     write_rsna_image,
 )
 
@@ -102,38 +102,38 @@ def test_the_files_carry_the_attributes_of_their_machine(tree: Path, rows):
             assert (dataset.Rows, dataset.Columns) == (HEIGHT, 235)
 
 
-def test_the_standards_path_gives_back_the_film(tree: Path):
-    for row, machine, film in rsna_films(4, 1, height=HEIGHT):
+def test_the_standards_path_gives_back_the_image(tree: Path):
+    for row, machine, image in rsna_images(4, 1, height=HEIGHT):
         shown = presentation(pydicom.dcmread(file_of(tree, row))) * 65535
         # Machine 29's sigmoid has a step of up to 4 grey values, and never quite reaches 0.
-        assert np.abs(shown - film.pixels).max() <= (0.5 if machine is Machine.LINEAR else 20)
-        air = ~(film.breast | film.artefacts | film.padding)
+        assert np.abs(shown - image.pixels).max() <= (0.5 if machine is Machine.LINEAR else 20)
+        air = ~(image.breast | image.artefacts | image.padding)
         assert np.median(shown[air]) < 20
-        assert np.median(shown[film.breast]) > 0.25 * 65535
+        assert np.median(shown[image.breast]) > 0.25 * 65535
 
 
-def test_the_reader_gives_back_the_film(tree: Path):
-    for row, machine, film in rsna_films(2, 1, height=HEIGHT):
+def test_the_reader_gives_back_the_image(tree: Path):
+    for row, machine, image in rsna_images(2, 1, height=HEIGHT):
         mammogram = read_mammogram(file_of(tree, row))
-        assert mammogram.laterality is film.laterality
-        difference = np.abs(mammogram.pixels.astype(int) - film.pixels)
+        assert mammogram.laterality is image.laterality
+        difference = np.abs(mammogram.pixels.astype(int) - image.pixels)
         assert difference.max() <= (0 if machine is Machine.LINEAR else 20)
-        assert not mammogram.pixels[film.padding].any()
+        assert not mammogram.pixels[image.padding].any()
 
 
 def test_padding_is_no_grey_value_of_the_picture(tree: Path):
-    padded = [image for image in rsna_films(6, 1, height=HEIGHT) if image[1] is Machine.SIGMOID]
-    for row, _, film in padded:
+    padded = [image for image in rsna_images(6, 1, height=HEIGHT) if image[1] is Machine.SIGMOID]
+    for row, _, image in padded:
         dataset = pydicom.dcmread(file_of(tree, row))
         stored = imagecodecs.jpeg2k_decode(next(generate_frames(dataset.PixelData, number_of_frames=1)))
-        assert film.padding.any() and np.array_equal(stored == dataset.PixelPaddingValue, film.padding)
-        assert not (film.padding & (film.breast | film.artefacts)).any()
+        assert image.padding.any() and np.array_equal(stored == dataset.PixelPaddingValue, image.padding)
+        assert not (image.padding & (image.breast | image.artefacts)).any()
 
 
 def test_a_diseased_breast_shows_its_lesion_in_each_view(rows):
-    for row, _, film in rsna_films(6, 1, height=HEIGHT):
-        assert bool(film.lesions) == (row["biopsy"] == "1")
-        assert film.view == row["view"] and film.laterality == row["laterality"]
+    for row, _, image in rsna_images(6, 1, height=HEIGHT):
+        assert bool(image.lesions) == (row["biopsy"] == "1")
+        assert image.view == row["view"] and image.laterality == row["laterality"]
 
 
 def test_the_same_arguments_give_the_same_bytes(tree: Path, tmp_path: Path):
@@ -146,11 +146,11 @@ def test_the_same_arguments_give_the_same_bytes(tree: Path, tmp_path: Path):
 
 def test_numbers_out_of_range_are_refused():
     with pytest.raises(ConfigError, match="patients=0"):
-        rsna_films(0)
+        rsna_images(0)
     with pytest.raises(ConfigError, match="seed=-4"):
-        rsna_films(1, -4)
+        rsna_images(1, -4)
     with pytest.raises(ConfigError, match="height=20"):
-        next(rsna_films(1, 0, height=20))
+        next(rsna_images(1, 0, height=20))
 
 
 def test_the_real_size_is_the_machines():
@@ -159,8 +159,8 @@ def test_the_real_size_is_the_machines():
 
 @pytest.mark.parametrize("height", [180, 192, 199, 200])
 def test_a_small_image_of_either_machine_keeps_its_breast(height: int):
-    for _, machine, film in rsna_films(6, 1, height=height):
-        assert film.pixels.mean() > 1000 and film.padding.any() == (machine is Machine.SIGMOID)
+    for _, machine, image in rsna_images(6, 1, height=height):
+        assert image.pixels.mean() > 1000 and image.padding.any() == (machine is Machine.SIGMOID)
 
 
 @pytest.mark.parametrize("machine", ["29", "49"])

@@ -12,55 +12,56 @@ from mammopipe.processing.splits import duplicate_index
 from mammopipe.processing.splits.duplicate_index import CANDIDATES, FeatureStore, candidate_pairs
 from mammopipe.processing.splits.near_duplicates import Features, features
 
-FILMS = 14
+PHANTOMS = 14
+Images = dict[str, Features]
 
 
-def film(seed: int) -> np.ndarray:
+def phantom(seed: int) -> np.ndarray:
     return make_film(seed, label=Label.BENIGN, laterality=Laterality.LEFT, height=320, width=200).pixels
 
 
 @pytest.fixture(scope="module")
-def films() -> dict[str, Features]:
-    seen = {f"film{number}": features(film(number)) for number in range(FILMS)}
-    brighter = np.rint(65535 * (film(9) / 65535) ** 0.8).astype(np.uint16)
+def phantoms() -> Images:
+    seen = {f"phantom{number}": features(phantom(number)) for number in range(PHANTOMS)}
+    brighter = np.rint(65535 * (phantom(9) / 65535) ** 0.8).astype(np.uint16)
     return seen | {"brighter": features(brighter), "blank": features(np.zeros((320, 200), np.uint16))}
 
 
-def test_versions_of_one_image_are_candidates_and_few_others(films: dict[str, Features]) -> None:
-    groups = ["test" if name == "brighter" else "train" for name in films]
-    pairs = candidate_pairs(films, groups)
-    assert ("film9", "brighter") in pairs
+def test_versions_of_one_image_are_candidates_and_few_others(phantoms: Images) -> None:
+    groups = ["test" if name == "brighter" else "train" for name in phantoms]
+    pairs = candidate_pairs(phantoms, groups)
+    assert ("phantom9", "brighter") in pairs
     assert all("brighter" in pair for pair in pairs), "only images of different groups are compared"
-    assert len(pairs) <= CANDIDATES * len(films)
+    assert len(pairs) <= CANDIDATES * len(phantoms)
 
 
-def test_each_image_keeps_its_likeliest_partners(films: dict[str, Features], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_image_keeps_its_likeliest_partners(phantoms: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicate_index, "CANDIDATES", 1)
-    twins = films | {f"{name}-twin": item for name, item in films.items()}
+    twins = phantoms | {f"{name}-twin": item for name, item in phantoms.items()}
     pairs = candidate_pairs(twins, [name.endswith("-twin") for name in twins])
-    assert {(f"film{number}", f"film{number}-twin") for number in range(FILMS)} <= set(pairs)
-    assert len(pairs) <= 2 * len(films)
+    assert {(f"phantom{number}", f"phantom{number}-twin") for number in range(PHANTOMS)} <= set(pairs)
+    assert len(pairs) <= 2 * len(phantoms)
 
 
-def test_nothing_is_found_in_nothing(films: dict[str, Features]) -> None:
+def test_nothing_is_found_in_nothing(phantoms: Images) -> None:
     assert candidate_pairs({}, []) == []
-    assert candidate_pairs({"film1": films["film1"]}, ["train"]) == []
-    assert candidate_pairs({"blank": films["blank"], "again": films["blank"]}, ["train", "test"]) == []
-    assert candidate_pairs({"film1": films["film1"], "blank": films["blank"]}, ["train", "test"]) == []
+    assert candidate_pairs({"phantom1": phantoms["phantom1"]}, ["train"]) == []
+    assert candidate_pairs({"blank": phantoms["blank"], "again": phantoms["blank"]}, ["train", "test"]) == []
+    assert candidate_pairs({"phantom1": phantoms["phantom1"], "blank": phantoms["blank"]}, ["train", "test"]) == []
 
 
-def test_a_key_that_every_image_has_costs_no_time_and_hides_no_image(films: dict[str, Features]) -> None:
+def test_a_key_that_every_image_has_costs_no_time_and_hides_no_image(phantoms: Images) -> None:
     same = np.zeros((250, 32), np.uint8)
     crowd = {
         name: Features(
             np.concatenate([item.points, np.zeros((250, 2), np.float32)]), np.concatenate([item.descriptors, same])
         )
-        for name, item in films.items()
+        for name, item in phantoms.items()
     }
     rims = {"rim": Features(np.zeros((250, 2), np.float32), same)}
     groups = ["test" if name in ("brighter", "rim") else "train" for name in (*crowd, *rims)]
     pairs = candidate_pairs(crowd | rims, groups)
-    assert ("film9", "brighter") in pairs
+    assert ("phantom9", "brighter") in pairs
     assert not any("rim" in pair for pair in pairs)
 
 
@@ -79,10 +80,8 @@ def test_the_number_of_pairs_grows_with_the_images_not_with_their_square() -> No
     assert sizes[400] <= CANDIDATES * 401
 
 
-def test_pairs_do_not_depend_on_how_the_search_is_cut(
-    films: dict[str, Features], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    twins = films | {f"{name}-twin": item for name, item in films.items()}
+def test_pairs_do_not_depend_on_how_the_search_is_cut(phantoms: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    twins = phantoms | {f"{name}-twin": item for name, item in phantoms.items()}
     groups = [name.endswith("-twin") for name in twins]
     whole = candidate_pairs(twins, groups)
     assert whole

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion, Split, from_row, split_digest, to_row
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import write_png
-from mammopipe.processing.splits.leakage_audit import Finding, LeakageReport, audit_leakage, exact_leaks
+from mammopipe.processing.splits.leakage_audit import Leak, LeakageReport, audit_leakage, exact_leaks
 from mammopipe.processing.splits.near_duplicates import SAME_IMAGE, Variant
 
 TRAIN, VALIDATION, TEST = Split.TRAIN, Split.VALIDATION, Split.TEST
@@ -112,7 +112,7 @@ def test_lesions_that_changed_after_the_split_are_named_and_moved_ones_are_not()
 
 
 def test_the_verdict_names_the_kinds_and_the_first_finding() -> None:
-    findings = (Finding("z", ("a",), "this"), Finding("b", ("c", "d"), "that"), Finding("z", ("e",), "more"))
+    findings = (Leak("z", ("a",), "this"), Leak("b", ("c", "d"), "that"), Leak("z", ("e",), "more"))
     report = LeakageReport(findings, {"images": 3})
     assert report.verdict == "failed with 3 findings (b, z); the first: this" and not report.passed
     assert report.as_dict() == {

@@ -22,18 +22,18 @@ from mammopipe.processing.splits.pixel_confirmation import (
 SAME = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 
-def film(seed: int) -> np.ndarray:
+def phantom(seed: int) -> np.ndarray:
     return make_film(seed, label=Label.BENIGN, laterality=Laterality.LEFT, height=320, width=200).pixels
 
 
 def turned(pixels: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return a film turned about its centre, and the transform of the film's points."""
+    """Return an image turned about its centre, and the transform of its points."""
     turn = cv2.getRotationMatrix2D((100, 160), degrees, 1.0)
     return np.asarray(cv2.warpAffine(pixels, turn, (200, 320)), np.uint16), turn
 
 
 def test_a_copy_correlates_once_it_is_turned_back():
-    original = film(3)
+    original = phantom(3)
     copy, turn = turned(original, 8)
     lighter = np.rint(65535 * (copy / 65535) ** 0.7).astype(np.uint16)
     assert correlation(detail(original), detail(lighter), turn) > CORRELATION.most
@@ -43,21 +43,21 @@ def test_a_copy_correlates_once_it_is_turned_back():
 
 
 def test_a_mirrored_copy_correlates_by_a_transform_that_mirrors():
-    original = film(3)
+    original = phantom(3)
     mirrored = np.ascontiguousarray(original[::-1])
     mirror = np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 319.0]])
     assert correlation(detail(original), detail(mirrored), mirror) > 0.95
 
 
 def test_different_images_do_not_correlate_however_they_are_laid():
-    values = [correlation(detail(film(3)), detail(film(seed)), SAME) for seed in (4, 5, 6)]
+    values = [correlation(detail(phantom(3)), detail(phantom(seed)), SAME) for seed in (4, 5, 6)]
     assert max(values) < CORRELATION.least
 
 
 def test_without_a_common_block_there_is_no_answer():
     away = np.array([[1.0, 0.0, 1000.0], [0.0, 1.0, 0.0]])
-    assert correlation(detail(film(3)), detail(film(3)), away) is None
-    assert correlation(detail(np.zeros((320, 200), np.uint16)), detail(film(3)), SAME) is None
+    assert correlation(detail(phantom(3)), detail(phantom(3)), away) is None
+    assert correlation(detail(np.zeros((320, 200), np.uint16)), detail(phantom(3)), SAME) is None
 
 
 @pytest.mark.parametrize("pairs", [0, 1, 10, 100, 10_000])

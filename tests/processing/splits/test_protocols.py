@@ -23,13 +23,14 @@ from mammopipe.processing.datasets.manifest import (
 from mammopipe.processing.errors import ConfigError, ManifestError
 from mammopipe.processing.jobs import augment, prepare, segment
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
-from mammopipe.processing.splits.assignment import SplitConfig, assign_folds, assign_splits, audit_leakage
+from mammopipe.processing.splits.assignment import SplitConfig, assign_folds, assign_splits
+from mammopipe.processing.splits.leakage_audit import audit_leakage
 
 FILMS = 20
 
 
 def rows(patients: int = 60) -> list[ImageRecord]:
-    """Return two films a patient, the classes in turn."""
+    """Return two images for each patient, the classes in turn."""
     return [
         ImageRecord(f"f{number:03d}", f"p{number // 2:03d}", "mias", Laterality.LEFT, View.MLO,
                     list(Label)[number % 3])
@@ -100,7 +101,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_jobs(tree: Path, base: Path, protocol: str, copies_of: str) -> Path:
-    """Run the three jobs, each on what the one before left, and return the folder of segmented films."""
+    """Run the three jobs, each on what the one before left, and return the folder of segmented images."""
     prepared, augmented = (base / "job" / "processing" / "output" / name for name in ("prepared", "data_augmentation"))
     inputs = base / "job" / "processing" / "input"
     inputs.mkdir(parents=True)
@@ -144,5 +145,5 @@ def test_for_cross_validation_validation_images_are_copied_too_and_the_audit_kno
 
 
 def test_all_images_are_copied_as_published_only(tree: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="copies_of=all and protocol=patient: all goes with published, and only so"):
+    with pytest.raises(ConfigError, match="copies_of=all and protocol=patient: all is for the protocol published"):
         run_jobs(tree, tmp_path, "patient", "all")

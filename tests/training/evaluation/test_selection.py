@@ -45,3 +45,12 @@ def test_the_stated_figure_chooses_the_network():
         found = {name: candidate.choice["value"] for name, candidate in choice.candidates.items()}
         assert choice.selected == max(found, key=found.__getitem__)
     assert choose(given, classes=CLASSES, resamples=draws, choice=ChoiceFigure(ChooseBy.PF1)).selected == "malignant"
+
+
+def test_between_equal_figures_the_first_name_wins():
+    labels = np.arange(30) % 3
+    draws = Resamples.draw([str(index) for index in range(30)], n=100, seed=0)
+    same = predictions(1, labels)
+    choice = choose({"b": same, "a": same}, classes=CLASSES, resamples=draws, choice=ChoiceFigure())
+    assert choice.selected == "a" and list(choice.candidates) == ["a", "b"]
+    assert choice.candidates["a"].comparison is None

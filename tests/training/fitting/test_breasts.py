@@ -27,7 +27,7 @@ from mammopipe.training.fitting.checkpoint import StopRequest
 from mammopipe.training.fitting.distributed import ALONE, World
 from mammopipe.training.fitting.sampling import Draw
 from mammopipe.training.fitting.step import predict
-from mammopipe.training.model.views.attention import Side
+from mammopipe.training.model.views.attention import ViewMask
 from mammopipe.training.model.views.breasts import breasts_of
 from mammopipe.training.networks import model_directory
 from mammopipe.training.train import read_inputs, train
@@ -102,8 +102,8 @@ def test_a_draw_depends_on_seed_epoch_and_position_alone(make_exams: MakeJob) ->
 
     assert torch.equal(first.images, again.images)
     assert not torch.equal(first.images, later.images)
-    assert first.sides.tolist() == [[Side.OWN, Side.OTHER]], "one view of each side"
-    assert breasts[place][0].sides.tolist() == [[Side.OWN, Side.OWN, Side.OTHER]]
+    assert first.sides.tolist() == [[ViewMask.OWN, ViewMask.OTHER]], "one view of each side"
+    assert breasts[place][0].sides.tolist() == [[ViewMask.OWN, ViewMask.OWN, ViewMask.OTHER]]
 
 
 def test_a_lesion_that_one_view_shows_is_learnt_and_validation_is_shared_by_the_processes(

@@ -1,5 +1,8 @@
 """The gain of comparing breasts by kind of negative, on scores whose answer is known."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 import sklearn.metrics as reference
@@ -95,6 +98,7 @@ def test_figures_are_those_of_scikit_learn_and_the_gain_is_paired() -> None:
 def test_the_area_against_a_mixture_is_the_weighted_mean() -> None:
     metric = auc_of_kinds(np.array([0, 0, 1, 0]), [0.25, 0.75])
     assert metric([1, 0, 0, 0], [0.5, 0.4, 0.6, 0.5]) == pytest.approx(0.25 * 0.75 + 0.75 * 0)
+    assert metric.name == "malignant_auc"
 
 
 def test_too_few_women_give_no_figure_and_no_share() -> None:
@@ -107,3 +111,54 @@ def test_too_few_women_give_no_figure_and_no_share() -> None:
     assert row["gain"]["value"] is None and row["screening_share"] == 0
     assert row["gain"]["reason"] == "too few: 12 women with malignant and 9 with such images, of 10 needed"
     assert found["as_in_screening"]["alone"]["value"] == 1
+
+
+def measured(pairs: Sequence[tuple[int, int]], scores: Sequence[float]) -> dict[str, Any]:
+    """Return the figures where each class has a score of its own, the same alone and beside."""
+    labels = np.array(pairs).ravel()
+    women = [f"w{index // 2:03d}" for index in range(len(labels))]
+    given = np.array(scores)[labels]
+    return gain_by_negatives(negatives(labels, women, CLASSES), given, given, Resamples.draw(women, n=20, seed=0))
+
+
+def test_each_kind_is_counted_in_the_order_of_the_names() -> None:
+    found = measured(((0, 0),) * 10 + ((2, 0),) * 11 + ((1, 1),) * 12, (0.1, 0.2, 0.3))
+    counts = [(row["kind"], row["images"], row["women"]) for row in found["kinds"]]
+    assert counts == [(Negative.BENIGN, 24, 12), (Negative.NORMAL_WOMAN, 20, 10), (Negative.CANCER_WOMAN, 11, 11)]
+    assert found["malignant_women"] == 11
+
+
+def test_ten_women_of_each_kind_are_enough_and_images_of_fewer_are_in_no_weighted_figure() -> None:
+    # Benign images score above malignant ones.
+    found = measured(((2, 2),) * 10 + ((0, 0),) * 10 + ((1, 1),) * 9, (0.1, 0.9, 0.5))
+    normal, benign = by_kind(found, Negative.NORMAL_WOMAN), by_kind(found, Negative.BENIGN)
+    assert (normal["alone"]["value"], normal["screening_share"]) == (1, 1)
+    assert (benign["alone"]["value"], benign["screening_share"]) == (None, 0)
+    assert found["as_in_screening"]["alone"]["value"] == 1
+    assert found["as_here"]["alone"]["value"] == pytest.approx(20 / 38)
+
+
+def test_too_few_women_with_cancer_give_no_figure_of_any_kind() -> None:
+    found = measured(((2, 2),) * 9 + ((0, 0),) * 20, (0.1, 0.2, 0.3))
+    reason = "too few: 9 women with malignant and 20 with such images, of 10 needed"
+    empty = {"value": None, "low": None, "high": None, "undefined_resamples": 0}
+    row = by_kind(found, Negative.NORMAL_WOMAN)
+    assert row["alone"] == row["beside"] == row["gain"] == {**empty, "reason": reason}
+    assert found["as_in_screening"]["gain"]["reason"] == reason.replace("20", "0")
+    assert found["as_here"]["alone"]["value"] == 1
+
+
+def test_without_a_malignant_image_the_figures_are_undefined() -> None:
+    found = measured(((0, 0), (1, 0)), (0.1, 0.2, 0.3))["as_here"]
+    for name in ("alone", "beside", "gain"):
+        assert found[name]["value"] is None
+        assert found[name]["reason"] == "undefined: there must be images with and without the finding"
+
+
+def test_the_benign_class_may_stand_anywhere() -> None:
+    assert negatives(np.array([0, 1, 2, 1]), ["a", "a", "b", "c"], ("benign", "normal", "malignant")) == [
+        Negative.BENIGN,
+        Negative.BENIGN_WOMAN,
+        None,
+        Negative.NORMAL_WOMAN,
+    ]

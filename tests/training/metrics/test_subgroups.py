@@ -190,3 +190,49 @@ def test_lesions_stand_in_bands_of_their_diameter_in_millimetres():
         "not stated": 2,
     }
     assert values({"lesion size": by}, "lesion size")[-3:] == ["20 to 49 mm", "50 mm and over", "not stated"]
+
+
+@pytest.mark.parametrize(
+    ("radius", "band"), [(4.99, "under 10 mm"), (5.0, "10 to 19 mm"), (10.0, "20 to 49 mm"), (25.0, "50 mm and over")]
+)
+def test_a_lesion_at_the_bound_of_a_band_is_in_the_next(radius: float, band: str):
+    lesion = Lesion(1, 1, radius, Label.MALIGNANT)
+    records = [
+        replace(record, lesions=(lesion,), pixel_spacing_mm=1.0) if record.label is Label.MALIGNANT else record
+        for record in rows()
+    ]
+    assert values(found(records), "lesion size") == sorted(["none", band], key=len)
+
+
+def test_a_lesion_that_is_not_marked_has_no_known_size():
+    lesion = Lesion(1, 1, 3.0, Label.MALIGNANT)
+    marked = [replace(rows()[0], lesions=(lesion,), pixel_spacing_mm=1.0), *rows()[1:]]
+    by = {group["value"]: group["images"] for group in found(marked)["lesion size"]}
+    assert by == {"none": 80, "under 10 mm": 1, "not stated": 39}
+
+
+def test_every_attribute_of_a_record_makes_subgroups():
+    other = {
+        "dataset": "mias",
+        "laterality": Laterality.RIGHT,
+        "density": "C",
+        "quality": {"image_flags": ["implant", "marker"]},
+        "site_id": "",
+    }
+    records = [replace(record, **other) if index < 60 else record for index, record in enumerate(rows())]
+    records = [replace(record, density=record.density or "D") for record in records]
+    by = found(records)
+    assert values(by, "dataset") == ["mias", "rsna"] and values(by, "side") == ["L", "R"]
+    assert values(by, "density") == ["C", "D"] and values(by, "image flags") == ["implant", "marker", "none"]
+    assert values(by, "site") == ["1", "2", "not stated"]
+
+
+def test_the_reason_names_every_kind_of_which_there_are_too_few():
+    records = [replace(record, machine_id="21" if int(record.patient_id[1:]) < 10 else "29") for record in rows()]
+    group = found(records)["machine"][0]
+    few = "6 with a non-malignant image", "4 with a malignant image"
+    assert group["malignant_auc"]["reason"] == f"too few: {few[0]} and {few[1]}, of 10 patients needed"
+    assert group["specificity"]["reason"] == f"too few: {few[0]}, of 10 patients needed"
+    assert group["accuracy"]["value"] == 0.5, "ten patients of any kind are enough"
+    draws = Resamples.draw([record.patient_id for record in records], n=20, seed=0)
+    assert subgroups(records, images(records), right(records), 0.5, draws)["least_patients"] == 10

@@ -10,7 +10,7 @@ from scipy.stats import chi2
 from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.distributions import (
-    Distribution,
+    FeatureHistogram,
     allowance,
     cusum_limit,
     index_limit,
@@ -22,41 +22,41 @@ RNG = np.random.default_rng(3)
 
 
 def test_the_same_distribution_has_an_index_near_0_and_another_a_large_one() -> None:
-    reference = Distribution.of(RNG.normal(size=2000), 2000)
+    reference = FeatureHistogram.of(RNG.normal(size=2000), 2000)
     assert stability_index(reference, reference.count(RNG.normal(size=5000))) < 0.02
     assert stability_index(reference, reference.count(RNG.normal(1.0, size=5000))) > 0.5
 
 
 def test_a_value_of_many_images_has_a_bin_of_its_own_and_a_step_to_either_side_shows() -> None:
-    reference = Distribution.of(np.full(100, 0.25), 100)
+    reference = FeatureHistogram.of(np.full(100, 0.25), 100)
     assert list(reference.counts) == [0, 100, 0]
     for moved in (0.24, 0.26):
         assert stability_index(reference, reference.count(np.full(50, moved))) > 2
 
 
 def test_scores_have_mean_0_and_deviation_1_over_the_reference() -> None:
-    reference = Distribution.of(RNG.exponential(size=500), 500)
+    reference = FeatureHistogram.of(RNG.exponential(size=500), 500)
     assert abs(float((reference.shares * reference.scores).sum())) < 1e-12
     assert float((reference.shares * reference.scores**2).sum()) == pytest.approx(1)
-    assert Distribution((), (7,), 7).scores.tolist() == [0.0]
+    assert FeatureHistogram((), (7,), 7).scores.tolist() == [0.0]
 
 
 def test_a_rare_event_is_no_shift_by_itself() -> None:
-    rare = Distribution((0.5,), (198, 2), 200)
+    rare = FeatureHistogram((0.5,), (198, 2), 200)
     assert abs(float((rare.shares * rare.scores).sum())) < 1e-12 and max(rare.scores) < 3
 
 
 @pytest.mark.parametrize("false_alarms", [0.1, 0.001, 0.00001])
 @pytest.mark.parametrize("bins", [2, 5, 13])
 def test_the_indexs_limit_is_a_quantile_of_chi_squared(false_alarms: float, bins: int) -> None:
-    reference = Distribution(tuple(range(bins - 1)), (1,) * bins, 2)
+    reference = FeatureHistogram(tuple(range(bins - 1)), (1,) * bins, 2)
     assert index_limit(reference, 2, false_alarms) == pytest.approx(chi2.isf(false_alarms, bins - 1))
 
 
 def test_the_indexs_limit_is_passed_as_often_as_it_says() -> None:
     above = 0
     for _ in range(600):
-        reference = Distribution.of(RNG.normal(size=150), 150)
+        reference = FeatureHistogram.of(RNG.normal(size=150), 150)
         found = reference.count(RNG.normal(size=60))
         above += stability_index(reference, found) > (1 / 60 + 1 / 150) * chi2.ppf(0.95, 9)
     assert above / 600 < 0.09
@@ -77,7 +77,7 @@ def test_a_cusum_without_shift_runs_as_long_as_it_says() -> None:
 
 
 def test_a_reference_of_few_exams_allows_for_its_own_error() -> None:
-    few, many = (Distribution.of(RNG.normal(size=400), exams) for exams in (25, 400))
+    few, many = (FeatureHistogram.of(RNG.normal(size=400), exams) for exams in (25, 400))
     assert allowance(few) == pytest.approx(0.25 + 0.25) and allowance(many) == pytest.approx(0.25 + 0.0625)
 
 
@@ -88,7 +88,7 @@ def test_broken_distributions_are_refused() -> None:
         {"edges": [1], "counts": [1, 1], "exams": 3},
     ):
         with pytest.raises(ConfigError):
-            Distribution.from_json(values)
+            FeatureHistogram.from_json(values)
 
 
 QUALITY = {

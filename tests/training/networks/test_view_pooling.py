@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import Level
-from mammopipe.training.model.views.attention import Side, ViewAttention
+from mammopipe.training.model.views.attention import ViewAttention, ViewMask
 from mammopipe.training.networks.grad_cam import WithMaps
 from mammopipe.training.networks.network import ImageNetwork
 from mammopipe.training.networks.pooling import Views
@@ -108,7 +108,7 @@ def test_torch_and_numpy_agree(name: str, other_side: bool, tmp_path: Path) -> N
     served = attention.breast_logits(
         logits.double().numpy(),
         maps.double().mean(dim=(2, 3)).numpy(),
-        [Side(side) for side in views.sides[0].tolist()],
+        [ViewMask(side) for side in views.sides[0].tolist()],
     )
     np.testing.assert_allclose(served, network(views)[0].numpy(), atol=1e-4)
 

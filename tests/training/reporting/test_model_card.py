@@ -10,7 +10,7 @@ import pytest
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.reporting.model_card import data_licences, limits, render_card, title, words
 from mammopipe.training.reporting.package_card import package_card
-from mammopipe.training.reporting.reporting_guidelines import COMPARED, GUIDELINES, ITEMS, Status, lines, page
+from mammopipe.training.reporting.reporting_guidelines import COMPARED, GUIDELINES, ITEMS, ItemStatus, lines, page
 
 ROOT = Path(__file__).parents[3]
 KEYS = {
@@ -126,7 +126,7 @@ def test_every_item_of_a_guideline_is_answered(guideline):
 def test_each_reference_of_the_guidelines_exists(evaluated, card):
     headings = {line.removeprefix("## ") for line in card.splitlines() if line.startswith("## ")}
     for item in ITEMS:
-        assert item.references or item.status is Status.SITE, f"{item.topic}: where is it met?"
+        assert item.references or item.status is ItemStatus.SITE, f"{item.topic}: where is it met?"
         for reference in item.references:
             kind, name = reference.split(":", 1)
             if kind == "report":
@@ -135,7 +135,7 @@ def test_each_reference_of_the_guidelines_exists(evaluated, card):
                 assert name in headings, reference
             else:
                 assert kind == "doc" and (ROOT / name).is_file(), reference
-    assert {item.status for item in ITEMS} == set(Status)
+    assert {item.status for item in ITEMS} == set(ItemStatus)
     assert all(line in card for line in lines())
 
 

@@ -15,7 +15,7 @@ from mammopipe.training.auxiliary import VALUES, Auxiliary
 
 
 @dataclass(frozen=True)
-class Target:
+class AuxiliaryTarget:
     """One auxiliary target as the training images state it."""
 
     name: Auxiliary
@@ -35,7 +35,7 @@ class Target:
         return len(self.kinds) or 1
 
     @classmethod
-    def of(cls, name: Auxiliary, weight: float, values: Sequence[str | float | None]) -> "Target":
+    def of(cls, name: Auxiliary, weight: float, values: Sequence[str | float | None]) -> "AuxiliaryTarget":
         """Return the target for the values of the training images.
 
         Raises:
@@ -88,7 +88,7 @@ class AuxiliaryTargets:
             ConfigError: The images do not state a target.
         """
         values = {name: [VALUES[name](record) for record in records] for name in weights}
-        self.targets = [Target.of(name, weight, values[name]) for name, weight in weights.items()]
+        self.targets = [AuxiliaryTarget.of(name, weight, values[name]) for name, weight in weights.items()]
         rows = zip(*(map(target.encoded, values[target.name]) for target in self.targets), strict=True)
         self._rows = dict(zip((record.image_id for record in records), rows, strict=True))
 

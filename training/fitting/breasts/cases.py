@@ -8,7 +8,7 @@ from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.breasts.dataset import Breasts
 from mammopipe.training.fitting.dataset import ImageDataset, require_every_class
 from mammopipe.training.model.architecture import Level
-from mammopipe.training.model.views.attention import Side
+from mammopipe.training.model.views.attention import ViewMask
 
 
 def cases_of_level(
@@ -37,5 +37,5 @@ def described_level(config: TrainConfig) -> dict[str, Any]:
     """Return what `model.json` says of a network that judges breasts; nothing for one that judges images."""
     if config.level is Level.IMAGE:
         return {}
-    mask = {side.name.lower(): int(side) for side in Side}
+    mask = {side.name.lower(): int(side) for side in ViewMask}
     return {"level": str(config.level), "views": {"other_side": config.other_side, "mask": mask}}

@@ -14,7 +14,7 @@ from mammopipe.processing.variation import may_be_mirrored
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.dataset import ImageDataset, TrainingImages
 from mammopipe.training.fitting.sampling import Draw, generator
-from mammopipe.training.model.views.attention import Side
+from mammopipe.training.model.views.attention import ViewMask
 from mammopipe.training.model.views.breasts import breasts_of
 from mammopipe.training.networks.pooling import Views
 
@@ -52,7 +52,9 @@ class Breasts(Dataset[BreastItem]):
         mirrored = [self.flips and may_be_mirrored(self.images.records[place].view) for place, _ in views]
         return self.item(index, images, [side for _, side in views], mirrored)
 
-    def item(self, index: int, images: Sequence[Tensor], sides: Sequence[Side], mirrored: Sequence[bool]) -> BreastItem:
+    def item(
+        self, index: int, images: Sequence[Tensor], sides: Sequence[ViewMask], mirrored: Sequence[bool]
+    ) -> BreastItem:
         """Return a breast with these images of its views, each (1, H, W)."""
         views = Views(torch.stack(list(images))[None], torch.tensor([sides]), torch.tensor([mirrored]))
         return views, int(self.labels[index]), self.records[index].image_id
@@ -79,8 +81,8 @@ class TrainingBreasts(Dataset[BreastItem]):
         random = generator(self.config.seed, draw.epoch, draw.position, 2)
         breast = self.breasts.breasts[draw.index]
         images: list[Tensor] = []
-        sides: list[Side] = []
-        for side, views in ((Side.OWN, breast.own), (Side.OTHER, breast.other)):
+        sides: list[ViewMask] = []
+        for side, views in ((ViewMask.OWN, breast.own), (ViewMask.OTHER, breast.other)):
             for view in sorted(random.permutation(len(views))[: self.config.most_views].tolist()):
                 place = views[view][int(random.integers(len(views[view])))]
                 position = draw.position * _PLACES + len(images)

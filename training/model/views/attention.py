@@ -34,7 +34,7 @@ PREFIX = "views."
 """Beginning of the names of the layer's tensors among the model's weights."""
 
 
-class Side(IntEnum):
+class ViewMask(IntEnum):
     """The value of a view in the mask of a breast's views."""
 
     ABSENT = 0
@@ -98,7 +98,7 @@ class ViewAttention:
             arrays["other.weight"] if other_side else None,
         )
 
-    def breast_logits(self, logits: Floats, features: Floats, sides: Sequence[Side]) -> Floats:
+    def breast_logits(self, logits: Floats, features: Floats, sides: Sequence[ViewMask]) -> Floats:
         """Return the logits of a breast, (classes,).
 
         Args:
@@ -107,9 +107,9 @@ class ViewAttention:
             sides: What each view shows; at least one is `Side.OWN`.
         """
         of = np.asarray(sides)
-        found = self._mean(logits, features, of == Side.OWN)
-        if self.other is not None and (of == Side.OTHER).any():
-            found = found + self.other @ self._mean(logits, features, of == Side.OTHER)
+        found = self._mean(logits, features, of == ViewMask.OWN)
+        if self.other is not None and (of == ViewMask.OTHER).any():
+            found = found + self.other @ self._mean(logits, features, of == ViewMask.OTHER)
         return found
 
     def _mean(self, logits: Floats, features: Floats, chosen: NDArray[np.bool_]) -> Floats:

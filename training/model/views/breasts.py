@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from mammopipe.processing.classes import class_index
 from mammopipe.processing.datasets.manifest import ImageRecord, Laterality, breast_id, shows_side
-from mammopipe.training.model.views.attention import Side
+from mammopipe.training.model.views.attention import ViewMask
 
 _OPPOSITE = {Laterality.LEFT: Laterality.RIGHT, Laterality.RIGHT: Laterality.LEFT}
 
@@ -22,9 +22,9 @@ class Breast:
     """The same for the patient's other breast; empty where it is not used, or not known."""
 
     @property
-    def views(self) -> list[tuple[tuple[int, ...], Side]]:
+    def views(self) -> list[tuple[tuple[int, ...], ViewMask]]:
         """The views of both sides."""
-        return [*((view, Side.OWN) for view in self.own), *((view, Side.OTHER) for view in self.other)]
+        return [*((view, ViewMask.OWN) for view in self.own), *((view, ViewMask.OTHER) for view in self.other)]
 
 
 def breasts_of(records: Sequence[ImageRecord], classes: Sequence[str], *, other_side: bool) -> list[Breast]:

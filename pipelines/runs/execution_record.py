@@ -17,7 +17,7 @@ EVALUATE = "Evaluate"
 
 
 @dataclass
-class Account:
+class ExecutionRecord:
     """Keeps `execution.json` up to date during the run."""
 
     run: RunFolder
