@@ -40,7 +40,7 @@ from mammopipe.inference.dicom.cad_items import (
 )
 from mammopipe.inference.dicom.cad_library import entry
 from mammopipe.inference.dicom.instance import Images, ResultSeries, identifiers, places
-from mammopipe.inference.dicom.wording import Facts, plain, probability_in_percent, sentences, validation
+from mammopipe.inference.dicom.wording import Facts, chances, plain, probability_in_percent, sentences, validation
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.88.50"
 """Mammography CAD SR Storage (PS3.4 B.5)."""
