@@ -91,7 +91,7 @@ def audit_calibration(name: str, used: FittedCalibration, validation: Validation
 
 def audit_score_maps(
     name: str, used: FittedMaps, calibration: Calibration, validation: ValidationPredictions, rule: BreastRule
-) -> list[AuditFinding]:
+) -> list[Leak]:
     """Fit a candidate's maps of breast and patient scores again; return a finding for each different value."""
     fitted = fit_score_maps(validation, calibration, rule)
     return _not_from(validation, name, _map_pairs("", used, fitted))
