@@ -33,10 +33,11 @@ typing-links:
 run: venv ## Run the whole pipeline offline: DATA=all-mias.tar.gz|folder, or phantoms without it; PROFILE=quick|full
 	$(BIN)/mammopipe run --backend process --dataset mias --profile $(PROFILE) $(if $(DATA),--source $(DATA)) $(ARGS)
 
-# Tests start many processes: all but the first read our modules compiled, also where the environment forbids writing them.
+# Tests start many processes: they read our modules compiled, also where the environment forbids writing them.
 # One process more than two cores: tests also wait, for deadlines and for each other's processes.
 test: export PYTHONDONTWRITEBYTECODE =
 test: venv .services/venv/.installed .services/viewers/.installed ## Run all tests but Docker's; on real films too where MAMMOPIPE_MIAS names them
+	@$(BIN)/python -m compileall -q -j 2 mammopipe processing training inference pipelines benchmarks tests/support
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(ARGS)
 
 test-docker: venv .services/venv/.installed ## Build the images and run the tests that need a Docker engine

@@ -1,10 +1,9 @@
-"""The monitor job: captured requests against what the model learnt; writes a report and a CloudWatch metric.
+"""The monitor job: compares captured requests with the training data, and writes a report and CloudWatch metrics.
 
-Reads the processing inputs `captures` (what data capture wrote), `model` (`model.tar.gz`, or a model directory) and,
-where there is one, `baseline` (`baseline.json`: distributions that someone has accepted); writes the processing output
-`monitor`: `drift.json`, `drift.html`, and `baseline.json` of these captures, to be accepted or not. The metric goes out
-as a log line in CloudWatch's embedded metric format, so that the job needs no network
-(`mammopipe.inference.server.cloudwatch`).
+It reads the processing inputs `captures` (data capture's files), `model` (`model.tar.gz`, or a model directory) and
+optionally `baseline` (`baseline.json`: distributions that a user has accepted). It writes the processing output
+`monitor`: `drift.json`, `drift.html`, and a `baseline.json` of these captures, which a user may accept. The metrics are
+log lines in CloudWatch's embedded metric format, so the job needs no network (`mammopipe.inference.server.cloudwatch`).
 """
 
 import argparse
@@ -98,11 +97,11 @@ def examine(
     """Return `drift.json` and `baseline.json` of the captures; raises `ConfigError` if most are unreadable."""
     groups = gather(captures.exams(), config)
     unreadable = sum(captures.unreadable.values())
-    exams = sum(week.exams for week in groups.get("all", ()))
+    exams = sum(window.exams for window in groups.get("all", ()))
     if unreadable > MOST_UNREADABLE * (exams + unreadable):
         reason, times = captures.unreadable.most_common(1)[0]
         raise ConfigError(
-            f"{captures.folder}: {unreadable} of {exams + unreadable} captured requests gave no image, "
+            f"{captures.folder}: {unreadable} of {exams + unreadable} captured requests have no readable image, "
             f"{times} of them: {reason}"
         )
     of_training = from_json(description.get("reference", {}).get("distributions", {}))
@@ -150,7 +149,7 @@ def metric_lines(report: Mapping[str, Any], time_s: float) -> list[dict[str, Any
     lines = [_embedded(whole, {}, time_s)]
     return lines + [
         _embedded(
-            {REQUESTS: sum(week["exams"] for week in group["weeks"]), INDEX: group["strength"]},
+            {REQUESTS: sum(window["exams"] for window in group["weeks"]), INDEX: group["strength"]},
             {DIMENSION: name},
             time_s,
         )
@@ -174,7 +173,7 @@ def summary(report: Mapping[str, Any]) -> str:
     if report["drift_index"] is None:
         lines = [
             f"{report['verdict']}: {over}, but no window of {report['window_days']} days has "
-            f"{report['least_exams']} of them, and fewer are not judged"
+            f"{report['least_exams']} of them, the minimum for a test"
         ]
     else:
         lines = [f"{report['verdict']}: drift index {report['drift_index']:.2f} (alarm at 1) over {over}"]
@@ -184,7 +183,9 @@ def summary(report: Mapping[str, Any]) -> str:
             f"its limit, against {alarm['known']}"
         )
     if report["unreadable"]:
-        lines += [f"  {times} requests gave no image: {reason}" for reason, times in report["unreadable"].items()]
+        lines += [
+            f"  {times} requests have no readable image: {reason}" for reason, times in report["unreadable"].items()
+        ]
     return "\n".join(lines)
 
 

@@ -60,42 +60,42 @@ class ServerSettings(BaseSettings):
     )
     host: str = Field(
         default=EVERY_INTERFACE,
-        description=f"address to listen on; outside of a container (MAMMOPIPE_BASE is set) the default is {LOOPBACK}",
+        description=f"address to listen on; outside a container (MAMMOPIPE_BASE is set) the default is {LOOPBACK}",
     )
     port: int = Field(
         default=8080,
         ge=0,
         le=65535,
         validation_alias=PORT_VARIABLE,
-        description="TCP port to listen on; 0 takes a free one, which the log line `listening` names",
+        description="TCP port to listen on; 0 selects a free one; the log line `listening` states it",
     )
     batch: bool = Field(
         default=False,
         validation_alias=BATCH_VARIABLE,
-        description="whether the container serves a batch transform, as SageMaker states by this variable: a body "
-        "may be application/octet-stream, and a refused image is answered with status 200 and its error, so that the "
-        "job ends with an answer for every image",
+        description="whether the container serves a batch transform; SageMaker sets this variable. A body may then be "
+        "application/octet-stream, and the error of a refused image has status 200, so that the job ends with an "
+        "answer for every image",
     )
     max_bytes: int = Field(
-        default=64 * 2**20, gt=0, le=LARGEST_BODY, description="bytes of a request's body, and of one image"
+        default=64 * 2**20, gt=0, le=LARGEST_BODY, description="most bytes of a request's body, and of one image"
     )
     max_answer_bytes: int = Field(
         default=0,
         ge=0,
-        description="bytes of an answer, above which it is refused (413); 0: no limit; serverless passes 4 MB",
+        description="most bytes of an answer; a larger one is refused (413); 0: no limit; serverless: at most 4 MB",
     )
-    max_pixels: int = Field(default=Limits().max_pixels, gt=0, description="pixels that an image may announce")
+    max_pixels: int = Field(default=Limits().max_pixels, gt=0, description="most pixels that an image may announce")
     max_waiting: int = Field(
         default=0,
         ge=0,
-        description="requests in the server at once, those being answered included; more are answered 503 at once; "
-        f"0: {PLACES_PER_WORKER} for each worker",
+        description="most requests in the server at once, including those being answered; further requests are "
+        f"refused at once (503); 0: {PLACES_PER_WORKER} per worker",
     )
     max_connections: int = Field(
         default=512,
         gt=0,
-        description="open connections; a new one above that replaces the one that has been without a complete header "
-        "for longest, or is answered 503 if all have a request; at most what the limit on open files leaves",
+        description="most open connections; a further one replaces the one without a header "
+        "for longest, or is refused (503) if all have a request; the limit on open files may allow fewer",
     )
     header_seconds: float = Field(
         default=10.0,
@@ -105,8 +105,8 @@ class ServerSettings(BaseSettings):
     body_seconds: float = Field(
         default=10.0,
         gt=0,
-        description="seconds that a body may be behind an arrival with 4096 bytes a second; then 408; in a full server "
-        "one that is a tenth of this behind gives its place to another request (503)",
+        description="seconds that a body may lag behind 4096 bytes a second; then 408; in a full server a body that "
+        "lags by a tenth of this gives its place to another request (503)",
     )
     max_seconds: float = Field(
         default=60.0,
@@ -116,57 +116,55 @@ class ServerSettings(BaseSettings):
     stop_seconds: float = Field(
         default=28.0,
         gt=0,
-        description="seconds that running requests have after SIGTERM; SageMaker kills the container after 30",
+        description="seconds in which running requests may end after SIGTERM; SageMaker kills the container after 30",
     )
-    workers: int = Field(
-        default=0, ge=0, description="processes that answer; 0: one for each core, or for each `threads` of them"
-    )
-    threads: int = Field(default=1, gt=0, description="threads with which each worker computes")
+    workers: int = Field(default=0, ge=0, description="worker processes; 0: the number of cores divided by `threads`")
+    threads: int = Field(default=1, gt=0, description="threads of each worker's computation")
     engine: EngineKind = Field(
         default=EngineKind.AUTO,
-        description="what computes the forward pass: auto, openvino or torch; auto: OpenVINO if the model "
-        "includes it and there is no GPU",
+        description="engine of the forward pass: auto, openvino or torch; auto: OpenVINO if the model includes it and "
+        "there is no GPU, torch otherwise",
     )
-    max_views: int = Field(default=16, gt=0, description="images of an exam")
+    max_views: int = Field(default=16, gt=0, description="most images of an exam")
     s3_prefix: str = Field(
         default="",
-        description="s3://BUCKET/PREFIX below which S3 objects that a request names may lie; empty: none may be named",
+        description="s3://BUCKET/PREFIX below which requests may name S3 objects; empty: requests may name none",
     )
     for_processing: ForProcessing | None = Field(
         default=None,
-        description="what is done with raw images (for processing): empty: what the model's training did; refuse: none "
-        "is read; convert: the server starts only with a model that was trained on images converted alike",
+        description="how raw images (for processing) are treated; empty: as in the model's training; refuse: always "
+        "refused; convert: converted; the server then starts only with a model that was trained on converted images",
     )
     exclusions: Annotated[ExclusionPolicy, NoDecode] = Field(
         default=DEFAULT_POLICY,
-        description="what is done with images that the model is not for, where stricter than the default table: "
+        description="stricter actions than the default table's for images that the model is not intended for: "
         "FLAG=refuse|leave-out|refer|warn,..., such as implant=refuse,lossy=refer",
     )
     prevalence: float | None = Field(
         default=None,
         gt=0,
         lt=1,
-        description="share of the women examined here who have cancer, for which probabilities then hold; empty: "
-        "they hold for the model's validation data",
+        description="share of the women examined here who have cancer; probabilities are computed for this prevalence; "
+        "empty: for the prevalence of the model's validation data",
     )
     demo: bool = Field(
-        default=False, description="whether GET / shows a page to try the server with; on the loopback interface only"
+        default=False, description="whether GET / serves a page for trying the server; on the loopback interface only"
     )
     metrics: bool = Field(
         default=True,
-        description="whether log lines carry CloudWatch metrics; outside of a container the default is false",
+        description="whether log lines include CloudWatch metrics; outside a container the default is false",
     )
     capture: str = Field(
         default="",
-        description="folder where requests and answers are kept, on the loopback interface only; empty: none are; on "
-        "SageMaker the endpoint's configuration does that",
+        description="folder in which requests and answers are stored, on the loopback interface only; empty: they are "
+        "not stored; on SageMaker the endpoint's configuration does this",
     )
     capture_gb: float = Field(
         default=5.0,
         gt=0,
-        description="gigabytes (10^9 bytes) of captures that are kept; above this size the oldest are removed",
+        description="most gigabytes (10^9 bytes) of stored captures; above this size the oldest are removed",
     )
-    capture_days: int = Field(default=90, gt=0, description="days that captures are kept")
+    capture_days: int = Field(default=90, gt=0, description="days after which captures are removed")
 
     @classmethod
     def settings_customise_sources(
@@ -222,8 +220,7 @@ class ServerSettings(BaseSettings):
         """Return the image reader's settings, with the limits of these settings.
 
         Args:
-            trained: What the model's training did with raw images; these settings can refuse them, not convert them,
-                where training refused them.
+            trained: How training treated raw images. If training refused them, these settings cannot convert them.
 
         Raises:
             ConfigError: The settings ask to convert raw images, and the model's training refused them.
@@ -255,6 +252,7 @@ def from_environment(environment: Mapping[str, str]) -> ServerSettings:
     if base:
         defaults |= {"host": LOOPBACK, "metrics": False}
     source = EnvSettingsSource(ServerSettings, env_ignore_empty=True)
+    # The source reads the process's environment; replacing it makes this function depend on its argument alone.
     source.env_vars = {name.lower(): value for name, value in environment.items() if value}
     try:
         return ServerSettings(**(defaults | source()))

@@ -5,9 +5,10 @@
 A notebook needs only these names. They load on first use, so commands that do not need the SageMaker SDK do not wait
 for it. Nothing here needs torch.
 
-`config` has the settings, `graph` makes the pipeline of them, `backends` run it, `runs` keeps its results, `data`
-stages images on S3, and `commands` holds the commands. The other folders are one command's or one backend's:
-`account`, `containers`, `costs`, `doctor`, `experiment`, `external_evaluation`, `local_jobs`, `notebook`.
+`config` has the settings. `graph` makes the pipeline of them, with one function for each step, Prepare to Endpoint.
+`backends` run it, `runs` keeps its results, `data` stages images on S3, and `commands` holds the commands. Each of the
+other folders belongs to one command or one backend: `account`, `containers`, `costs`, `doctor`, `experiment`,
+`external_evaluation`, `local_jobs`, `notebook`.
 """
 
 from importlib import import_module

@@ -39,7 +39,7 @@ def declaration_of(weights: Path) -> dict[str, Any] | None:
     return declared
 
 
-def seen(weights: Mapping[str, Any] | None, datasets: Iterable[str]) -> list[str]:
+def trained_on(weights: Mapping[str, Any] | None, datasets: Iterable[str]) -> list[str]:
     """Return which of the datasets the declaration of pretrained weights names; case does not matter.
 
     Args:
@@ -65,7 +65,7 @@ def sentence(weights: Mapping[str, Any] | None, datasets: Iterable[str]) -> str:
         return f"Pretrained weights {weights['file']}: {UNDECLARED}"
     text = f"Pretrained weights {weights['file']}: declared data {', '.join(declared['datasets'])}"
     text += f" (source: {declared['source']})" if declared.get("source") else ""
-    overlap = seen(weights, datasets)
+    overlap = trained_on(weights, datasets)
     if overlap:
         return (
             f"{text}. They were trained on {', '.join(overlap)}: they may have seen the test, and figures are too good."

@@ -37,12 +37,12 @@ def disk_fault(error: BaseException | None) -> str:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path`, completely or not at all; a missing folder is created."""
-    with written_whole(path) as stream:
+    with atomic_writer(path) as stream:
         stream.write(data)
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """Yield a stream whose content becomes the file `path` at the end, unless the body raises.
 
     A missing folder is created.

@@ -30,7 +30,7 @@ def checked_sha256(path: Path) -> str:
     return digest
 
 
-def require_whole(folder: Path) -> None:
+def check_sums(folder: Path) -> None:
     """Refuse a folder of weights without any, or with a file that differs from its stated sum.
 
     Raises:

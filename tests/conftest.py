@@ -1,18 +1,20 @@
 """Fixtures that several folders of tests share: where the research data lies, when it is there."""
 
 import gc
+import importlib
 import importlib.util
 import json
 import os
 import sys
 import tarfile
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.support import fork_server, service_models
+from tests.support.shared_folder import made_once
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """A second thread of torch takes its time from the other worker, and part of it is lost on waiting."""
@@ -52,8 +54,24 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(server.close)
 
 
+def _import_own_share(config: pytest.Config) -> None:
+    """Import in each worker other files than the other workers do, before all import all of them.
+
+    Where files are new, or a checkout is, their assertions are rewritten once, not by every worker at the same time.
+    """
+    if not (worker := getattr(config, "workerinput", None)):
+        return
+    root = Path(__file__).parents[1]
+    asked = [(root / argument.partition("::")[0]) for argument in config.args]
+    files = [file for file in sorted(root.glob("tests/**/test_*.py")) if any(map(file.is_relative_to, asked))]
+    number, workers = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+    for file in files[number * len(files) // workers : (number + 1) * len(files) // workers]:
+        with suppress(Exception, pytest.skip.Exception):  # collecting the file says why
+            importlib.import_module(".".join(file.relative_to(root).with_suffix("").parts))
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, object, object]:
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
     """Import and collect without garbage collection, and keep what was made out of every later one.
 
     Modules and tests live until the end. Searching them for garbage takes a quarter of the time of collecting them,
@@ -61,6 +79,7 @@ def pytest_collection() -> Generator[None, object, object]:
     """
     gc.disable()
     try:
+        _import_own_share(session.config)
         return (yield)
     finally:
         gc.freeze()
@@ -93,15 +112,16 @@ def mias_source() -> Path:
 
 
 @pytest.fixture(scope="session")
-def mias_folder(mias_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def mias_folder(mias_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with mdb001.pgm ... and Info.txt."""
     if mias_source.is_dir():
-        yield mias_source
-        return
-    folder = tmp_path_factory.mktemp("mias")
-    with tarfile.open(mias_source) as tar:
-        tar.extractall(folder, filter="data")
-    yield next(folder.rglob("Info.txt")).parent
+        return mias_source
+
+    def extract(folder: Path) -> None:
+        with tarfile.open(mias_source) as tar:
+            tar.extractall(folder, filter="data")
+
+    return next(made_once(tmp_path_factory, "mias", extract).rglob("Info.txt")).parent
 
 
 @pytest.fixture(scope="session")

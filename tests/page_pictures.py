@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 
 from mammopipe.processing.phantoms.mias_tree import write_rsna_tree
 from tests.inference.conftest import poll, start
-from tests.inference.demo.test_page import Visit
+from tests.inference.demo.browser_page import Visit
 
 FOLDER = Path("docs", "images")
 SETTINGS = {
@@ -58,7 +58,7 @@ def main() -> None:
                     visit = Visit(browser, server.url, **settings)
                     visit.drop(*files, name="image.dcm")
                     visit.page.screenshot(path=arguments.folder / f"page-{key}.png")
-                    assert not visit.said, visit.said
+                    assert not visit.messages, visit.messages
                 browser.close()
         finally:
             server.process.kill()

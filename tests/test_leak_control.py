@@ -108,7 +108,8 @@ def test_noise_is_recognised_when_augmented_before_a_random_split_and_the_audit_
     ]
     assert score(predict(leaked))[0] > 0.9
     manifest = []
-    for pixels, record in leaked[::7]:
+    few = {record.image_id for record in records[:10]}
+    for pixels, record in [item for item in leaked if item[1].original_id in few]:
         path = tmp_path / f"{record.image_id}.png"
         write_png(path, pixels)
         manifest.append(replace(record, path=path.name, sha256=sha256(path)))

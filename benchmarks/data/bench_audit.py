@@ -1,4 +1,4 @@
-"""Which altered copies of an image the leakage audit finds: `python -m benchmarks.data.bench_audit`.
+"""Measures which altered copies of an image the leakage audit finds: `python -m benchmarks.data.bench_audit`.
 
 For each alteration, every image is in the test split, and an altered copy of it, with another id and another patient,
 in the training split. Images and copies are segmented as in a run. Prints rows for `make bench`, or with `--table` a
@@ -232,7 +232,7 @@ def measure(images: Sequence[Image], alteration: Alteration, config: PreprocessC
 
 def table(found: Mapping[str, Found], what: str) -> Iterator[str]:
     """Yield the lines of the table."""
-    yield f"{what}; of each alteration one copy of each image."
+    yield f"{what}; one copy of each image for each alteration."
     yield ""
     yield "| copy | found | false alarms |"
     yield "|---|---|---|"

@@ -1,4 +1,4 @@
-"""What the leakage audit costs as the set grows: `python -m benchmarks.data.bench_audit_size [--images N ...]`.
+"""Measures the cost of the leakage audit as the set grows: `python -m benchmarks.data.bench_audit_size [--images N]`.
 
 The images are phantoms in the layout of RSNA, segmented at 256 rows, so that they are compared place by place, too.
 Each patient is in one of five folds or the test split, and no two images are alike: every finding is a false alarm. The

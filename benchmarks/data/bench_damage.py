@@ -1,8 +1,8 @@
-"""How often the reader notices that a stretch of coded pixel data was overwritten.
+"""Measures how often the reader notices that a stretch of coded pixel data was overwritten.
 
-Run `python -m benchmarks.data.bench_damage [--files 200]`: JSON. For each transfer syntax, stretches of
-1 to 256 random bytes are written over the coded data of a phantom, headers left alone. Damage that changes no pixel
-does not count. Native pixels are left out: they have no redundancy, so nothing can be noticed.
+Run `python -m benchmarks.data.bench_damage [--files 200]`: it prints JSON. For each transfer syntax, stretches of 1 to
+256 random bytes are written over the coded data of a phantom, but not over its headers. Damage that changes no pixel
+does not count. Native pixels are left out: they have no redundancy, so damage cannot be noticed.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How alike harmonisation makes images of one breast from two detectors.
+"""Measures how similar harmonisation makes two images of one breast from different detectors.
 
 Run `python -m benchmarks.data.bench_harmonisation`.
 

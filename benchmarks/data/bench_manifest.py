@@ -1,4 +1,4 @@
-"""Time from a label table of full size to a split, written manifest.
+"""Measures the time from a label table of full size to a written manifest with splits.
 
 Run `python -m benchmarks.data.bench_manifest [--rsna FOLDER] [--repeats 5]`: a JSON list on stdout. Without `--rsna` (a
 folder with `train.csv`), a table with as many rows is generated. Seconds are wall time, the best of the repeats. The

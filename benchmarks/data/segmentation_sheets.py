@@ -1,4 +1,4 @@
-"""Contact sheets of segmentations to look at, and how often each flag is raised.
+"""Draws contact sheets of segmentations for inspection, and counts how often each flag is raised.
 
 Run `python -m benchmarks.data.segmentation_sheets SOURCE --out FOLDER [--only NAME ...]`. SOURCE is mini-MIAS as
 released (tarball or folder), a folder of DICOM files, or `phantoms`. The outline is drawn on the image, the muscle

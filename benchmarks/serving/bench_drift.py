@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks.rows import Row, row
-from mammopipe.inference.monitoring.drift import DriftConfig, Week, judge
+from mammopipe.inference.monitoring.drift import DriftConfig, GroupWindow, judge
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
 from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
@@ -161,7 +161,7 @@ def table_of(patients: Sequence[Patient]) -> Table:
 
 def weeks_of(
     quiet: Table, shifted: Table, rng: np.random.Generator, *, machines: Sequence[str]
-) -> dict[str, list[Week]]:
+) -> dict[str, list[GroupWindow]]:
     """Return every group's windows in the form of `monitoring.drift.gather`, but much faster than from requests.
 
     After `QUIET` weeks the named machines send shifted images.
@@ -172,7 +172,7 @@ def weeks_of(
         **{f"machine {name}": sender == number for number, name in enumerate(MACHINES)},
     }
     moved = np.isin(sender, [MACHINES.index(name) for name in machines])[:, None]
-    found: dict[str, list[Week]] = {group: [] for group in members}
+    found: dict[str, list[GroupWindow]] = {group: [] for group in members}
     for week in range(WEEKS):
         start = DriftConfig().span.start_of((START + timedelta(weeks=week)).date())
         patients = rng.integers(len(quiet[FIGURES[0]]), size=EXAMS)
@@ -181,11 +181,13 @@ def weeks_of(
         }
         for group, asked in members.items():
             values = {name: all_[asked].ravel().tolist() for name, all_ in films.items()}
-            found[group].append(Week(start, int(asked.sum()), len(values[FIGURES[0]]), values))
+            found[group].append(GroupWindow(start, int(asked.sum()), len(values[FIGURES[0]]), values))
     return found
 
 
-def alarms(groups: Mapping[str, Sequence[Week]], known: Mapping[str, Mapping[str, FeatureHistogram]]) -> list[int]:
+def alarms(
+    groups: Mapping[str, Sequence[GroupWindow]], known: Mapping[str, Mapping[str, FeatureHistogram]]
+) -> list[int]:
     """Return the weeks, counted from 0, in which an alarm of some figure starts that was off the week before."""
     config, begins = DriftConfig(), np.zeros(WEEKS, bool)
     for group in judge(groups, known, {}, config):

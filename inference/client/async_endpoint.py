@@ -29,7 +29,7 @@ ASYNC_BYTES = 2**30
 """Largest body of an InvokeEndpointAsync call on AWS, in bytes (SageMaker endpoints and quotas)."""
 FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.1, 5.0
 LONGEST_INVOCATION_SECONDS = 3600
-"""Maximum of InvocationTimeoutSeconds."""
+"""Maximum of InvocationTimeoutSeconds (SageMaker Runtime API, InvokeEndpointAsync)."""
 LOG = logging.getLogger(__name__)
 
 
@@ -91,12 +91,12 @@ class AsyncEndpoint:
         uri = self.uploads.uri(name)
         place = object_place(uri)
         key = self.uploads.kms_key
-        safety = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key} if key else {}
-        calling(lambda: self.storage.put_object(**place, Body=body.data, ContentType=body.content_type, **safety))
+        kms = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key} if key else {}
+        calling(lambda: self.storage.put_object(**place, Body=body.data, ContentType=body.content_type, **kms))
         try:
             yield uri
         finally:
-            self._forget(uri)
+            self._remove(uri)
 
     def _once(self, uri: str, request: Mapping[str, str], deadline: Deadline) -> bytes:
         """Invoke the endpoint, wait for the output or the failure object, and read it."""
@@ -111,8 +111,9 @@ class AsyncEndpoint:
         while True:
             if (answer := self._take(output)) is not None:
                 return answer
-            if failure and (said := self._take(failure)) is not None:
-                raise from_failure(said.decode(errors="replace"))
+            if failure and (text := self._take(failure)) is not None:
+                raise from_failure(text.decode(errors="replace"))
+            # Random waits keep many clients from polling S3 at the same moments.
             deadline.sleep(random.uniform(pause / 2, pause))
             pause = min(LONGEST_POLL_SECONDS, pause * 1.5)
 
@@ -120,7 +121,7 @@ class AsyncEndpoint:
         """Return an object and remove it; `None` if it does not exist yet. S3 never shows a partly written object."""
         data = calling(lambda: self._read(uri))
         if data is not None:
-            self._forget(uri)
+            self._remove(uri)
         return data
 
     def _read(self, uri: str) -> bytes | None:
@@ -131,15 +132,15 @@ class AsyncEndpoint:
             if code in ("NoSuchKey", "404"):
                 return None
             if code in ("AccessDenied", "403"):
-                rule = "reading a result needs s3:GetObject and s3:ListBucket, without which S3 hides what is missing"
+                rule = "reading a result needs s3:GetObject and s3:ListBucket, without which S3 denies missing objects"
                 raise EndpointUnreachableError("AccessDenied", f"{uri}: {rule}", 403) from None
             raise
 
-    def _forget(self, uri: str) -> None:
+    def _remove(self, uri: str) -> None:
         """Remove an object if `uploads.remove` is set. A failure is only logged: it does not affect the answer."""
         if not self.uploads.remove:
             return
         try:
             calling(lambda: self.storage.delete_object(**object_place(uri)))
         except InferenceError as error:
-            LOG.warning("%s stays on S3: %s", uri, error)
+            LOG.warning("%s was not removed from S3: %s", uri, error)

@@ -76,7 +76,7 @@ REALTIME_BYTES, SERVERLESS_BYTES = 25 * 2**20, 4 * 2**20
 """Largest body in bytes of a real-time InvokeEndpoint call on AWS, and of a call to a serverless endpoint.
 
 Source: "SageMaker AI Model Hosting FAQs" (SageMaker Developer Guide): "25 MB for real-time endpoints and 4 MB for
-serverless endpoints"; the quota before it, 6 MB, was one of 6 * 2^20 bytes.
+serverless endpoints". The earlier quota of 6 MB was 6 * 2^20 bytes, so MB is taken as 2^20 bytes here, too.
 """
 REALTIME_SECONDS, ASYNC_SECONDS = 180.0, 900.0
 """Default deadlines of a call, in seconds."""

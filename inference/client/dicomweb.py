@@ -155,6 +155,7 @@ class DicomWeb:
             # Any transfer syntax: the endpoint reads the image as it is stored.
             dataset = self._client.retrieve_instance(study, series, instance, media_types=(("application/dicom", "*"),))
             stream = io.BytesIO()
+            # A server that mixes up instances would otherwise attach a result to the wrong image.
             if str(dataset.get("SOPInstanceUID", "")) != instance:
                 raise ValueError("an instance other than the requested one")
             dataset.save_as(stream, enforce_file_format=True)
@@ -168,14 +169,14 @@ def _checked_uid(study: str) -> str:
 
 
 def _plain_type(response: "Response", **_: Any) -> None:
-    """Remove the parameters of a report's Content-Type; dicomweb-client would take the report for an empty one."""
+    """Remove the parameters of a report's Content-Type, with which dicomweb-client would treat the report as empty."""
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind in (JSON_TYPE, XML_TYPE, "application/json", "application/xml"):
         response.headers["Content-Type"] = kind
 
 
 def _problems(report: "Dataset", instances: "Sequence[Dataset]") -> list[str]:
-    """Return what the report says of each result that is not stored; one that it does not name is not stored."""
+    """Return one text for each result whose storage the report does not confirm."""
     names = {
         str(one.SOPInstanceUID): f"result {number} ({one.SOPClassUID.name})" for number, one in enumerate(instances, 1)
     }
@@ -188,8 +189,8 @@ def _problems(report: "Dataset", instances: "Sequence[Dataset]") -> list[str]:
         f"a result that the server does not name: failure reason {item.get('FailureReason', 'not stated')}"
         for item in report.get("OtherFailuresSequence") or []
     ]
-    lost = [uid for uid in names if uid in reasons or uid not in stored]
-    return [f"{names[uid]}: {reasons.get(uid, 'not confirmed')}" for uid in lost] or others
+    unconfirmed = [uid for uid in names if uid in reasons or uid not in stored]
+    return [f"{names[uid]}: {reasons.get(uid, 'not confirmed')}" for uid in unconfirmed] or others
 
 
 def result_files(archive: bytes) -> list[bytes]:
@@ -211,11 +212,13 @@ def _reaching(service: str) -> Iterator[None]:
     except RequestException as error:
         raise EndpointUnreachableError("dicomweb", f"{service}: {type(error).__name__}") from None
     except (ValueError, KeyError, AttributeError) as error:
-        raise EndpointUnreachableError("dicomweb", f"{service}: no DICOMweb answer ({type(error).__name__})") from None
+        raise EndpointUnreachableError(
+            "dicomweb", f"{service}: not a DICOMweb answer ({type(error).__name__})"
+        ) from None
 
 
 def _number(instance: Mapping[str, Any]) -> float:
-    """Return the instance number; what is no number comes last."""
+    """Return the instance number; infinity, which sorts last, if it is not a number."""
     try:
         return float(_value(instance, NUMBER) or 0)
     except ValueError:

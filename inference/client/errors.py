@@ -49,7 +49,7 @@ _BUSY = {
 _TRY_AGAIN = (408, 429, 503)
 """Statuses of a server that has no room now, or did not receive the whole request; the same call may succeed later."""
 _GATEWAY = (*_TRY_AGAIN, 502, 504)
-"""Statuses of a proxy that the same call may not get later."""
+"""Statuses of a proxy; the same call may succeed later."""
 _BROKEN = (ConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError)
 """Errors that mean no connection, a broken connection, or an incomplete answer."""
 _PASSED_ON = re.compile(r'error \((?P<status>\d{3})\) from \S+ with message "(?P<body>.*)"', re.DOTALL)
@@ -105,7 +105,7 @@ def calling(call: Callable[[], T]) -> T:
     except NoRegionError:
         raise EndpointUnreachableError(
             "no_region",
-            "an endpoint's name needs the region that it is in: set AWS_DEFAULT_REGION, or give the endpoint's URL",
+            "the endpoint's AWS region is unknown: set AWS_DEFAULT_REGION, or give the endpoint's URL",
         ) from None
     except _BROKEN as error:
         raise BrokenConnectionError("unreachable", _one_line(error)) from None
@@ -130,7 +130,7 @@ def from_container(status: int, body: str) -> InferenceError:
         error = json.loads(body)["error"]
         code, message, detail = str(error["code"]), str(error["message"]), error.get("detail")
     except (ValueError, KeyError, TypeError, AttributeError):
-        code, message, detail = "unknown", "the endpoint's answer is no error of this server", None
+        code, message, detail = "unknown", "the endpoint's answer is not an error of this server", None
     if status in _TRY_AGAIN or (code == "unknown" and status in _GATEWAY):
         kind: type[InferenceError] = EndpointBusyError
     else:
@@ -155,7 +155,7 @@ def _retry_after(response: Mapping[str, Any]) -> float:
         moment = parsedate_to_datetime(given)
     except ValueError:
         return 0.0
-    # A date without a zone is one in UTC; the header's dates are always in GMT.
+    # HTTP dates are in GMT (RFC 9110, 5.6.7). The parser returns a naive time for a date without a zone.
     return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 

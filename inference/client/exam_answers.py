@@ -113,7 +113,7 @@ class ExamAnswer:
     request_id: str
     """Id of the request in the server's log."""
     refused: tuple[RefusedView, ...] = ()
-    """Images that are in no score, because they are no whole-breast view or the model is not intended for them."""
+    """Images in no score: they do not show one whole breast, or the model is not intended for them."""
     raw: Json = field(default_factory=dict, repr=False)
     """The whole JSON answer."""
 

@@ -14,7 +14,7 @@ from mammopipe.processing.errors import ConfigError
 
 T = TypeVar("T")
 LONGEST_SECONDS = 86_400.0
-"""Longest deadline of a call; an async request waits in the queue for 6 hours at most."""
+"""Longest deadline of a call, one day; SageMaker keeps an async request in its queue for at most 6 hours."""
 GRACE_SECONDS = 0.2
 """Seconds after a deadline in which the call itself may still report why it failed."""
 

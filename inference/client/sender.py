@@ -86,6 +86,7 @@ class Sender:
         by_size = self.delivery is Delivery.BY_SIZE and self._is_large(len(body.data))
         if self.delivery is Delivery.ASYNC or by_size:
             return self._send_async(body, request, deadline)
+        # The limit is AWS's. A server of one's own has its own, and answers 413 itself.
         if self.target.url is None and len(body.data) > self.largest_body:
             rule = f"{len(body.data)} bytes; a real-time call takes {self.largest_body}, an async call (uploads) more"
             raise RequestRefusedError("too_large", rule, 413)
@@ -94,7 +95,7 @@ class Sender:
     def _call(self, body: bytes, request: Members, deadline: Deadline) -> bytes:
         """Make one real-time call and return the container's answer."""
         with self._runtime_within(deadline.left) as client:
-
+            # The answer is read inside `calling`: a connection that breaks meanwhile is an error that `Retry` retries.
             def invoke() -> bytes:
                 answer = client.invoke_endpoint(EndpointName=self.target.name, Body=body, **request)
                 return read_answer(answer["Body"], deadline)

@@ -28,8 +28,9 @@ _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 _VALUE = re.compile(r"[\x21-\x2b\x2d-\x3a\x3c-\x7e]+")
 """An option's value: visible ASCII without comma and semicolon, which separate the custom attributes."""
 _URL = re.compile(r"https?://[\x21-\x7e]+")
-"""A URL in visible ASCII: what other characters there are, a request's first line cannot carry."""
+"""A URL in visible ASCII: the first line of an HTTP request cannot carry other characters."""
 _REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+# boto3's default session is not thread-safe while it creates a client ("Session", boto3 Developer Guide).
 _CREATING = threading.Lock()
 
 
@@ -83,7 +84,7 @@ def runtime(url: str | None, region: str | None, read_seconds: float) -> Any:
 
 
 def service(name: str, **settings: Any) -> Any:
-    """Return a boto3 client. Only one thread at a time creates one, because creation is not thread-safe."""
+    """Return a boto3 client; only one thread at a time creates one."""
     with _CREATING:
         return calling(lambda: boto3.client(name, **settings))
 
@@ -129,7 +130,7 @@ def json_object(body: bytes) -> Mapping[str, Any]:
     try:
         values = json.loads(body)
     except ValueError as error:
-        raise EndpointFaultError("unreadable_answer", f"the answer is no JSON: {error}") from None
+        raise EndpointFaultError("unreadable_answer", f"the answer is not JSON: {error}") from None
     return values if isinstance(values, Mapping) else {}
 
 

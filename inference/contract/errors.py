@@ -56,6 +56,7 @@ class RequestError(Exception):
         """Location of the problem in the request, such as `{"image": 2}`; only numbers and names of options."""
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # `Exception` would pickle its own arguments, the message alone, and unpickling would fail.
         return type(self), (self.code, self.message, self.detail)
 
     def at(self, image: int, place: str = "") -> "RequestError":

@@ -75,9 +75,11 @@ RULES: Mapping[ImageFlag, Rule] = MappingProxyType(
         _FLAG.VIEW_CONFLICT: Rule(_WARN, "View Code, View Position", "attributes name different views"),
         _FLAG.BURNED_IN: Rule(_WARN, "Burned In Annotation", "text in the picture may name the patient"),
         _FLAG.SPACING_UNUSABLE: Rule(_WARN, "Pixel Spacing", "the size of the pixels is not known"),
-        _FLAG.WINDOW_UNUSABLE: Rule(_WARN, "Window, VOI LUT", "the grey scale is not the one that the file asks for"),
-        _FLAG.RESCALE_UNUSABLE: Rule(_WARN, "Rescale Slope and Intercept", "the grey scale may be another one"),
-        _FLAG.ATTRIBUTE_IGNORED: Rule(_WARN, "an optional attribute", "it could not be used and counts as absent"),
+        _FLAG.WINDOW_UNUSABLE: Rule(
+            _WARN, "Window, VOI LUT", "the grey scale differs from the one that the file asks for"
+        ),
+        _FLAG.RESCALE_UNUSABLE: Rule(_WARN, "Rescale Slope and Intercept", "the grey scale may be wrong"),
+        _FLAG.ATTRIBUTE_IGNORED: Rule(_WARN, "an optional attribute", "it was unusable and counts as absent"),
         _FLAG.VALUES_BEYOND_BITS: Rule(_WARN, "Bits Stored", "pixels have values that Bits Stored does not allow"),
         _FLAG.TURNED: Rule(_WARN, "Patient Orientation", "the picture was turned or mirrored, as the file asks"),
     }
@@ -139,6 +141,7 @@ class ExclusionPolicy:
         return cls(MappingProxyType(found))
 
     def __reduce__(self) -> tuple[object, ...]:
+        # A `MappingProxyType` cannot be pickled; the fork server sends the settings to its workers.
         return ExclusionPolicy, (dict(self.stricter),)
 
     def __str__(self) -> str:

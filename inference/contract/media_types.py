@@ -42,7 +42,7 @@ def sniff(data: bytes) -> ImageType | None:
 
 
 ANY_TYPE = "application/octet-stream"
-"""The type of all bodies of a batch transform, which has one type per job; each body's own is read from its bytes."""
+"""Content-Type of all bodies of a batch transform, which has one type per job; the first bytes show a body's format."""
 
 
 def content_type(header: str) -> ImageType | None:
@@ -56,6 +56,7 @@ def acceptable(header: str) -> AnswerType | None:
 
     An empty header allows all forms. Without a preference the answer is JSON.
     """
+    # JSON is the first form, and only a greater weight replaces it: it wins every tie.
     best, best_weight = None, 0.0
     for form in AnswerType:
         weight = _weight(form, header) if header.strip() else 1.0

@@ -27,14 +27,14 @@ CODES: Mapping[int, Mapping[str, str]] = {
         "contradiction": "laterality or view contradicts the image's own",
         "bad_json": "the JSON body breaks its schema",
         "bad_base64": "an image's data is not base64",
-        "bad_multipart": "the form is damaged, or a part is no file",
+        "bad_multipart": "the form is damaged, or a part is not a file",
         "bad_zip": "the archive is damaged or breaks a rule",
         "no_images": "the exam has no image",
         "bad_http": "the request is not HTTP/1.1",
     },
     403: {
         "s3_not_allowed": "this deployment fetches no s3_uri",
-        "s3_outside_prefix": "s3_uri lies outside of the allowed prefix",
+        "s3_outside_prefix": "s3_uri is outside the allowed prefix",
         "s3_denied": "S3 does not let this deployment read the object",
     },
     404: {"not_found": "no such path", "s3_missing": "no such S3 object"},
@@ -56,23 +56,23 @@ CODES: Mapping[int, Mapping[str, str]] = {
         "content_type_mismatch": "the image is of another type than Content-Type states",
     },
     422: {
-        "unsupported_image": "a kind of file, or an encoding, that is not decoded",
+        "unsupported_image": "a file type or an encoding that is not supported",
         "corrupt_image": "truncated or undecodable",
         "not_a_mammogram": "readable, but not one 2-D mammogram",
         "no_breast": "no breast was found",
         "unusable_image": "any other reason of the image reader",
-        "duplicate_image": "the exam has an image twice",
-        "mixed_patients": "the exam's images are of several patients",
-        "mixed_studies": "the exam's images are of several studies",
-        "excluded_view": "the model is not for this kind of image, and the deployment refuses it",
+        "duplicate_image": "the exam contains an image twice",
+        "mixed_patients": "the exam's images belong to several patients",
+        "mixed_studies": "the exam's images belong to several studies",
+        "excluded_view": "the model is not intended for this kind of image, and the deployment refuses it",
         "no_source_identity": "a DICOM result needs DICOM images",
         "no_view": "a Mammography CAD SR needs laterality and view of every image",
     },
     500: {"internal": "a fault of the server"},
     503: {
-        "busy": "no room",
+        "busy": "no free place; try again",
         "starting": "the model is being loaded",
-        "stopping": "the server ends",
+        "stopping": "the server is stopping",
         "worker_lost": "the worker process ended during the request",
         "s3_unavailable": "S3 did not answer",
         "s3_changed": "the S3 object was replaced while it was read",
@@ -95,7 +95,7 @@ _TEXTS = {
     504: "Time limit",
 }
 _MODELS: tuple[type[BaseModel], ...] = (Answer, ExamAnswer, ErrorAnswer, ExamRequest, RequestOptions)
-_EXAMPLE_OF_THE_RUNTIME = {
+_RUNTIME_ERROR_EXAMPLE = {
     "Message": 'Received client error (422) from the model with message "..."',
     "OriginalStatusCode": 422,
     "OriginalMessage": '{"error": {...}}',
@@ -115,8 +115,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "mammopipe endpoint",
             "version": VERSION,
-            "description": f"Mammograms in, "
-            f"answers out; {NOTICE}. Limits on bytes, pixels, images and seconds are the deployment's.",
+            "description": f"Scores mammograms; {NOTICE}. The deployment limits bytes, pixels, images and time.",
         },
         "paths": {
             "/ping": {"get": _ping()},
@@ -124,7 +123,7 @@ def document() -> dict[str, Any]:
             "/endpoints/{name}/invocations": {
                 "post": {
                     **_invocations("invokeEndpoint", {"424": _runtime_error()}),
-                    "summary": "For a client of the SageMaker runtime: errors are wrapped as InvokeEndpoint wraps them",
+                    "summary": "For a client of the SageMaker runtime: errors have the format of InvokeEndpoint's",
                 },
                 "parameters": [_parameter("name", "path", {"type": "string"}, "name of the endpoint", required=True)],
             },
@@ -145,7 +144,7 @@ def _without_titles(schema: Any) -> Any:
 def _ping() -> dict[str, Any]:
     return {
         "operationId": "ping",
-        "summary": "Whether the model answers",
+        "summary": "Reports whether the model can answer",
         "responses": {
             "200": {"description": "a worker has answered its warm-up image"},
             "503": {"description": "starting or stopping"},
@@ -156,7 +155,7 @@ def _ping() -> dict[str, Any]:
 def _invocations(operation: str, errors: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "operationId": operation,
-        "summary": "One image, or the images of one exam, and what the model says of them",
+        "summary": "Scores one image, or the images of one exam",
         "parameters": [*_options(), *_headers()],
         "requestBody": {"required": True, "content": _bodies()},
         "responses": {"200": _success(), **errors},
@@ -184,7 +183,7 @@ def _headers() -> list[dict[str, Any]]:
             CUSTOM_ATTRIBUTES_HEADER,
             "header",
             {"type": "string"},
-            "the same options as name=value,name=value; an option may be in one place only",
+            "the same options as name=value,name=value; each option may be given only once",
             example="operating_point=specificity,heatmap=true",
         ),
         _parameter(
@@ -212,7 +211,7 @@ def _bodies() -> dict[str, Any]:
     files = {
         "type": "object",
         "additionalProperties": {"type": "string", "contentMediaType": str(ImageType.DICOM)},
-        "description": "file parts, whatever their names; their order is that of the answer's images",
+        "description": "file parts with any names; the answer lists the images in the same order",
     }
     return {
         **{str(kind): {"schema": {"type": "string", "contentMediaType": str(kind)}} for kind in ImageType},
@@ -222,7 +221,7 @@ def _bodies() -> dict[str, Any]:
             "schema": {
                 "type": "string",
                 "contentMediaType": str(ExamType.ZIP),
-                "description": "the images, in the sorted order of their names",
+                "description": "the images; the answer lists them sorted by file name",
             }
         },
     }
@@ -231,7 +230,7 @@ def _bodies() -> dict[str, Any]:
 def _success() -> dict[str, Any]:
     returned = {"schema": {"type": "string"}, "description": "request id, score, operating point, finding, referral"}
     return {
-        "description": "an answer; of an image where one was sent, of an exam where several were",
+        "description": "the answer for one image, or for an exam",
         "headers": {CUSTOM_ATTRIBUTES_HEADER: returned, "x-amzn-RequestId": {"schema": {"type": "string"}}},
         "content": {
             str(AnswerType.JSON): {"schema": {"oneOf": [_of(Answer), _of(ExamAnswer)]}},
@@ -245,6 +244,7 @@ def _success() -> dict[str, Any]:
 
 
 def _errors() -> dict[str, Any]:
+    # 405 belongs to no documented operation: it answers methods that a path does not have.
     return {str(status): _error(status, codes) for status, codes in CODES.items() if status != 405}
 
 
@@ -266,11 +266,11 @@ def _runtime_error() -> dict[str, Any]:
         "LogStreamArn": {"type": "string"},
     }
     return {
-        "description": "ModelError: the error, as InvokeEndpoint passes it on",
+        "description": "ModelError: the container's error in the format of InvokeEndpoint",
         "content": {
             "application/json": {
                 "schema": {"type": "object", "properties": fields, "required": list(fields)},
-                "examples": {"refused": {"value": _EXAMPLE_OF_THE_RUNTIME}},
+                "examples": {"refused": {"value": _RUNTIME_ERROR_EXAMPLE}},
             }
         },
     }

@@ -15,7 +15,7 @@ from mammopipe.processing.datasets.manifest import Label, Laterality, View
 _LIKE = 0.8
 """Similarity (difflib's ratio) to an option's name above which another name counts as a misspelling."""
 _LONGEST_VALUE = 24
-"""Characters above which the value of an unknown name is no option's but an id, such as AWS X-Ray's `Root=1-...`."""
+"""Longest value of an unknown name that may be an option. Longer values are ids, such as AWS X-Ray's `Root=1-...`."""
 _SHOWN = 60
 """Most characters of a name or value that an error message repeats."""
 
@@ -49,7 +49,7 @@ class DicomResult(StrEnum):
 
 
 class OverlayLayer(StrEnum):
-    """What an answer as `image/png` shows over the image."""
+    """The layer that an answer as `image/png` shows over the image."""
 
     HEAT = "heat"
     NONE = "none"
@@ -69,9 +69,9 @@ class RequestOptions(StrictModel):
     """Options of a request, in its custom attributes, its query or its JSON body; each name at most once."""
 
     laterality: Laterality | None = Field(
-        default=None, description="side of the body, where the file does not say it; of one image"
+        default=None, description="laterality, if the file does not state it; for a single image only"
     )
-    view: View | None = Field(default=None, description="projection, where the file does not say it; of one image")
+    view: View | None = Field(default=None, description="view, if the file does not state it; for a single image only")
     operating_point: OperatingPoint = Field(default=OperatingPoint.SENSITIVITY, description="threshold that decides")
     heatmap: bool = Field(default=False, description="add the heatmaps to a JSON answer")
     target: Label = Field(
@@ -79,9 +79,15 @@ class RequestOptions(StrictModel):
         description="class whose evidence the heatmap and the overlay show; one of the model's: normal, benign and "
         "malignant, or negative and malignant",
     )
-    result: DicomResult = Field(default=DicomResult.REPORT, description="what an answer as application/dicom is")
-    overlay: OverlayLayer = Field(default=OverlayLayer.HEAT, description="what an answer as image/png shows")
-    priors: Priors = Field(default=Priors.REFUSE, description="what is done with images of earlier studies; of an exam")
+    result: DicomResult = Field(
+        default=DicomResult.REPORT, description="kind of DICOM result in an answer as application/dicom"
+    )
+    overlay: OverlayLayer = Field(
+        default=OverlayLayer.HEAT, description="layer that an answer as image/png shows over the image"
+    )
+    priors: Priors = Field(
+        default=Priors.REFUSE, description="whether images of earlier studies are refused or ignored; for an exam only"
+    )
 
 
 class ExamImage(StrictModel):
@@ -90,11 +96,10 @@ class ExamImage(StrictModel):
     data: str | None = Field(default=None, description="the DICOM, PGM or PNG file, base64 (RFC 4648, section 4)")
     s3_uri: str | None = Field(
         default=None,
-        description="s3://BUCKET/KEY of the file, within the prefix that the "
-        "deployment allows; refused where it allows none",
+        description="s3://BUCKET/KEY of the file, below the prefix that the deployment allows, if any",
     )
-    laterality: Laterality | None = Field(default=None, description="side of the body; may not contradict the file")
-    view: View | None = Field(default=None, description="projection; may not contradict the file")
+    laterality: Laterality | None = Field(default=None, description="laterality; may not contradict the file")
+    view: View | None = Field(default=None, description="view; may not contradict the file")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -106,8 +111,11 @@ class ExamImage(StrictModel):
 class ExamRequest(StrictModel):
     """The JSON body of a request: an exam of one patient."""
 
-    images: list[ExamImage] = Field(min_length=1, description="at most as many as the deployment's max_views")
-    options: RequestOptions = Field(default=RequestOptions(), description="laterality and view belong to the images")
+    images: list[ExamImage] = Field(min_length=1, description="the images, at most the deployment's max_views")
+    options: RequestOptions = Field(
+        default=RequestOptions(),
+        description="options of the exam; laterality and view are stated for each image instead",
+    )
 
 
 def split_attributes(header: str) -> tuple[str, str]:
@@ -173,6 +181,7 @@ def read_exam(body: bytes) -> ExamRequest:
     try:
         return ExamRequest.model_validate_json(body)
     except ValidationError as error:
+        # Without the input: it could be an image's data or a name.
         problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(map(str, problem["loc"]))[:_SHOWN]
     raise BadBodyError("bad_json", f"{place}: {problem['msg']}" if place else problem["msg"])

@@ -4,7 +4,7 @@ const SCHEMA_VERSION = 2;
 const TRIES = 4;
 const SIDES = { L: "Left", R: "Right" };
 const VIEWS = ["CC", "MLO", "ML", "LM", "LMO", "AT"];
-// The colours of the PNG overlay and of the DICOM overlay, by the level of heat; the server puts them in.
+// The colours of the PNG and DICOM overlays for each level of heat; the server inserts them.
 const COLOURS = /* colours */[];
 
 const $ = (id) => document.getElementById(id);
@@ -27,7 +27,7 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 
-/* What is asked of the server. A file's name is never sent or shown: names of files hold names of people. */
+/* Requests to the server. A file's name is never sent or shown, because it may contain a patient's name. */
 
 async function contentType(file) {
   const head = new Uint8Array(await file.slice(0, 132).arrayBuffer());
@@ -91,7 +91,7 @@ async function fetchPictures(uploads, signal) {
   }
 }
 
-/* Files that were no images are not judged: the images that were stay, and indices count them alone. */
+/* Remove the uploads that the server skipped, and number the breasts' images accordingly. */
 function withoutSkipped(answer) {
   const kept = answer.images.map(({ index }) => index);
   state.uploads = kept.map((index) => state.uploads[index]);

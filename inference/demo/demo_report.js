@@ -1,4 +1,4 @@
-/* The report: plain words first, then the numbers behind them. */
+/* The report: the result in words, then the numbers. */
 
 const percent = (share) => `${Math.round(100 * share)} %`;
 const score = (value) => value.toFixed(1);
@@ -49,7 +49,7 @@ function holdsFor({ prevalence, rule, probability }) {
     : `The score ranks cases and is not a calibrated probability. It assumes that ${percent(prevalence.value)} are malignant, as in ${whose}.`);
 }
 
-/* What the threshold did in validation: each rate with its 95 % interval, and on how many cases. */
+/* Return the threshold's results in validation: each rate with its 95 % interval, and the number of cases. */
 function validated({ decision }) {
   const rate = (title, key) => {
     if (decision?.[key] == null) return null;
@@ -65,7 +65,7 @@ function validated({ decision }) {
   return make("div", { className: "validated" }, make("h3", {}, "This threshold in validation"), facts(known));
 }
 
-/* Messages count an exam's images from 0; the page names each as its label does. */
+/* Replace "image N", which counts from 0, by the label that the page shows for that image. */
 function labelled(message) {
   if (!state.answer.exam) return message;
   const label = (number) => {
@@ -81,7 +81,7 @@ function reasons(list) {
 }
 
 function standing(decile) {
-  if (decile == null) return "Not known: the model carries no reference.";
+  if (decile == null) return "Not known: the model has no reference data.";
   const rest = decile === 1 ? "among the lowest tenth" : `above about ${10 * (decile - 1)} %`;
   return `${decile} of 10: ${rest} of the validation scores`;
 }
@@ -138,7 +138,7 @@ function statedControls(upload, image) {
     choice("view", "View", VIEWS.map((view) => [view, view])));
 }
 
-/* The regions of an image: a button points at its box, and brings it to the middle when pressed. */
+/* Return the list of an image's regions: a focused button marks its box, a pressed one centres it. */
 function regionList(index, regions) {
   const button = (region, at) => make("button", {
     type: "button", id: `region-${at}`, onclick: () => goTo(index, at), onfocus: () => point(index, at),
@@ -159,7 +159,7 @@ function imageDetails(index) {
       ...Object.entries(probabilities).map(([label, share]) => [`Probability ${label}`, share.toFixed(3)]),
       ["Entropy", entropy == null ? "not known" : `${entropy.toFixed(3)} nats`],
     ]), statedControls(state.uploads[index], image)),
-    ...(exclusions?.length ? [card("The model is not for this image", reasons(exclusions.map(
+    ...(exclusions?.length ? [card("The model is not intended for this image", reasons(exclusions.map(
       ({ flag, message }) => ({ code: flag, message }))))] : []),
     card("Warnings", warnings.length ? reasons(warnings) : make("p", { className: "small" }, "None.")),
   ];
@@ -199,13 +199,13 @@ function showError(error) {
   const titles = { 4: "The server refused this", 5: "The server could not answer" };
   const title = (known && titles[Math.floor(error.status / 100)]) || "No answer could be shown";
   const code = known ? [error.status, error.code].filter(Boolean).join(" ") : "no_answer";
-  // The browser's own word for a connection that fails is TypeError (Fetch Standard, 5.6).
+  // fetch() throws a TypeError if the connection fails (Fetch Standard, 5.6).
   const unexpected = error instanceof TypeError ? "The server cannot be reached." : `The answer cannot be read (${error.name}).`;
   const message = known ? error.message : unexpected;
   $("error").replaceChildren(make("div", { className: "failure" }, make("h2", {}, title),
     make("p", {}, prefix + message), make("p", {}, make("code", { id: "error-code" }, code)),
     make("button", { type: "button", onclick: read }, "Try again")));
-  if (state.answer) return; // the scores stand: only a picture is missing
+  if (state.answer) return; // keep the scores: only a picture is missing
   $("answer").replaceChildren();
   hideImages();
 }

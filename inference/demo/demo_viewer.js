@@ -1,4 +1,4 @@
-/* The viewer: the images as the server's reader shows them, hung as radiologists hang them, heat and boxes above. */
+/* The viewer: the images as the server reads them, in the hanging order of radiologists, under heat and region boxes. */
 
 const HEAT_SIDE = 1024;
 const SVG = "http://www.w3.org/2000/svg";
@@ -11,14 +11,14 @@ const progress = (text) => { $("progress").textContent = text; };
 const view = { zoom: 1, x: 0, y: 0, center: 0.5, width: 1 };
 const resetView = () => Object.assign(view, { zoom: 1, x: 0, y: 0, center: 0.5, width: 1 });
 
-/* Return an image's label. Its number is its place among the chosen files, from 1, also where some were not judged. */
+/* Return an image's label. Its number counts all chosen files from 1, including those that were not judged. */
 function name(index) {
   const { index: chosen, image: { laterality, view: projection } } = state.answer.images[index];
   const number = state.answer.exam ? `Image ${chosen + 1}` : "Image";
   return [number, [laterality, projection].filter(Boolean).join(" ")].filter(Boolean).join(" · ");
 }
 
-/* Return the places of the images in hanging order; what has no side or view of its own comes last. */
+/* Return the positions of the images in hanging order; images without laterality or view come last. */
 function hung() {
   const rank = (list, value) => (list.includes(value) ? list.indexOf(value) : list.length);
   const key = ({ image: { laterality, view: projection } }) =>
@@ -26,7 +26,7 @@ function hung() {
   return state.answer.images.map((_, at) => at).sort((a, b) => key(state.answer.images[a]) - key(state.answer.images[b]));
 }
 
-/* Put right breasts left and left breasts right, each view in a row of its own: the place of a missing view stays free. */
+/* Put right breasts left, left breasts right, and each view in its own row; the place of a missing view stays empty. */
 function placeInGrid(order) {
   const sideOf = (index) => HANGING.sides.indexOf(state.answer.images[index].image.laterality);
   const rowOf = (index) => state.answer.images[index].image.view ?? "";
@@ -105,11 +105,11 @@ function showPicture(index) {
   if (one) one.querySelector(".picture").src = state.uploads[index].url;
 }
 
-/* Zoom, pan and window are those of all images: what is compared is shown alike. Left breasts move as mirror images. */
+/* All images share zoom, pan and window, so that they can be compared. Left breasts move as mirror images. */
 
 const mirrored = (one) => (one.classList.contains("left") ? -1 : 1);
 
-/* Return the share of a pane's width that is held when an image is enlarged: in the grid its chest wall, else its middle. */
+/* Return the point of a pane's width, 0 to 1, that zooming keeps in place: the chest wall in the grid, else the middle. */
 function anchor(one) {
   if (!$("frame").classList.contains("grid")) return 0.5;
   return one.classList.contains("right") ? 1 : one.classList.contains("left") ? 0 : 0.5;
@@ -118,7 +118,7 @@ function anchor(one) {
 function drag(event, index) {
   const one = event.currentTarget;
   select(index);
-  if (event.target.closest(".region")) return; // a click on a box is the box's
+  if (event.target.closest(".region")) return; // the box handles its own clicks
   const windowing = event.button === 2 || event.shiftKey;
   let [x, y] = [event.clientX, event.clientY];
   one.setPointerCapture(event.pointerId);

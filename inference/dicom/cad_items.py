@@ -38,6 +38,7 @@ def with_content(item: Dataset, below: Iterable[Dataset]) -> Dataset:
 def by_reference(relation: Relation, index: int) -> Dataset:
     """Return a relationship by reference to the image with this index in the image library."""
     item = Dataset()
+    # An item by reference has a relationship and a target only, neither value type nor concept name (PS3.3 C.17.3.2.5).
     item.RelationshipType = str(relation)
     item.ReferencedContentItemIdentifier = [1, LIBRARY, index + 1]
     return item

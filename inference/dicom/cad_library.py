@@ -46,8 +46,8 @@ def entry(index: int, source: SourceImage, image: Facts) -> Dataset:
     """
     side, view = SIDES.get(image["laterality"]), _view(source, image)
     if side is None or view is None:
-        lacking = "laterality" if side is None else "view"
-        rule = f"image {index}: a Mammography CAD SR needs laterality and view of every image; its {lacking} is unknown"
+        missing = "laterality" if side is None else "view"
+        rule = f"image {index}: a Mammography CAD SR needs laterality and view of every image; its {missing} is unknown"
         raise NoSourceIdentityError("no_view", rule)
     item = ImageContentItem(
         codes.DCM.ImageLibrary, source.sop_class, source.instance, relationship_type=str(Relation.CONTAINS)

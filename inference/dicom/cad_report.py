@@ -93,7 +93,7 @@ def cad_report(images: Images, facts: Facts) -> ComprehensiveSR:
 
 @dataclass(frozen=True)
 class _Tree:
-    """Creates the parts of one report, which share the algorithm and the image library."""
+    """Creates the content items of one report, which share the algorithm and the image library."""
 
     model: Facts
     images: Images
@@ -188,8 +188,9 @@ class _Tree:
     def _finding(self, index: int, region: Facts, target: str, suspicious: bool) -> Dataset:
         left, top, right, bottom = (region[key] for key in ("left", "top", "right", "bottom"))
         corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+        # 0\\0 is the corner of the first pixel (PS3.3 C.18.6.1.1), so the centre of a pixel is half a pixel further.
         peak = [(region["peak_x"] + 0.5, region["peak_y"] + 0.5)]
-        said = f"Evidence for {target} in the heatmap, strength {region['strength']:.2f} of 1; not a lesion outline"
+        text = f"Evidence for {target} in the heatmap, strength {region['strength']:.2f} of 1; not a lesion outline"
         finding = CodeContentItem(codes.DCM.SingleImageFinding, codes.DCM.SelectedRegion, _INFERRED)
         return with_content(
             finding,
@@ -198,7 +199,7 @@ class _Tree:
                 *self._algorithm(_PROPERTY),
                 self._drawn(codes.DCM.Center, "POINT", peak, index),
                 self._drawn(codes.DCM.Outline, "POLYLINE", corners, index),
-                TextContentItem(codes.DCM.SelectedRegionDescription, said, _PROPERTY),
+                TextContentItem(codes.DCM.SelectedRegionDescription, text, _PROPERTY),
             ],
         )
 
@@ -209,8 +210,8 @@ class _Tree:
 
     def _body(self, facts: Facts, scores: Sequence[tuple[str, Facts]], relation: Relation) -> Iterator[Dataset]:
         """Yield the content of an impression (TID 4002): description with the scores in words, and algorithm."""
-        said = [chances(scored, subject) for subject, scored in scores]
-        text = plain(". ".join([*sentences(facts), *said]))
+        in_words = [chances(scored, subject) for subject, scored in scores]
+        text = plain(". ".join([*sentences(facts), *in_words]))
         yield TextContentItem(codes.DCM.ImpressionDescription, text, str(relation))
         yield from self._algorithm(relation)
 

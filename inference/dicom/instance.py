@@ -60,6 +60,7 @@ def identifiers(series: ResultSeries, model: Facts) -> dict[str, Any]:
         "series_number": int(series),
         "instance_number": 1,
         "manufacturer": "mammopipe",
+        # LO holds 64 characters and no backslash (PS3.5 6.2). Of an ARN the end identifies the version.
         "manufacturer_model_name": model["architecture"][:64],
         "software_versions": plain(model["id"]).replace("\\", "/")[-64:],
         "device_serial_number": model["weights_sha256"][:64],

@@ -85,6 +85,7 @@ def _modality(tags: Tags, signed: bool) -> Dataset:
         module.ModalityLUTSequence[0].ModalityLUTType = "US"  # unspecified
         return module
     slope, intercept = _number(tags, Tag.RESCALE_SLOPE), _number(tags, Tag.RESCALE_INTERCEPT)
+    # A slope of 0 would make every pixel equal; the reader ignores it as well.
     if slope and intercept is not None:
         module.RescaleIntercept, module.RescaleSlope, module.RescaleType = f"{intercept:.10g}", f"{slope:.10g}", "US"
     return module
@@ -94,6 +95,8 @@ def _voi(tags: Tags, signed: bool) -> Dataset:
     """Return the first VOI LUT, else the first window; an item of the sequence holds only one of them (C.11.8)."""
     item = Dataset()
     if luts := tags.items(Tag.VOI_LUT_SEQUENCE):
+        # The VOI LUT's input is the output of the modality transformation, whose values are signed if the intercept is
+        # below 0 (PS3.3 C.11.2.1.1).
         rescaled = _number(tags, Tag.RESCALE_INTERCEPT)
         item.VOILUTSequence = [_lut(luts[0], rescaled < 0 if rescaled is not None else signed)]
         return item
@@ -113,6 +116,7 @@ def _lut(item: Tags, signed: bool) -> Dataset:
         int(Tag.LUT_DESCRIPTOR), "SS" if signed else "US", [_as_vr(count, signed), _as_vr(first, signed), bits]
     )
     data = item.data(Tag.LUT_DATA)
+    # The result is written as Explicit VR Little Endian.
     if not item.little_endian(Tag.LUT_DATA):
         data = b"".join(data[at : at + 2][::-1] for at in range(0, len(data), 2))
     copy.add_new(int(Tag.LUT_DATA), "OW", data)

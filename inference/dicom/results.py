@@ -244,5 +244,5 @@ def _measurements(writer: Writer, images: Images) -> Iterable[ContentItem]:
     ]
     if found:
         return found
-    asked = any(part.get("heatmap") for _, part in images)
-    return [comment("The heatmaps have no region" if asked else "Regions were not asked for (option heatmap)")]
+    requested = any(part.get("heatmap") for _, part in images)
+    return [comment("The heatmaps have no region" if requested else "Regions were not asked for (option heatmap)")]

@@ -40,14 +40,14 @@ def capture(overlay_bgr: NDArray[np.uint8], source: SourceImage, facts: Facts, *
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
-        patient_orientation=("L", "F"),
+        patient_orientation=("L", "F"),  # highdicom requires one; `_derivation` replaces it by the source's
         laterality=facts["image"]["laterality"],
         study_instance_uid=source.study,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
+        transfer_syntax_uid=ExplicitVRLittleEndian,  # `_compress` replaces the pixels and the transfer syntax
         pixel_spacing=source.pixel_spacing,
         **document,
     )
-    image.ConversionType = "WSD"
+    image.ConversionType = "WSD"  # made by a workstation (PS3.3 C.8.6.1)
     _derivation(image, source, facts)
     _compress(image, np.asarray(picture, np.uint8))
     return image

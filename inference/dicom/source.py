@@ -104,6 +104,7 @@ class SourceImage:
         if stated is None:
             return None
         offset = timedelta(hours=int(stated[2]), minutes=int(stated[3])) * (-1 if stated[1] == b"-" else 1)
+        # The allowed range is -1200 to +1400 (PS3.5 6.2, DT).
         return timezone(offset) if timedelta(hours=-12) <= offset <= timedelta(hours=14) else None
 
     def text(self, tag: int) -> str:
@@ -245,6 +246,7 @@ def _undecoded(tags: Tags, wanted: Sequence[int]) -> Dataset:
             value = tags.data(tag)
             if len(value) > _LONGEST:
                 raise _missing(tags, tag, f"has {len(value)} bytes, more than any text of its kind")
+            # Values have even length; UIDs are padded with a null byte, texts with a space (PS3.5 6.2).
             value += (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
             dataset[tag] = RawDataElement(NumberedTag(tag), vr, len(value), value, 0, False, True)
     return dataset

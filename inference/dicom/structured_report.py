@@ -232,8 +232,8 @@ def _evaluations(facts: Facts) -> Iterable[QualitativeEvaluation]:
             private("OPERATING-POINT", "Operating point"),
             private(point.upper()[:16], f"The threshold that holds {point} first"),
         )
-        said = private(finding.upper().replace("_", "-")[:16], finding.replace("_", " ").capitalize())
-        yield QualitativeEvaluation(private("DECISION", "What the operating point says"), said)
+        coded = private(finding.upper().replace("_", "-")[:16], finding.replace("_", " ").capitalize())
+        yield QualitativeEvaluation(private("DECISION", "What the operating point says"), coded)
 
 
 def _area(columns: int, rows: int, spacing: tuple[float, float] | None) -> tuple[float, Code]:

@@ -34,8 +34,7 @@ def _open_torch(directory: Path, description: Mapping[str, Any], settings: Engin
         from mammopipe.inference.engines.torch import TorchEngine
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{directory}: this model needs torch ({error}); in a container, an image built with "
-            "SERVING_EXTRA=inference"
+            f"{directory}: this model needs torch ({error}); build the container image with SERVING_EXTRA=inference"
         ) from None
     return TorchEngine(directory, description, settings)
 
@@ -44,8 +43,8 @@ def _wants_openvino(directory: Path, description: Mapping[str, Any], kind: Engin
     listed = OPENVINO in description.get("engines", {})
     if kind is EngineKind.OPENVINO and not listed:
         raise ConfigError(
-            f"{directory / DESCRIPTION_FILE}: engines.{OPENVINO} is missing; the engine {kind} was asked "
-            f"for, and this model was not exported for it"
+            f"{directory / DESCRIPTION_FILE}: engines.{OPENVINO} is missing: the model was not exported for the "
+            f"requested engine {kind}"
         )
     return kind is EngineKind.OPENVINO or (kind is EngineKind.AUTO and listed and not _has_gpu())
 

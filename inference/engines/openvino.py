@@ -43,6 +43,7 @@ class OpenVinoEngine:
         self._precision = _precision(settings.precision, Precision(exported["precision"]))
         self._fast = self._compile(self._precision)
         self._exact = self._fast if self._precision is Precision.FLOAT32 else None
+        # Evaluate measured the difference on its own images; other images may differ more.
         margin = 0.0 if self._exact else CAUTION * exported["largest_difference"]
         self._close = NearThreshold.of(description, margin)
         self._pooling = Pooling(description.get("pooling", Pooling.MEAN))
@@ -132,7 +133,7 @@ def _open_torch(directory: Path, description: Mapping[str, Any], settings: Engin
         from mammopipe.inference.engines.torch import TorchEngine
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{directory}: its heatmaps need torch ({error}); in a container, an image built with "
+            f"{directory}: this model's heatmaps need torch ({error}); build the container image with "
             "SERVING_EXTRA=inference"
         ) from None
     return TorchEngine(directory, description, EngineSettings(EngineKind.TORCH, settings.threads, Precision.FLOAT32))

@@ -75,7 +75,7 @@ class Captures:
         """
         files = sorted(map(str, self.folder.rglob(f"*{SUFFIX}")))
         if not files:
-            raise ConfigError(f"{self.folder}: no *{SUFFIX} here, which is what data capture writes")
+            raise ConfigError(f"{self.folder}: the folder has no *{SUFFIX} files, which data capture writes")
         for path in _with_progress(self.windows.needed(files)):
             # Read as bytes: a line that is not UTF-8 counts as unreadable and does not end the job.
             with open(path, "rb") as lines:
@@ -87,8 +87,8 @@ class Captures:
     def _exam(self, line: bytes) -> CapturedExam | None:
         try:
             captured = json.loads(line)
-            data, said = captured["captureData"], captured["eventMetadata"]["inferenceTime"]
-            time = datetime.fromisoformat(said.replace("Z", "+00:00")).astimezone(UTC)
+            data, stated = captured["captureData"], captured["eventMetadata"]["inferenceTime"]
+            time = datetime.fromisoformat(stated.replace("Z", "+00:00")).astimezone(UTC)
             images = tuple(_with_origin(*pair) for pair in self._pairs(data))
         except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
             self.unreadable[f"not a captured request ({type(error).__name__})"] += 1
@@ -107,6 +107,7 @@ class Captures:
         for index in range(max(len(answers), len(sources))):
             source = sources[index] if index < len(sources) else None
             figures = _answered(answers[index], self.prevalence) if index < len(answers) else {}
+            # An answer as JSON has the figures; of an overlay or a DICOM result only the request's image has them.
             if "level_low" not in figures and source is not None:
                 figures = {**self._measured(source), **figures}
             if figures:

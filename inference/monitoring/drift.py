@@ -77,8 +77,8 @@ class DriftConfig(Settings):
 
 
 @dataclass
-class Week:
-    """One window of one group: its numbers of exams and images, and the images' figures."""
+class GroupWindow:
+    """One group in one window: its numbers of exams and images, and the images' figures."""
 
     start: date
     exams: int = 0
@@ -124,7 +124,7 @@ class GroupDrift:
     name: str
     known: str
     """The reference: `training`, `baseline`, or `training, all images` for a group that is in neither."""
-    weeks: Sequence[Week]
+    windows: Sequence[GroupWindow]
     judged: Sequence[date]
     figures: Mapping[str, FigureDrift]
 
@@ -140,44 +140,44 @@ class GroupDrift:
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        weeks = [
+        windows = [
             {
-                "start": week.start.isoformat(),
-                "exams": week.exams,
-                "films": week.images,
-                "judged": week.start in set(self.judged),
+                "start": window.start.isoformat(),
+                "exams": window.exams,
+                "films": window.images,
+                "judged": window.start in set(self.judged),
             }
-            for week in self.weeks
+            for window in self.windows
         ]
         strength = None if self.strength is None else round(self.strength, 4)
         return {
             "known": self.known,
             "strength": strength,
             "alarms": self.alarms(),
-            "weeks": weeks,
+            "weeks": windows,
             "figures": {name: each.as_dict() for name, each in self.figures.items()},
         }
 
 
-def gather(exams: Iterable[CapturedExam], config: DriftConfig) -> dict[str, list[Week]]:
+def gather(exams: Iterable[CapturedExam], config: DriftConfig) -> dict[str, list[GroupWindow]]:
     """Return the windows of each group in chronological order; windows without a request are absent."""
-    found: dict[str, dict[date, Week]] = defaultdict(dict)
+    found: dict[str, dict[date, GroupWindow]] = defaultdict(dict)
     for exam in exams:
         start = config.span.start_of(exam.time.date())
         seen = set()
         for image in exam.images:
             for group in groups_of(image.machine, image.site):
-                week = found[group].setdefault(start, Week(start))
-                week.images += 1
-                week.exams += group not in seen
+                window = found[group].setdefault(start, GroupWindow(start))
+                window.images += 1
+                window.exams += group not in seen
                 seen.add(group)
                 for name, value in image.figures.items():
-                    week.values[name].append(value)
-    return {group: [weeks[start] for start in sorted(weeks)] for group, weeks in sorted(found.items())}
+                    window.values[name].append(value)
+    return {group: [windows[start] for start in sorted(windows)] for group, windows in sorted(found.items())}
 
 
 def judge(
-    groups: Mapping[str, Sequence[Week]], training: Distributions, baseline: Distributions, config: DriftConfig
+    groups: Mapping[str, Sequence[GroupWindow]], training: Distributions, baseline: Distributions, config: DriftConfig
 ) -> list[GroupDrift]:
     """Return the tests of every group against its reference.
 
@@ -192,21 +192,27 @@ def judge(
     """
     if EVERYTHING not in training:
         raise ConfigError("model.json has no reference.distributions: it was evaluated by an earlier version")
+    # All tests share the budget of false alarms: each may fire with an equal part of the probability (Bonferroni).
     tests = _BOTH_TESTS * len(FIGURES) * max(1, len(groups))
-    return [_judge_group(name, weeks, training, baseline, config, tests) for name, weeks in groups.items()]
+    return [_judge_group(name, windows, training, baseline, config, tests) for name, windows in groups.items()]
 
 
 def _judge_group(
-    name: str, weeks: Sequence[Week], training: Distributions, baseline: Distributions, config: DriftConfig, tests: int
+    name: str,
+    windows: Sequence[GroupWindow],
+    training: Distributions,
+    baseline: Distributions,
+    config: DriftConfig,
+    tests: int,
 ) -> GroupDrift:
     known, reference = _known(name, training, baseline)
-    judged = [week for week in weeks if week.exams >= config.least_exams]
+    judged = [window for window in windows if window.exams >= config.least_exams]
     figures = {
         figure: _judge_figure(figure, reference[figure], judged, config, tests)
         for figure in FIGURES
-        if figure in reference and judged and all(week.values.get(figure) for week in judged)
+        if figure in reference and judged and all(window.values.get(figure) for window in judged)
     }
-    return GroupDrift(name, known, weeks, [week.start for week in judged], figures)
+    return GroupDrift(name, known, windows, [window.start for window in judged], figures)
 
 
 def _known(name: str, training: Distributions, baseline: Distributions) -> tuple[str, Mapping[str, FeatureHistogram]]:
@@ -217,16 +223,17 @@ def _known(name: str, training: Distributions, baseline: Distributions) -> tuple
 
 
 def _judge_figure(
-    name: str, reference: FeatureHistogram, weeks: Sequence[Week], config: DriftConfig, tests: int
+    name: str, reference: FeatureHistogram, windows: Sequence[GroupWindow], config: DriftConfig, tests: int
 ) -> FigureDrift:
-    counts = [reference.count(week.values[name]) for week in weeks]
+    counts = [reference.count(window.values[name]) for window in windows]
     chance = 1 / (config.false_alarm_windows * tests)
-    exams = statistics.median(week.exams for week in weeks)
+    # The limit needs one number of exams for all windows; a few unusual windows do not move the median.
+    exams = statistics.median(window.exams for window in windows)
     slack = SMALLEST_SHIFT / 2 * exams**0.5
     return FigureDrift(
         index=[stability_index(reference, found) for found in counts],
-        index_limit=[index_limit(reference, week.exams, chance) for week in weeks],
-        cusum=cusum(reference, counts, [week.exams for week in weeks]),
+        index_limit=[index_limit(reference, window.exams, chance) for window in windows],
+        cusum=cusum(reference, counts, [window.exams for window in windows]),
         cusum_limit=cusum_limit(slack, 1 / chance),
         reference=reference.shares.tolist(),
         latest=(counts[-1] / counts[-1].sum()).tolist(),
@@ -253,15 +260,15 @@ def cusum(reference: FeatureHistogram, counts: Sequence[Floats], exams: Sequence
     return sums
 
 
-def accepted(groups: Mapping[str, Sequence[Week]], config: DriftConfig) -> Distributions:
+def accepted(groups: Mapping[str, Sequence[GroupWindow]], config: DriftConfig) -> Distributions:
     """Return the distributions of the captured images by group, which a user can accept as the baseline."""
     found = {}
-    for name, weeks in groups.items():
-        exams = sum(week.exams for week in weeks)
+    for name, windows in groups.items():
+        exams = sum(window.exams for window in windows)
         if exams < config.least_exams:
             continue
         values: dict[str, Any] = {
-            figure: [value for week in weeks for value in week.values.get(figure, ())] for figure in FIGURES
+            figure: [value for window in windows for value in window.values.get(figure, ())] for figure in FIGURES
         }
         found[name] = {
             figure: FeatureHistogram.of(np.array(all_), min(exams, len(all_)))

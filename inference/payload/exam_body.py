@@ -135,6 +135,7 @@ def _json(body: bytes, limits: HandlerLimits) -> Parcel:
 
 
 def _sources(images: Sequence[ExamImage], limits: HandlerLimits) -> Iterator[ReceivedImage]:
+    # Counted while decoding, so that a request is refused before all its images are in memory.
     room = limits.exam_bytes
     for index, image in enumerate(images):
         allowed = min(room, limits.max_bytes)
@@ -186,6 +187,6 @@ def _images(files: Sequence[ReceivedImage], limits: HandlerLimits, options: Requ
     if len(sources) > limits.max_views:
         raise TooLargeError("too_many_views", f"{len(sources)} images are over the limit of {limits.max_views}")
     if not sources:
-        of_skipped = f"; files that are none: {named_reasons(skipped)}" if skipped else ""
+        of_skipped = f"; skipped files: {named_reasons(skipped)}" if skipped else ""
         raise BadBodyError("no_images", f"an exam needs at least one image{of_skipped}")
     return Parcel(tuple(sources), is_exam=True, options=options, skipped=tuple(skipped))

@@ -101,7 +101,7 @@ def check_exam(sources: Sequence[ReceivedImage], limits: Limits, *, priors: Prio
     for before, after in combinations(range(len(headers)), 2):
         if different := _contradiction(headers[before].patient, headers[after].patient):
             raise MixedPatientsError(
-                "mixed_patients", f"{different} is not that of an earlier image; an exam is of one patient"
+                "mixed_patients", f"{different} differs from that of an earlier image; an exam has one patient"
             ).at(sources[after].index, sources[after].place)
     kept, skipped = _one_study(sources, headers, priors)
     found = [_incomplete(sources, headers)] if len(sources) > 1 else []
@@ -134,6 +134,7 @@ def _one_study(
 ) -> tuple[tuple[ReceivedImage, ...], tuple[Skipped, ...]]:
     """Return the images of the only or the latest study, and the skipped images of earlier studies."""
     studies: list[list[int]] = []
+    # An image without study attributes fits every study; it is refused if there is more than one.
     for index, header in enumerate(headers):
         fitting = [study for study in studies if all(_same_study(headers[other], header) for other in study)]
         if len(fitting) > 1:
@@ -146,7 +147,7 @@ def _one_study(
         return tuple(sources), ()
     if priors is Priors.REFUSE:
         raise _mixed_studies(
-            "the image is of another study than an earlier one; an exam is one study, or state priors=ignore",
+            "the image belongs to another study than an earlier one; an exam has one study, unless priors=ignore",
             sources[studies[1][0]],
         )
     current = set(_latest(studies, headers, sources))
@@ -245,7 +246,7 @@ def _incomplete(sources: Sequence[ReceivedImage], headers: Sequence[Header]) -> 
         return None
     return QualityWarning(
         code="identity-incomplete",
-        message="that all images are one patient's and one study's is only the sender's statement; not stated: "
+        message="the files do not prove that all images belong to one patient and one study; not stated: "
         + "; ".join(missing),
     )
 
@@ -280,7 +281,7 @@ def _text(tags: Tags, tag: int) -> str:
     if tag == ISSUER_QUALIFIERS:
         return next((item.text(UNIVERSAL_ENTITY_ID) for item in tags.items(tag)), "")
     value = tags.data(tag)
-    # pydicom warns where it guesses: of an unknown character set, and of bytes that are none of it, which it replaces.
+    # pydicom warns if the character set is unknown, and if it replaces bytes that are not of the set. Both are guesses.
     with warnings.catch_warnings(record=True) as guesses:
         warnings.simplefilter("always")
         try:
@@ -296,10 +297,10 @@ def _text(tags: Tags, tag: int) -> str:
 
 
 def _as_bytes(value: bytes) -> str:
-    """Return ASCII as it is and every other byte as letters and digits.
+    """Return the bytes as text: ASCII unchanged, every other byte as `x` and two hexadecimal digits.
 
-    The result is only compared. Names are compared without accents and signs; so equal bytes stay equal, and different
-    bytes stay different.
+    The result is only compared. Letters and digits survive the normalisation of names, so different bytes stay
+    different.
     """
     return "".join(chr(byte) if byte < 0x80 else f"x{byte:02x}" for byte in value)
 

@@ -98,6 +98,7 @@ def _file(part: _Part, index: int, limits: HandlerLimits) -> bytes:
     if len(part.data) > limits.max_bytes:
         raise TooLargeError("too_large", f"more than {limits.max_bytes} bytes, the limit").at(index)
     stated, found = content_type(part.headers.get("content-type", "")), sniff(bytes(part.data[:132]))
+    # A part without a known signature is left to the image reader, whose error says more.
     if stated is not None and found is not None and stated is not found:
         raise UnsupportedTypeError(
             "content_type_mismatch", f"Content-Type says {stated}; the part begins as {found}"

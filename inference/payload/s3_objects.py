@@ -71,6 +71,7 @@ def _place(uri: str, prefix: str) -> tuple[str, str]:
 
 def _is_plain(key: str) -> bool:
     """Return whether the key is unambiguous: no `..`, `.`, empty steps or controls that a store could rewrite."""
+    # Repeated: "%252e" becomes "%2e" and then ".". A key that is still encoded after three rounds is refused.
     for _ in range(3):
         steps = key.replace("\\", "/").split("/")
         if {"", ".", ".."} & set(steps) or not key.isprintable():

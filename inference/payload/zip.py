@@ -90,15 +90,17 @@ def read(body: bytes, limits: HandlerLimits) -> list[ArchiveFile]:
 
 def _check_directory(body: bytes) -> None:
     """Refuse an archive without one complete end record, and a central directory that is too long to list."""
+    # The end record has a comment of at most 65,535 bytes behind it, so it lies within this distance from the end.
     at = body.rfind(_END, max(0, len(body) - _END_SIZE - _LARGEST_COMMENT))
     if at < 0 or len(body) - at < _END_SIZE:
         raise BadBodyError("bad_zip", "no end of central directory: not a whole zip archive")
     size, _, comment = struct.unpack_from("<LLH", body, at + 12)
+    # Two programs could otherwise read two different archives from the same bytes.
     if at + _END_SIZE + comment != len(body):
         raise BadBodyError("bad_zip", "bytes follow the end of the archive")
     before = max(0, at - _ZIP64_LOCATOR_SIZE)
     if body[before : before + 4] == _ZIP64_LOCATOR:
-        raise BadBodyError("bad_zip", "zip64: an exam needs no archive of that size")
+        raise BadBodyError("bad_zip", "zip64 is not supported: no exam is that large")
     if size > _DIRECTORY_BYTES:
         raise TooLargeError(
             "too_many_views", f"the archive's table of contents has {size} bytes; the limit is {_DIRECTORY_BYTES}"
@@ -108,7 +110,7 @@ def _check_directory(body: bytes) -> None:
 def _entries(infos: Sequence[zipfile.ZipInfo], limits: HandlerLimits) -> list[zipfile.ZipInfo]:
     """Return the entries that are files, sorted by name, after checking what they announce against the rules."""
     _check_names([info.filename for info in infos])
-    entries = sorted((info for info in infos if not _passed_over(info)), key=lambda info: info.filename)
+    entries = sorted((info for info in infos if not _is_ignored(info)), key=lambda info: info.filename)
     if len(entries) > limits.max_files:
         raise TooLargeError("too_many_views", f"{len(entries)} files are over the limit of {limits.max_files}")
     for index, info in enumerate(entries):
@@ -134,10 +136,10 @@ def _check_names(names: Sequence[str]) -> None:
     for name in names:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-            raise BadBodyError("bad_zip", "the archive names a place outside of itself")
+            raise BadBodyError("bad_zip", "the archive names a path outside itself")
 
 
-def _passed_over(info: zipfile.ZipInfo) -> bool:
+def _is_ignored(info: zipfile.ZipInfo) -> bool:
     parts = PurePosixPath(info.filename).parts
     return info.is_dir() or any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
@@ -147,5 +149,5 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     with archive.open(info) as stream:
         data = stream.read(info.file_size + 1)
     if len(data) != info.file_size:
-        raise BadBodyError("bad_zip", "a file has not the size that the archive announces")
+        raise BadBodyError("bad_zip", "a file does not have the size that the archive announces")
     return data

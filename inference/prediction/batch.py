@@ -171,9 +171,9 @@ def _draw(predictor: "Predictor", image: Image, folder: Path) -> None:
 
     config = ReadConfig(for_processing=predictor.for_processing)
     mammogram = read_mammogram(image.path, record=image.record, config=config)
-    seen = predictor.explain(predictor.predict(mammogram), mammogram, Label.MALIGNANT)
+    evidence = predictor.explain(predictor.predict(mammogram), mammogram, Label.MALIGNANT)
     name = image.record.image_id if image.record else image.path.stem
-    write_bytes(folder / f"{name}.png", png(overlay(mammogram.pixels, seen.heat)))
+    write_bytes(folder / f"{name}.png", png(overlay(mammogram.pixels, evidence.heat)))
 
 
 def _exam(
@@ -217,7 +217,7 @@ def _predicted(predictor: "Predictor", group: Sequence[Image], point: Any) -> "t
     """Return the prediction of an exam, and the codes of its images that are in no score.
 
     Raises:
-        RequestError: Files state different patients or studies, or an instance is there twice.
+        RequestError: Files state different patients or studies, or an instance occurs twice.
         ImageError: An image is damaged or refuses the exam, or none is left.
     """
     from mammopipe.inference.contract.errors import from_image_error

@@ -41,7 +41,7 @@ from mammopipe.processing.images.mammogram import ReadConfig
 
 _MOST_NAMED = 20
 """Most skipped files that a warning names; `skipped` of the answer has all."""
-_OF_UNKNOWN_KIND = "the file is of no known kind and may be a damaged image"
+_OF_UNKNOWN_KIND = "the file's type is unknown, and it may be a damaged image"
 
 
 def answer(predictor: Predictor, task: Task, reading: ReadConfig, digest: Digest | None = None) -> Reply:
@@ -135,21 +135,23 @@ class _Work:
     def _image_body(self, image: JudgedImage, drawn: bool) -> bytes:
         if self.task.form is AnswerType.OVERLAY:
             pixels = image.pixels
-            return png(overlay(pixels, image.seen.heat) if drawn and image.seen is not None else eight_bits(pixels))
+            return png(
+                overlay(pixels, image.evidence.heat) if drawn and image.evidence is not None else eight_bits(pixels)
+            )
         heatmap = image.heatmap(self.reader.options.target) if self.shows_regions else None
-        said = Answer(**self._envelope(), **image.scores(heatmap))
+        answer = Answer(**self._envelope(), **image.scores(heatmap))
         if self.result is None:
-            return said.model_dump_json().encode()
-        return self._dicom([image.source.data], said, lambda: [self._capture(image, said)])
+            return answer.model_dump_json().encode()
+        return self._dicom([image.source.data], answer, lambda: [self._capture(image, answer)])
 
-    def _capture(self, image: JudgedImage, said: Answer) -> bytes:
+    def _capture(self, image: JudgedImage, answer: Answer) -> bytes:
         from mammopipe.inference.dicom.results import overlay_capture
 
-        if image.seen is None:
+        if image.evidence is None:
             raise ValueError("an overlay needs an image with a heatmap")
-        return overlay_capture(image.source.data, overlay(image.pixels, image.seen.heat), said)
+        return overlay_capture(image.source.data, overlay(image.pixels, image.evidence.heat), answer)
 
-    def _dicom(self, files: list[bytes], said: Answer | ExamAnswer, overlays: Callable[[], list[bytes]]) -> bytes:
+    def _dicom(self, files: list[bytes], answer: Answer | ExamAnswer, overlays: Callable[[], list[bytes]]) -> bytes:
         """Return the requested DICOM result; `overlays` makes the secondary captures if the result needs them."""
         # Imported here because loading highdicom takes longer than answering an image.
         from mammopipe.inference.dicom import results
@@ -157,25 +159,26 @@ class _Work:
         if self.result is DicomResult.OVERLAY:
             return overlays()[0]
         if self.result is DicomResult.CAD_REPORT:
-            return results.mammography_cad_report(files, said)
+            return results.mammography_cad_report(files, answer)
         if self.result is DicomResult.PRESENTATION_STATE:
-            return results.presentation_state(files, said)
+            return results.presentation_state(files, answer)
         if self.result is DicomResult.ALL:
-            return results.all_results(files, said, overlays())
-        return results.structured_report(files, said)
+            return results.all_results(files, answer, overlays())
+        return results.structured_report(files, answer)
 
     def exam(self, parcel: Parcel) -> Reply:
         """Return the reply to the images of one patient's study."""
         options = self.reader.options
         exam = check_exam(parcel.sources, self.reader.reading.limits, priors=options.priors)
         unknown = [each.index for each in parcel.skipped if each.reason is SkipReason.UNKNOWN]
+        # The faster number format first. If rounding could change a decision, the exam is judged again in float32.
         judged = self._judge(exam.sources, unknown, exact=self.reader.predictor.exams_are_exact)
         if self.reader.predictor.is_close(judged.combined):
             judged = self._judge(exam.sources, unknown, exact=True)
         combined = judged.combined
         skipped = sorted((*parcel.skipped, *exam.skipped), key=lambda each: each.index)
         warnings = [*combined.warnings, *exam.warnings, *_of_skipped(parcel.skipped), *map(_of_refused, judged.refused)]
-        said = ExamAnswer(
+        answer = ExamAnswer(
             **self._envelope(),
             images=judged.images,
             refused=judged.refused,
@@ -184,9 +187,9 @@ class _Work:
             exam=combined.exam,
             warnings=warnings,
         )
-        body = self.reader.clock.time("encode", lambda: self._exam_body(judged, said))
-        attributes = self._attributes(said.exam.malignancy_score, said.exam.decision, said.exam.referral)
-        return Reply(body, self.form, attributes, _exam_facts(said, self.reader))
+        body = self.reader.clock.time("encode", lambda: self._exam_body(judged, answer))
+        attributes = self._attributes(answer.exam.malignancy_score, answer.exam.decision, answer.exam.referral)
+        return Reply(body, self.form, attributes, _exam_facts(answer, self.reader))
 
     def _judge(self, sources: tuple[ReceivedImage, ...], unknown: list[int], *, exact: bool) -> "_Judged":
         """Judge the images one after the other, so that the pixels of only one are in memory.
@@ -239,10 +242,10 @@ class _Work:
         )
         return judged
 
-    def _exam_body(self, judged: "_Judged", said: ExamAnswer) -> bytes:
+    def _exam_body(self, judged: "_Judged", answer: ExamAnswer) -> bytes:
         if self.result is None:
-            return said.model_dump_json().encode()
-        return self._dicom([source.data for source in judged.sources], said, lambda: judged.overlays)
+            return answer.model_dump_json().encode()
+        return self._dicom([source.data for source in judged.sources], answer, lambda: judged.overlays)
 
     def _envelope(self) -> dict[str, Any]:
         return {
@@ -292,7 +295,7 @@ def _of_skipped(skipped: tuple[Skipped, ...]) -> list[QualityWarning]:
         return []
     named = [f"{each.place}: {each.reason}" for each in skipped[:_MOST_NAMED]]
     more = [f"and {len(skipped) - _MOST_NAMED} more"] if len(skipped) > _MOST_NAMED else []
-    message = f"files that are no images were not judged: {'; '.join(named + more)}"
+    message = f"files that are not images were skipped: {'; '.join(named + more)}"
     return [QualityWarning(code="skipped-files", message=message)]
 
 
@@ -312,17 +315,17 @@ def _image_facts(image: JudgedImage, reader: Reader) -> dict[str, Any]:
     }
 
 
-def _exam_facts(said: ExamAnswer, reader: Reader) -> dict[str, Any]:
+def _exam_facts(answer: ExamAnswer, reader: Reader) -> dict[str, Any]:
     """Return the facts about an exam for the log: size and score of each image, and the exam's result."""
-    of_images = [warning.code for image in said.images for warning in image.warnings]
+    of_images = [warning.code for image in answer.images for warning in image.warnings]
     return {
-        "images": len(said.images),
-        "refused": len(said.refused),
-        "rows": [image.image.rows for image in said.images],
-        "columns": [image.image.columns for image in said.images],
-        "scores": [round(image.malignancy_score, 4) for image in said.images],
-        **_verdict(said.exam.malignancy_score, said.exam.decision, said.exam.referral),
-        "warnings": sorted({*of_images, *(warning.code for warning in said.warnings)}),
+        "images": len(answer.images),
+        "refused": len(answer.refused),
+        "rows": [image.image.rows for image in answer.images],
+        "columns": [image.image.columns for image in answer.images],
+        "scores": [round(image.malignancy_score, 4) for image in answer.images],
+        **_verdict(answer.exam.malignancy_score, answer.exam.decision, answer.exam.referral),
+        "warnings": sorted({*of_images, *(warning.code for warning in answer.warnings)}),
         "engine": reader.predictor.engine,
         "ms": dict(reader.clock.spent),
     }

@@ -97,6 +97,7 @@ def _eight_bit(heat: Heat) -> NDArray[np.uint8]:
 def _warm(heat: Heat) -> NDArray[np.uint8]:
     """Return a mask of the regions: 1 inside, 0 outside; all 0 if there is no heat."""
     top = float(heat.max())
+    # Without heat every pixel would reach half of the maximum.
     return (heat >= REGION_LEVEL * top).astype(np.uint8) * np.uint8(top > 0)
 
 
@@ -116,6 +117,7 @@ def regions(heat: Heat) -> list[Region]:
 def _region(heat: Heat, labels: NDArray[Any], index: int, box: NDArray[Any]) -> Region:
     left, top, width, height = map(int, box[:4])
     inside = np.s_[top : top + height, left : left + width]
+    # The box may contain pixels of another region; -1 keeps the peak inside this one.
     of_region = np.where(labels[inside] == index, heat[inside], np.float32(-1))
     y, x = divmod(int(of_region.argmax()), width)
     return Region(

@@ -44,7 +44,7 @@ class JudgedImage:
     source: ReceivedImage
     mammogram: Mammogram
     prediction: Prediction
-    seen: Evidence | None
+    evidence: Evidence | None
     """Evidence over the pixels in the file's orientation; `None` if the request did not ask for it."""
     prevalence: Prevalence
     """Prevalence that the probabilities assume."""
@@ -91,16 +91,16 @@ class JudgedImage:
 
     def heatmap(self, target: Label) -> Heatmap | None:
         """Return the heatmap for an answer; `None` if there is no evidence."""
-        if self.seen is None:
+        if self.evidence is None:
             return None
-        rows, columns = self.seen.heat.shape
+        rows, columns = self.evidence.heat.shape
         return Heatmap(
             target=target,
             rows=rows,
             columns=columns,
-            regions=regions(self.seen.heat),
-            outside_share=round(self.seen.outside, 4),
-            png=base64.b64encode(grey_png(self.seen.heat)).decode(),
+            regions=regions(self.evidence.heat),
+            outside_share=round(self.evidence.outside, 4),
+            png=base64.b64encode(grey_png(self.evidence.heat)).decode(),
         )
 
 
@@ -120,6 +120,7 @@ class Reader:
             mammogram = self.clock.time("read", lambda: _read(source, self.reading))
             laterality = mammogram.laterality
             prepared = self.clock.time("preprocess", lambda: self.predictor.prepare(mammogram))
+            # The forward pass leaves Python's lock free, so the digest is computed beside it (`Digest.start`).
             if source.digest is not None:
                 source.digest.start()
             prediction = self.clock.time(
@@ -133,13 +134,13 @@ class Reader:
             if isinstance(refusal, ExcludedViewError):
                 refusal.laterality = laterality
             raise refusal from None
-        seen = None
+        evidence = None
         if explain:
             judged, target = prediction, self.options.target
-            seen = self.clock.time("explain", lambda: self.predictor.explain(judged, mammogram, target))
-            prediction = _with_warning(prediction, seen)
-            seen = replace(seen, heat=mammogram.turn.undo(seen.heat))
-        return JudgedImage(source, mammogram, prediction, seen, self.predictor.shown_for(self.predictor.level))
+            evidence = self.clock.time("explain", lambda: self.predictor.explain(judged, mammogram, target))
+            prediction = _with_warning(prediction, evidence)
+            evidence = replace(evidence, heat=mammogram.turn.undo(evidence.heat))
+        return JudgedImage(source, mammogram, prediction, evidence, self.predictor.shown_for(self.predictor.level))
 
 
 def _read(source: ReceivedImage, reading: ReadConfig) -> Mammogram:
@@ -157,11 +158,11 @@ def _read(source: ReceivedImage, reading: ReadConfig) -> Mammogram:
     return replace(mammogram, laterality=mammogram.laterality or source.laterality, view=mammogram.view or source.view)
 
 
-def _with_warning(prediction: Prediction, seen: Evidence) -> Prediction:
-    if seen.outside <= OUTSIDE_LIMIT:
+def _with_warning(prediction: Prediction, evidence: Evidence) -> Prediction:
+    if evidence.outside <= OUTSIDE_LIMIT:
         return prediction
     warning = QualityWarning(
         code="evidence-outside-breast",
-        message=f"{seen.outside:.0%} of the heat lay outside of the tissue; do not rely on it",
+        message=f"{evidence.outside:.0%} of the heat is outside the tissue; do not rely on it",
     )
     return replace(prediction, warnings=(*prediction.warnings, warning))

@@ -95,7 +95,7 @@ class Predictor:
 
     @property
     def for_processing(self) -> ForProcessing:
-        """What the model's training did with raw images (for processing), and so every reader for this model does."""
+        """How training treated raw images (for processing); every reader for this model must treat them alike."""
         return self._preprocess.for_processing
 
     @property

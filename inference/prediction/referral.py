@@ -32,9 +32,9 @@ from mammopipe.training.model.reference import Reference
 
 LEAST_COVERAGE = 0.08
 """Share of the image below which the segmented area is hardly a whole breast: a third of the limit of coverage-low."""
-_SIDE = "the chest wall lies on the other side than the laterality says: mirrored, or of the other breast"
+_SIDE = "the chest wall is not on the side that the laterality states: the image is mirrored or of the other breast"
 _TURNED = "neither the picture nor a label shows which breast this is; it may have been read mirrored"
-_FULL = "the breast fills the image and runs into its far edge: tissue is missing, or the outline holds something else"
+_FULL = "the breast fills the image and runs into its far edge: tissue is missing, or the outline is wrong"
 
 
 def entropy(probabilities: Iterable[float]) -> float:
@@ -79,7 +79,7 @@ def _untrustworthy(quality: Mapping[str, Any], side_known: bool) -> list[str]:
         _SIDE: "chest-side-against-laterality" in flags,
         _TURNED: "chest-side-unclear" in flags and not side_known,
         _FULL: {"coverage-high", "skin-cut-off"} <= flags,
-        f"what was found covers {coverage:.1%} of the image; a whole breast covers more": coverage < LEAST_COVERAGE,
+        f"the segmented area covers {coverage:.1%} of the image; a whole breast covers more": coverage < LEAST_COVERAGE,
     }
     return [text for text, holds in conditions.items() if holds]
 

@@ -35,7 +35,7 @@ class Judges(Protocol):
 
     @property
     def for_processing(self) -> ForProcessing:
-        """What the model's training did with raw images."""
+        """How training treated raw images (for processing)."""
 
     def predict(self, mammogram: Mammogram, *, operating_point: OperatingPoint) -> Any:
         """Return the prediction of one image."""
@@ -68,6 +68,7 @@ def predict_rows(
             row |= _judged(predictor, path, record, operating_point, explain)
         except ImageError as error:
             refusal = from_image_error(error)
+            # The image was read from bytes, so the reader's message names no file.
             row["error"] = f"{refusal.code}: {refusal.message}".replace("<bytes>", str(path))
         yield row
 
@@ -88,24 +89,24 @@ def _judged(
     except OSError as error:
         raise CorruptImageError(f"{path}: cannot be read: {error.strerror}") from None
     mammogram = read_mammogram(data, record=record, config=ReadConfig(for_processing=predictor.for_processing))
-    said = predictor.predict(mammogram, operating_point=point)
-    decision = said.decision
+    prediction = predictor.predict(mammogram, operating_point=point)
+    decision = prediction.decision
     return {
         **({} if record else {"patient_id": _patient(data)}),
         "laterality": mammogram.laterality and str(mammogram.laterality),
         "view": mammogram.view and str(mammogram.view),
-        **{f"probability_{label}": value for label, value in said.probabilities.items()},
-        "malignancy": said.malignancy_score / 100,
-        "entropy": said.entropy,
-        "strangeness": said.strangeness,
+        **{f"probability_{label}": value for label, value in prediction.probabilities.items()},
+        "malignancy": prediction.malignancy_score / 100,
+        "entropy": prediction.entropy,
+        "strangeness": prediction.strangeness,
         "operating_point": str(point),
         "threshold": decision.threshold if decision else None,
         "finding": str(decision.finding) if decision else None,
         "flags": str(mammogram.facts.get("flags", "")),
-        "referred": said.referral.refer,
-        "referral_reasons": _joined(reason.code for reason in said.referral.reasons),
-        "warnings": _joined(warning.code for warning in said.warnings),
-        **(_peak(predictor, said, mammogram) if explain else {}),
+        "referred": prediction.referral.refer,
+        "referral_reasons": _joined(reason.code for reason in prediction.referral.reasons),
+        "warnings": _joined(warning.code for warning in prediction.warnings),
+        **(_peak(predictor, prediction, mammogram) if explain else {}),
     }
 
 
@@ -119,7 +120,7 @@ def _patient(data: bytes) -> str:
     return parse(data, where="<bytes>", limits=DEFAULT_CONFIG.limits, tags=(PATIENT_ID,)).tags.text(PATIENT_ID)
 
 
-def _peak(predictor: Judges, said: Any, mammogram: Mammogram) -> dict[str, int]:
+def _peak(predictor: Judges, prediction: Any, mammogram: Mammogram) -> dict[str, int]:
     """Return the peak of the evidence for malignant, in pixels of the file; empty if there is no evidence."""
-    found = regions(mammogram.turn.undo(predictor.explain(said, mammogram, Label.MALIGNANT).heat))
+    found = regions(mammogram.turn.undo(predictor.explain(prediction, mammogram, Label.MALIGNANT).heat))
     return {"peak_x": found[0].peak_x, "peak_y": found[0].peak_y} if found else {}

@@ -10,14 +10,14 @@ from mammopipe.training.model.reference import Reference
 
 WARNINGS: Mapping[str, str] = {
     "coverage-low": "the breast covers less of the image than usual; the segmentation may have lost some of it",
-    "coverage-high": "the breast covers more of the image than usual; the segmentation may hold something else",
+    "coverage-high": "the breast covers more of the image than usual; the segmentation may include something else",
     "skin-cut-off": "the breast runs into the edge of the image opposite the chest wall; some of it is missing",
     "chest-side-unclear": "the picture does not show clearly that the chest wall lies on the assumed side",
     "chest-side-against-laterality": "the breast does not touch the side that the laterality states",
     "pectoral-not-found": "no pectoral muscle was found in a view that normally shows it",
     "view-inferred": "neither the file nor the request says which view this is; it was taken from the picture",
-    "view-unclear": "nothing says which view this is, and the picture does not show it for sure; no muscle was removed",
-    "implant": "the breast holds an implant, which hides tissue",
+    "view-unclear": "nothing says which view this is, and the picture does not show it clearly; no muscle was removed",
+    "implant": "the breast contains an implant, which hides tissue",
     "laterality-inferred": "neither the file nor the request says which breast this is; it was taken from the picture",
     "no-operating-point": "the model has no such operating point; it gives a score but no decision",
     "no-reference": "the model has no reference data, so only a poor segmentation refers the image to a reader",

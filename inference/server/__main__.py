@@ -45,13 +45,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--demo",
         action="store_true",
-        help="show a page at / to try the server with, on the loopback interface only; as MAMMOPIPE_DEMO=true",
+        help="serve a page at / for trying the server, on the loopback interface only; same as MAMMOPIPE_DEMO=true",
     )
     demo = {"MAMMOPIPE_DEMO": "true"} if parser.parse_args(arguments).demo else {}
     settings = from_environment({**os.environ, **demo})
     description = settings.model / "model.json"
     if not description.is_file():
-        raise ConfigError(f"{description}: is missing; a model directory holds it and weights.safetensors")
+        raise ConfigError(f"{description}: is missing; a model directory contains it and weights.safetensors")
     log = Log.standard_output()
     _open_standard_streams()
     prevent_core_files()

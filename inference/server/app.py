@@ -40,7 +40,7 @@ from mammopipe.inference.contract.request import RequestOptions, read_options, s
 from mammopipe.inference.contract.task import BodyType, ExamType, Reply, Task, body_type, sniffed_type
 from mammopipe.inference.server.capture import CaptureFolder
 from mammopipe.inference.server.cloudwatch import embedded
-from mammopipe.inference.server.connections import IN_LINE
+from mammopipe.inference.server.connections import IN_QUEUE
 from mammopipe.inference.server.direct_body import GONE, PASS_BODY
 from mammopipe.inference.server.log import Log
 from mammopipe.inference.server.places import Place, Places
@@ -209,8 +209,8 @@ class Application:
                 facts["content_type"] = header
             found = sniff(body.head)
             if isinstance(kind, ImageType) and found is not None and found is not kind:
-                says = f"Content-Type says {kind}; the body begins as {found}"
-                raise UnsupportedTypeError("content_type_mismatch", says)
+                rule = f"Content-Type says {kind}; the body begins as {found}"
+                raise UnsupportedTypeError("content_type_mismatch", rule)
             task = Task(
                 request_id,
                 b"",
@@ -242,10 +242,10 @@ class Application:
         The place of a client that has gone is free at once.
         """
         state = request.scope.setdefault("state", {})
-        state[IN_LINE] = True
+        state[IN_QUEUE] = True
         gone = state.get(GONE) or asyncio.ensure_future(_until_gone(request))
         try:
-            return await self._pool.run(task, body, gone, lambda: state.update({IN_LINE: False}))
+            return await self._pool.run(task, body, gone, lambda: state.update({IN_QUEUE: False}))
         except ClientGoneError:
             raise ClientDisconnect from None
         finally:
@@ -272,14 +272,14 @@ def _headers(request: Request, *, batch: bool) -> tuple[BodyType | None, AnswerT
         request.headers.get(name, "")
         for name in ("content-encoding", "content-type", "accept", CUSTOM_ATTRIBUTES_HEADER)
     ]
-    return _asked(*headers, query=request.scope["query_string"], batch=batch)
+    return _parsed_headers(*headers, query=request.scope["query_string"], batch=batch)
 
 
 @lru_cache(maxsize=16)
-def _asked(
+def _parsed_headers(
     encoding: str, header: str, accept: str, attributes: str, *, query: bytes, batch: bool
 ) -> tuple[BodyType | None, AnswerType, RequestOptions]:
-    """Return what `_headers` returns. A client asks for the same again and again; reading it takes 0.1 ms."""
+    """Return the result of `_headers`; cached, because a client repeats its headers and reading them takes 0.1 ms."""
     if encoding.strip().lower() not in ("", "identity"):
         raise UnsupportedTypeError("unsupported_encoding", "Content-Encoding must be identity: send the body as it is")
     kind = body_type(header)

@@ -98,42 +98,42 @@ def capturing(application: ASGIApp, captures: CaptureFolder) -> ASGIApp:
         if scope["type"] != "http" or not scope["path"].endswith("/invocations"):
             await application(scope, receive, send)
             return
-        # Every part of the request must pass `hear`.
+        # Without `pass_body` every part of the request passes `receive_recorded`.
         scope.get("state", {}).pop(PASS_BODY, None)
-        asked, said = bytearray(), bytearray()
-        opening: dict[str, Any] = {}
+        request_body, answer_body = bytearray(), bytearray()
+        start: dict[str, Any] = {}
 
-        async def hear() -> Message:
+        async def receive_recorded() -> Message:
             """Pass a part of the request on and record it."""
             message = await receive()
-            asked.extend(message.get("body", b""))
+            request_body.extend(message.get("body", b""))
             return message
 
-        async def deliver(message: Message) -> None:
+        async def send_recorded(message: Message) -> None:
             """Pass a part of the answer on and record it."""
             if message["type"] == "http.response.start":
-                opening.update(message)
-            said.extend(message.get("body", b""))
+                start.update(message)
+            answer_body.extend(message.get("body", b""))
             await send(message)
 
-        await application(scope, hear, deliver)
-        if opening.get("status") == 200:
+        await application(scope, receive_recorded, send_recorded)
+        if start.get("status") == 200:
             now = datetime.now(UTC)
-            line = captured(bytes(asked), _headers(scope), bytes(said), _headers(opening), now)
+            line = captured(bytes(request_body), _headers(scope), bytes(answer_body), _headers(start), now)
             await asyncio.to_thread(captures.add, line, now.date())
 
     return answer
 
 
 def captured(
-    asked: bytes, asked_headers: dict[str, str], said: bytes, said_headers: dict[str, str], moment: datetime
+    request: bytes, request_headers: dict[str, str], answer: bytes, answer_headers: dict[str, str], moment: datetime
 ) -> dict[str, Any]:
     """Return one captured request in SageMaker's format; data that is not JSON is base64."""
-    attributes = asked_headers.get(CUSTOM_ATTRIBUTES_HEADER.lower(), "")
+    attributes = request_headers.get(CUSTOM_ATTRIBUTES_HEADER.lower(), "")
     return {
         "captureData": {
-            "endpointInput": _content(asked, asked_headers.get("content-type", ""), "INPUT"),
-            "endpointOutput": _content(said, said_headers.get("content-type", ""), "OUTPUT"),
+            "endpointInput": _content(request, request_headers.get("content-type", ""), "INPUT"),
+            "endpointOutput": _content(answer, answer_headers.get("content-type", ""), "OUTPUT"),
         },
         "eventMetadata": {
             "eventId": str(uuid.uuid4()),
@@ -162,6 +162,7 @@ def append(folder: Path, line: dict[str, Any]) -> int:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = (json.dumps(line) + "\n").encode()
+    # Written under another suffix and renamed, so that a reader of the folder never sees part of a line.
     unfinished = path.with_suffix(UNFINISHED)
     try:
         with open(unfinished, "wb", opener=_private) as stream:

@@ -23,14 +23,14 @@ from mammopipe.inference.server.joined_writes import JoinedWrites
 
 RESERVED_FILES = 128
 """Descriptors reserved for the listener, the workers and the bodies of running requests."""
-LOOK_SECONDS = 0.02
+CHECK_SECONDS = 0.02
 """Seconds between checks of a connection whose client has closed its sending side."""
 PROBE_SECONDS = 3.0
 """Seconds after which a client that has closed its sending side is probed, even if a worker has its request."""
 TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
 """States of a connection that was reset, and of one whose client has closed at least its sending side (Linux,
 net/tcp_states.h)."""
-IN_LINE = "in_line"
+IN_QUEUE = "in_queue"
 """Key in the `state` of an ASGI scope: true while the request waits for a worker."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 Log = Callable[..., None]
@@ -77,7 +77,7 @@ class Connection(DirectBodyProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._deadline: asyncio.TimerHandle | None = None
-        self._look: asyncio.TimerHandle | None = None
+        self._check: asyncio.TimerHandle | None = None
         self._half_closed_at = 0.0
         self._probed = False
         self._idle_since = 0.0
@@ -113,13 +113,13 @@ class Connection(DirectBodyProtocol):
             return False
         self.cycle.keep_alive = False
         self._half_closed_at = self._half_closed_at or self.loop.time()
-        if self._look is None:
-            self._look_for_client()
+        if self._check is None:
+            self._check_client()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all timers."""
-        for timer in (self._deadline, self._look):
+        for timer in (self._deadline, self._check):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
@@ -186,6 +186,7 @@ class Connection(DirectBodyProtocol):
         The connection that has been without a complete header for longest goes first. Clients that send half a header
         and wait therefore displace each other, and health checks are answered.
         """
+        # uvicorn's set of connections contains this one already.
         others = [other for other in self.connections if other is not self and isinstance(other, Connection)]
         gone = [other for other in others if _tcp_state(other.transport.get_extra_info("socket")) == TCP_CLOSE]
         for other in gone:
@@ -210,15 +211,15 @@ class Connection(DirectBodyProtocol):
             self.transport.close()
 
     def _watch_pipeline(self) -> None:
-        """Look for the client of a request behind which the next one waits.
+        """Check the client of a request behind which the next one waits.
 
-        Such a connection is not read until the request is answered, so that its end is not received.
+        uvicorn does not read such a connection until the request is answered, so it does not notice its end.
         """
         behind = self.conn.their_state is h11.DONE and bool(self.conn.trailing_data[0])
-        if behind and self._look is None and self.cycle is not None:
-            self._look_for_client()
+        if behind and self._check is None and self.cycle is not None:
+            self._check_client()
 
-    def _look_for_client(self) -> None:
+    def _check_client(self) -> None:
         """Check whether the client of a half-closed connection is still there, and end the connection if not.
 
         A closed socket and a socket that has only finished sending look the same until something is sent to them. The
@@ -226,27 +227,28 @@ class Connection(DirectBodyProtocol):
         closed socket replies with a reset. If a worker already has the request, the server sends the 100 only after a
         few seconds without an answer.
         """
-        self._look = None
+        self._check = None
         if self.transport.is_closing() or self.cycle.response_started:
             return
         state = _tcp_state(self.transport.get_extra_info("socket"))
         if state == TCP_CLOSE:
             self.transport.abort()
             return
-        self._look = self.loop.call_later(LOOK_SECONDS, self._look_for_client)
+        self._check = self.loop.call_later(CHECK_SECONDS, self._check_client)
         if state == TCP_CLOSE_WAIT:
             self._half_closed_at = self._half_closed_at or self.loop.time()
         if not self._half_closed_at:
             return
-        waits = self.cycle.scope.get("state", {}).get(IN_LINE, False)
+        waits = self.cycle.scope.get("state", {}).get(IN_QUEUE, False)
         late = self.loop.time() - self._half_closed_at > PROBE_SECONDS
+        # HTTP/1.0 has no status 100 (RFC 9110, 15.2).
         if not self._probed and (waits or late) and self.cycle.scope["http_version"] == "1.1":
             self._probed = True
             self.transport.write(CONTINUE)
 
 
 def _tcp_state(connection: socket.socket | None) -> int | None:
-    """Return the state of a connection; `None` where the system does not say it."""
+    """Return the TCP state of a connection; `None` if the system does not report it."""
     if connection is None or not hasattr(socket, "TCP_INFO"):
         return None
     try:

@@ -97,7 +97,7 @@ class DirectBodyProtocol(H11Protocol, asyncio.BufferedProtocol):
             self._end_passing()
 
     def _receive_waiting(self) -> None:
-        """Write what the system has received already, which spares the event loop's way to each piece."""
+        """Write what the system has received already; waiting for the event loop before each piece would be slower."""
         descriptor = self.transport.get_extra_info("socket").fileno()
         for _ in range(PIECES_AT_ONCE):
             if self._write is None:

@@ -26,21 +26,21 @@ KEEP_ALIVE_SECONDS = 75
 QUIET_TICKS = 10
 """Tenths of a second without a request after which memory is returned to the system."""
 ACCEPTED_AT_ONCE = 8
-"""Connections accepted before the open ones are looked at again. asyncio would accept all that wait: each of a burst of
-hundreds would have its data in memory at the same time, although their clients may have gone."""
+"""Connections accepted before the open ones are served again. asyncio would accept all that wait, and hold the
+data of a burst of hundreds in memory at the same time, although their clients may have gone."""
 WAITING_CONNECTIONS = 512
 """Connections that the system keeps until they are accepted (listen(2))."""
-LAST_WORDS_SECONDS = 1
+ANSWER_SECONDS = 1
 """Seconds for writing finished answers after the listener is closed."""
 
 
-class _Released:
+class _IdleMemory:
     """Returns memory to the system when no request arrives for a while; the heap would keep the peak of a burst."""
 
     def __init__(self) -> None:
         self._requests, self._at, self._ticks = 0, 0, 0
 
-    def look(self, application: Application) -> None:
+    def check(self, application: Application) -> None:
         """Check whether a request has arrived since the last check, a tenth of a second ago."""
         self._ticks = self._ticks + 1 if application.idle and application.requests == self._requests else 0
         self._requests = application.requests
@@ -73,17 +73,17 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=LAST_WORDS_SECONDS,
+                timeout_graceful_shutdown=ANSWER_SECONDS,
             )
         )
         self._application = application
         self._stop_seconds = settings.stop_seconds
         self._stop_by = 0.0
         self._quiet_ticks = 0
-        self._released = _Released()
+        self._idle_memory = _IdleMemory()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen. uvicorn uses one number for waiting connections and for those accepted at once; these are two."""
+        """Listen. uvicorn has one setting for waiting connections and for those accepted at once; here they differ."""
         await super().startup(sockets)
         for listener in sockets or []:
             listener.listen(WAITING_CONNECTIONS)
@@ -100,7 +100,7 @@ class Server(uvicorn.Server):
         stopping = self._application.stopping
         self._quiet_ticks = self._quiet_ticks + 1 if stopping and self._application.idle else 0
         overdue = stopping and time.monotonic() > self._stop_by
-        self._released.look(self._application)
+        self._idle_memory.check(self._application)
         return await super().on_tick(counter) or self._quiet_ticks > 1 or overdue
 
 

@@ -46,6 +46,7 @@ class Log:
 
     def __call__(self, event: str, **facts: Any) -> None:
         """Write one event, or count the line as dropped if it cannot be written at once."""
+        # The count travels with the first line that can be written again.
         counted = {"dropped_lines": self.dropped} if self.dropped else {}
         try:
             line = json.dumps({"event": event, "time": round(time.time(), 3), **facts, **counted}).encode() + b"\n"

@@ -23,8 +23,8 @@ GIVES_WAY_AFTER = 0.1
 class Place:
     """The place of one request, and how far its body is behind the slowest rate allowed.
 
-    A second costs a second, and a byte pays for 1 / `SLOWEST_RATE` seconds. What is paid in advance does not count, so
-    that a body whose greatest part came at once has no more time to stop than any other.
+    Each second adds a second to the lag, and each byte that arrives removes 1 / `SLOWEST_RATE` seconds. The lag never
+    falls below 0, so a body whose greatest part came at once may not stop for longer than any other.
 
     As a context manager it raises `RequestError` if the body falls behind by more than the limit, or gives way.
     """
@@ -56,13 +56,13 @@ class Place:
             ) from None
 
     def received(self, count: int) -> None:
-        """Take note of bytes of the body that have arrived."""
+        """Count bytes of the body that have arrived, and move the time limit."""
         self._behind = max(0.0, self.behind - count / SLOWEST_RATE)
         self._at = self._clock()
         due, set_for = self._at + self._limit - self._behind, self._timeout.when()
         if set_for is not None and due - set_for < EXACTNESS * self._limit:
             return  # a body that arrives at once moves its time limit hundreds of times, by milliseconds
-        # The bytes may arrive in the moment between the end of the time and the task that learns of it.
+        # The bytes may arrive after the timeout has expired and before the task is cancelled: it cannot be moved then.
         if not self._timeout.expired():
             self._timeout.reschedule(due)
 
@@ -104,8 +104,8 @@ class Places:
         if len(self._taken) >= self._count:
             stopped = max(self._taken, key=lambda place: place.behind)
             if not stopped.stopped:
-                says = f"{len(self._taken)} requests are being answered, which is the limit; try again"
-                raise UnavailableError("busy", says)
+                rule = f"{len(self._taken)} requests are being answered, which is the limit; try again"
+                raise UnavailableError("busy", rule)
             stopped.give_way()
             self.free(stopped)
         place = Place(self._body_seconds)

@@ -58,6 +58,7 @@ class LingeringResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response, then read and drop the rest of the body, within limits, before ending the response."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        # `more_body` keeps uvicorn from closing the connection before the request's body is read.
         await send({"type": "http.response.body", "body": bytes(self.body), "more_body": True})
         # A client that waits for "100 Continue" has not sent its body, and will not after this answer.
         if all(name != b"expect" for name, _ in scope["headers"]):

@@ -57,6 +57,7 @@ class BodyFiles:
         """Return the file that was kept last, or a new one, with the number of bytes for which it has pages."""
         if self._kept:
             return self._kept.pop()
+        # A file without a name leaves no patient's image on a disk, whatever ends the process.
         if sys.platform == "linux":
             return open(os.memfd_create("body"), "w+b", buffering=0), 0
         return cast(FileIO, tempfile.TemporaryFile(buffering=0)), 0
@@ -103,8 +104,9 @@ class SharedBody:
         """Append a chunk."""
         rest = memoryview(chunk)
         if not self.size:
-            self.head = bytes(rest[:256])
+            self.head = bytes(rest[:256])  # longer than DICOM's preamble of 128 bytes and its magic number
         while rest:
+            # One call writes at most 2^31 - 4096 bytes, and may write fewer (write(2)).
             written = os.pwrite(self._file.fileno(), rest, self.size)
             self.size += written
             rest = rest[written:]

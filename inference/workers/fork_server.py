@@ -36,21 +36,21 @@ def main(arguments: Sequence[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         # Only the server acts on a signal to the process group: it finishes running requests, then ends its workers.
         signal.signal(number, signal.SIG_IGN)
-    alarm = _alarm_for_children()
+    child_ended = _child_end_socket()
     # Imported after `end_with_parent`, because it takes seconds during which the parent may end.
     from mammopipe.inference.workers.worker import share, work
 
     with socket.socket(fileno=int(arguments[0])) as channel:
-        _serve(channel, alarm, share, work)
+        _serve(channel, child_ended, share, work)
 
 
-def _serve(channel: socket.socket, alarm: socket.socket, share: Share, work: Work) -> None:
+def _serve(channel: socket.socket, child_ended: socket.socket, share: Share, work: Work) -> None:
     children: set[int] = set()
     shared = False
     while True:
-        ready, _, _ = select.select([channel, alarm], [], [])
-        if alarm in ready:
-            alarm.recv(4096)
+        ready, _, _ = select.select([channel, child_ended], [], [])
+        if child_ended in ready:
+            child_ended.recv(4096)
             for process, code in _reap(children):
                 send(channel, (Report.ENDED, process, code))
         if channel in ready:
@@ -67,7 +67,7 @@ def _serve(channel: socket.socket, alarm: socket.socket, share: Share, work: Wor
                     gc.collect()
                     gc.freeze()
                     shared = True
-                children.add(child := _fork(descriptor, value, work, (channel, alarm)))
+                children.add(child := _fork(descriptor, value, work, (channel, child_ended)))
                 send(channel, (Report.FORKED, child))
 
 
@@ -80,6 +80,7 @@ def _fork(descriptor: int, settings: ServerSettings, work: Work, inherited: Sequ
     code = 1
     try:
         end_with_parent(parent)
+        # The child must not write to its parent's wakeup socket, which the fork copied.
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for one in inherited:
@@ -94,6 +95,7 @@ def _fork(descriptor: int, settings: ServerSettings, work: Work, inherited: Sequ
     finally:
         with suppress(OSError, ValueError):
             sys.stderr.flush()
+        # Not `sys.exit`: the child must not run the exit handlers that it has copied from the fork server.
         os._exit(code)
 
 
@@ -108,11 +110,12 @@ def _reap(children: set[int]) -> list[tuple[int, int]]:
     return ended
 
 
-def _alarm_for_children() -> socket.socket:
+def _child_end_socket() -> socket.socket:
     """Return a socket that becomes readable when a child has ended."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
+    # Python writes to the wakeup descriptor only for signals that have a handler.
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
     return ours

@@ -25,7 +25,7 @@ costs more than the work on them. Blocks of 32 MiB (the largest allowed threshol
 return to the system at once."""
 STANDARD_ERROR = 2
 """Target of the fork server's standard output, because the server's standard output holds only JSON lines."""
-LAST_SECONDS = 5.0
+STOP_SECONDS = 5.0
 """Seconds to wait for killed workers to end."""
 
 
@@ -59,7 +59,7 @@ class Worker:
         if isinstance(reason, CannotServeError):
             raise reason
 
-    def hand(self, task: Task, body: SharedBody) -> "asyncio.Future[bytes] | None":
+    def submit(self, task: Task, body: SharedBody) -> "asyncio.Future[bytes] | None":
         """Give the worker a task; return its future answer for `outcome`, or `None` if the worker has already ended."""
         try:
             packed = _packed(replace(task, request_id=""), frozenset(task.options.model_fields_set))
@@ -97,12 +97,12 @@ class Worker:
 
 @lru_cache(maxsize=16)
 def _packed(task: Task, stated: frozenset[str]) -> bytes:
-    """Return a task that has no request id yet. Requests have few different ones; packing takes 0.1 ms.
+    """Return a pickled task that has no request id yet. Cached: such tasks repeat, and pickling takes 0.1 ms.
 
     Args:
         task: The task.
-        stated: Names of the options that the request states. Options that state a default value and options that state
-            nothing are equal, but not the same.
+        stated: Names of the options that the request states; part of the cache's key, because an option that states its
+            default value is equal to one that is not stated.
     """
     return pickle.dumps(task, pickle.HIGHEST_PROTOCOL)
 
@@ -127,12 +127,12 @@ class ForkServer:
         pending: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
         self._pending.append((pending, ours))
         with theirs:
-            self._tell(Order.FORK, self._settings, theirs.fileno())
+            self._order(Order.FORK, self._settings, theirs.fileno())
         return await pending
 
     def kill(self, worker: Worker) -> None:
         """End a worker at once."""
-        self._tell(Order.KILL, worker.process)
+        self._order(Order.KILL, worker.process)
 
     async def stop(self) -> None:
         """End all workers and the fork server, and wait until they have ended."""
@@ -140,13 +140,13 @@ class ForkServer:
         for worker in workers:
             self.kill(worker)
         if workers:
-            await asyncio.wait([worker.ended for worker in workers], timeout=LAST_SECONDS)
+            await asyncio.wait([worker.ended for worker in workers], timeout=STOP_SECONDS)
         if self._process is not None:
             self._process.kill()
         if self._listener is not None:
             await self._listener
 
-    def _tell(self, order: Order, value: object, descriptor: int | None = None) -> None:
+    def _order(self, order: Order, value: object, descriptor: int | None = None) -> None:
         # A broken pipe means that the fork server and its workers have just ended; the listener is about to notice.
         with suppress(BrokenPipeError):
             if self._channel is not None:
@@ -162,6 +162,7 @@ class ForkServer:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=STANDARD_ERROR,
+                # The environment may set another heap, but not other threads: `threads` is a setting of the server.
                 env={**HEAP, **os.environ, **threads},
             )
         self._channel = ours
@@ -171,12 +172,12 @@ class ForkServer:
         inbox = Inbox(channel)
         try:
             while True:
-                self._note(*await inbox.receive())
+                self._handle(*await inbox.receive())
         except EOFError:
-            self._forget(process.wait())
+            self._end_all(process.wait())
             inbox.close()
 
-    def _note(self, report: Report, process: int, *rest: Any) -> None:
+    def _handle(self, report: Report, process: int, *rest: Any) -> None:
         if report is Report.FORKED:
             pending, channel = self._pending.popleft()
             self._workers[process] = worker = Worker(process, channel)
@@ -187,8 +188,8 @@ class ForkServer:
         else:
             self._workers.pop(process).end(*rest)
 
-    def _forget(self, code: int) -> None:
-        """Note that the fork server has ended, and that the system has killed its children with it."""
+    def _end_all(self, code: int) -> None:
+        """End all workers: the fork server has ended, and the system has killed its children (`end_with_parent`)."""
         self._channel = None
         for worker in self._workers.values():
             worker.end(code)

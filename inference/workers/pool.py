@@ -18,8 +18,8 @@ from mammopipe.inference.settings import ServerSettings
 from mammopipe.inference.workers.channel import SharedBody
 from mammopipe.inference.workers.fork_server_client import ForkServer, Worker, WorkerLostError
 
-PATIENCE = 3
-"""Workers in a row that may end before any has answered its warm-up image; then the server gives up."""
+MOST_FAILED_STARTS = 3
+"""Workers in a row that end before any has answered its warm-up image; the server then gives up."""
 LONGEST_PAUSE = 30.0
 """Most seconds between attempts to replace a worker that cannot load its model."""
 Log = Callable[..., None]
@@ -30,8 +30,8 @@ class ClientGoneError(Exception):
 
 
 @dataclass(eq=False)
-class _Place:
-    """A request in the line for a worker."""
+class _Queued:
+    """A request in the queue for a worker."""
 
     task: Task
     body: SharedBody
@@ -48,25 +48,25 @@ class Pool:
         self._fork_server = ForkServer(settings)
         self._idle: list[Worker] = []
         """Workers without a request; the last one was busy last, so its memory is most likely in the caches."""
-        self._line: deque[_Place] = deque()
-        self._able: set[Worker] = set()
+        self._queue: deque[_Queued] = deque()
+        self._ready_workers: set[Worker] = set()
         self._begun = time.perf_counter()
         self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._keepers: list[asyncio.Task[None]] = []
+        self._supervisors: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Wait until the first worker has answered its warm-up image; raises `CannotServeError` if none can."""
-        self._keepers = [asyncio.create_task(self._keep()) for _ in range(self._settings.worker_count)]
-        await asyncio.wait([self._first, *self._keepers], return_when=asyncio.FIRST_COMPLETED)
-        for keeper in filter(asyncio.Task.done, self._keepers):
-            keeper.result()
+        self._supervisors = [asyncio.create_task(self._supervise()) for _ in range(self._settings.worker_count)]
+        await asyncio.wait([self._first, *self._supervisors], return_when=asyncio.FIRST_COMPLETED)
+        for supervisor in filter(asyncio.Task.done, self._supervisors):
+            supervisor.result()
         await self._first
 
     async def stop(self) -> None:
         """End all workers at once, and wait until they have ended."""
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        for supervisor in self._supervisors:
+            supervisor.cancel()
+        await asyncio.gather(*self._supervisors, return_exceptions=True)
         await self._fork_server.stop()
 
     @property
@@ -77,7 +77,7 @@ class Pool:
     @property
     def healthy(self) -> bool:
         """Whether at least one running worker has answered its warm-up image."""
-        return bool(self._able)
+        return bool(self._ready_workers)
 
     async def run(
         self, task: Task, body: SharedBody, gone: "asyncio.Future[None]", begun: Callable[[], None] = lambda: None
@@ -101,25 +101,25 @@ class Pool:
             ClientGoneError: The client has gone.
         """
         asked = time.perf_counter()
-        place = _Place(task, body, asyncio.get_running_loop().create_future())
-        self._line.append(place)
+        queued = _Queued(task, body, asyncio.get_running_loop().create_future())
+        self._queue.append(queued)
         self._serve()
         try:
-            if not place.running.done():
-                await asyncio.wait((place.running, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not place.running.done():
+            if not queued.running.done():
+                await asyncio.wait((queued.running, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not queued.running.done():
                 raise ClientGoneError
-            worker, answer = place.running.result()
+            worker, answer = queued.running.result()
             waited = time.perf_counter() - asked
             begun()
             await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            if place.running.done():
-                self._kill_busy(*place.running.result())
+            if queued.running.done():
+                self._kill_busy(*queued.running.result())
             raise
         finally:
-            if not place.running.done():
-                self._line.remove(place)
+            if not queued.running.done():
+                self._queue.remove(queued)
         if not answer.done():
             self._limit(worker, answer)
             raise ClientGoneError
@@ -133,18 +133,18 @@ class Pool:
 
     def _serve(self) -> None:
         """Hand the waiting requests to idle workers."""
-        while self._line and self._idle:
-            worker, place = self._idle.pop(), self._line[0]
-            if worker not in self._able or (answer := worker.hand(place.task, place.body)) is None:
+        while self._queue and self._idle:
+            worker, queued = self._idle.pop(), self._queue[0]
+            if worker not in self._ready_workers or (answer := worker.submit(queued.task, queued.body)) is None:
                 continue
-            self._line.popleft()
-            answer.add_done_callback(partial(self._note_answer, worker, place.body))
-            place.running.set_result((worker, answer))
+            self._queue.popleft()
+            answer.add_done_callback(partial(self._note_answer, worker, queued.body))
+            queued.running.set_result((worker, answer))
 
     def _note_answer(self, worker: Worker, body: SharedBody, answer: "asyncio.Future[bytes]") -> None:
         """Give a worker that has answered its next request at once, before the answer is sent."""
         if answer.cancelled() or answer.exception() is not None:
-            self._able.discard(worker)
+            self._ready_workers.discard(worker)
             return
         body.was_read = True
         self._idle.append(worker)
@@ -158,37 +158,37 @@ class Pool:
     def _kill_busy(self, worker: Worker, answer: "asyncio.Future[bytes]") -> None:
         """Kill a worker that has not answered; one that has may already work on another request."""
         if not answer.done():
-            self._able.discard(worker)
+            self._ready_workers.discard(worker)
             self._fork_server.kill(worker)
 
-    async def _keep(self) -> None:
+    async def _supervise(self) -> None:
         """Keep one worker running: start it, wait for its end, start the next."""
         failures = 0
         while True:
-            reason = await self._one_life()
+            reason = await self._run_worker()
             if reason is None:
                 failures = 0
                 continue
             failures += 1
-            if not self._first.done() and (failures == PATIENCE or isinstance(reason, CannotServeError)):
+            if not self._first.done() and (failures == MOST_FAILED_STARTS or isinstance(reason, CannotServeError)):
                 raise CannotServeError(str(reason))
             self._log("worker_failed", reason=str(reason))
             await asyncio.sleep(min(LONGEST_PAUSE, 0.1 * 2**failures))
 
-    async def _one_life(self) -> Exception | None:
+    async def _run_worker(self) -> Exception | None:
         """Start a worker and wait for its end; return `None`, or the error if it never answered its warm-up image."""
         try:
             worker = await self._fork_server.start_worker()
             await worker.ready()
         except (CannotServeError, WorkerLostError) as reason:
             return reason
-        self._able.add(worker)
+        self._ready_workers.add(worker)
         self._idle.append(worker)
         self._serve()
         self._log("worker_ready", worker=worker.process, seconds=round(time.perf_counter() - self._begun, 2))
         if not self._first.done():
             self._first.set_result(None)
         code = await worker.ended
-        self._able.discard(worker)
+        self._ready_workers.discard(worker)
         self._log("worker_ended", worker=worker.process, exit_code=code)
         return None

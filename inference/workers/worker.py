@@ -43,7 +43,7 @@ def work(channel: socket.socket, settings: ServerSettings) -> None:
     except CannotServeError as error:
         send(channel, error)
         return
-    _keep_quiet()
+    _silence_libraries()
     # Objects that live as long as the process are left out of every later garbage collection.
     gc.collect()
     gc.freeze()
@@ -100,7 +100,7 @@ def load(settings: ServerSettings) -> tuple[Predictor, ReadConfig]:
     return predictor, reading
 
 
-def _keep_quiet() -> None:
+def _silence_libraries() -> None:
     """Silence warnings and log lines of libraries, because they may quote personal data from a file."""
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)

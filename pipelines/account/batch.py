@@ -72,6 +72,7 @@ def predict(
                 )
             ended = sagemaker.describe_transform_job(TransformJobName=name)
         finally:
+            # Only this job uses the model; the package stays.
             sagemaker.delete_model(ModelName=model["ModelName"])
     written = answers.write(storage, source, output, target)
     status = ended["TransformJobStatus"]
@@ -94,6 +95,7 @@ def requests(config: PipelineConfig, package: str, source: str) -> tuple[Mapping
     definition = json.loads(build_promotion(config).definition())
     steps = {step["Name"]: step["Arguments"] for step in all_steps(definition["Steps"])}
     scope = Scope(resolve_parameters(definition, {}), {"PipelineExecutionId": "", "PipelineName": config.name})
+    # Random: the same package may answer the same folder again, and names of jobs cannot be reused.
     digest = hashlib.sha256(f"{package} {source} {secrets.token_hex(8)}".encode()).hexdigest()[:12]
     name = f"{config.endpoint.name}-batch-{match['version']}-{digest}"
     tags = [{"Key": key, "Value": value} for key, value in config.tags.items()]

@@ -106,6 +106,7 @@ def run_processing(name: str, request: Mapping[str, Any], context: JobContext, *
             sharded = source.get("S3DataDistributionType") == Distribution.SHARDED
             _provide(context, item["InputName"], source["S3Uri"], folders, sharded=sharded)
         _run(job, context)
+        # EndOfJob: a job that fails uploads nothing.
         for paths in trees.values():
             for output in outputs:
                 context.storage.upload(paths.local(output["LocalPath"]), output["S3Uri"])

@@ -3,6 +3,7 @@
 An endpoint with async inference is two processes: the server, and SageMaker's async API in front of it.
 """
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -148,8 +149,8 @@ def _answering(url: str, process: SupervisedProcess, log: Path) -> str:
     deadline = time.monotonic() + START_SECONDS
     try:
         while not is_healthy(url):
-            code = _code_within(process, 0.1)
-            if code is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(0.1)
                 raise StepFailed(f"the server ended with exit code {code}; its last line: {last_line(log)}")
             if time.monotonic() > deadline:
                 raise StepFailed(f"the server does not answer {url}/ping within {START_SECONDS:.0f} s; see {log}")
@@ -199,13 +200,6 @@ def delete_kept(run: Path) -> bool:
 
 def _read(file: Path) -> dict[str, str | int]:
     return dict(json.loads(file.read_text(encoding="utf-8")))
-
-
-def _code_within(process: SupervisedProcess, seconds: float) -> int | None:
-    try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return None
 
 
 def _free_port() -> int:

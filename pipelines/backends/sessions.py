@@ -99,6 +99,7 @@ def local_services(
     """
     from moto.server import ThreadedMotoServer
 
+    # moto's web server would log every request.
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     region = region_of(config)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

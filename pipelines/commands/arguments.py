@@ -51,7 +51,7 @@ def configured(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile", choices=["quick", "full"], help="quick tests the software; full gives meaningful results"
     )
-    parser.add_argument("--dataset", choices=[*DATASETS])
+    parser.add_argument("--dataset", choices=[*DATASETS], help="the dataset to read (default: the configuration's)")
     parser.add_argument(
         "--protocol",
         choices=["patient", "film", "published"],
@@ -66,7 +66,7 @@ def configured(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         dest="assignments",
-        help="any key of the configuration, as training.learning_rate=1e-4; may be repeated",
+        help="sets any key of the configuration, such as training.learning_rate=1e-4; may be repeated",
     )
 
 
@@ -118,7 +118,7 @@ def in_runs(parser: argparse.ArgumentParser) -> None:
 def identified(parser: argparse.ArgumentParser, *, default: str | None = "latest") -> None:
     """Add the run's ID and `--runs`."""
     parser.add_argument(
-        "id", nargs="?", default=default, metavar="ID", help="a run's id, the beginning of one, or latest (the default)"
+        "id", nargs="?", default=default, metavar="ID", help="a run's ID, the start of an ID, or latest (the default)"
     )
     in_runs(parser)
 
@@ -137,7 +137,7 @@ def one_of(choices: type[Choice], word: str, name: str) -> Choice:
 
 def phantoms_argument(parser: argparse.ArgumentParser) -> None:
     """Add the option for the number of phantoms; `--films` is its former name."""
-    parser.add_argument("--phantoms", type=int, help=f"how many phantoms (default: {DEFAULT_PHANTOMS})")
+    parser.add_argument("--phantoms", type=int, metavar="N", help=f"number of phantoms (default: {DEFAULT_PHANTOMS})")
     parser.add_argument("--films", dest="phantoms", type=int, help=argparse.SUPPRESS)
 
 
@@ -146,7 +146,7 @@ def phantoms_of(options: argparse.Namespace, *, made: bool) -> int:
     if options.phantoms is None:
         return DEFAULT_PHANTOMS
     if not made:
-        raise ConfigError("--phantoms: how many phantoms to make; other images are read as they are")
+        raise ConfigError("--phantoms: sets how many phantoms are made, but --source names other images")
     if options.phantoms < 2:
         raise ConfigError(f"--phantoms {options.phantoms}: must be at least 2")
     return int(options.phantoms)

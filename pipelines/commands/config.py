@@ -10,8 +10,12 @@ def add(subparsers: Subparsers) -> None:
     """Add the parsers of `config` and `recipes`."""
     text = "show the configuration in force, explain one of its keys, or print its JSON Schema"
     parser = command(subparsers, "config", text, "config explain training.learning_rate")
-    parser.add_argument("action", choices=["show", "explain", "schema"])
-    parser.add_argument("key", nargs="?", metavar="KEY", help="the key to explain, as segmentation.height")
+    parser.add_argument(
+        "action",
+        choices=["show", "explain", "schema"],
+        help="show: every key with its value; explain: one key; schema: JSON Schema for editors",
+    )
+    parser.add_argument("key", nargs="?", metavar="KEY", help="the key to explain, such as segmentation.height")
     configured(parser)
     parser.set_defaults(command=show)
     parser = command(subparsers, "recipes", "list the shipped configurations, for run --recipe NAME", "recipes")

@@ -26,11 +26,20 @@ def add(subparsers: Subparsers) -> None:
     text = "estimate what a run will cost, step by step; with a run's ID, show what it cost"
     parser = command(subparsers, "cost", text, "cost --dataset rsna --images 10000000 --instances 50")
     parser.set_defaults(command=cost)
-    parser.add_argument("id", nargs="?", metavar="ID", help="a run, or latest; without it, the run that would start")
+    parser.add_argument(
+        "id", nargs="?", metavar="ID", help="a run's ID, or latest; without it, a run that has not started is estimated"
+    )
     parser.add_argument("--images", type=int, metavar="N", help="images of the dataset (default: all that it has)")
-    parser.add_argument("--instances", type=int, metavar="N", help="processing instances, over the configuration's")
-    parser.add_argument("--training-instances", type=int, metavar="N", help="of each candidate's training job")
-    parser.add_argument("--batch-images", type=int, metavar="N", help="images below transform.input")
+    parser.add_argument(
+        "--instances", type=int, metavar="N", help="processing instances (default: the configuration's)"
+    )
+    parser.add_argument(
+        "--training-instances",
+        type=int,
+        metavar="N",
+        help="instances of each candidate's training job (default: the configuration's)",
+    )
+    parser.add_argument("--batch-images", type=int, metavar="N", help="number of images below transform.input")
     parser.add_argument(
         "--prices", type=Path, metavar="FILE", help="TOML file in the format of pipelines/costs/prices.toml"
     )
@@ -38,9 +47,11 @@ def add(subparsers: Subparsers) -> None:
         "--throughput", type=Path, metavar="FILE", help="TOML file in the format of pipelines/costs/throughput.toml"
     )
     parser.add_argument("--recipe", metavar="NAME", help="a shipped configuration; mammopipe recipes lists them")
-    parser.add_argument("--config", type=Path, metavar="FILE")
-    parser.add_argument("--profile", choices=["quick", "full"])
-    parser.add_argument("--dataset", choices=[*DATASETS])
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; mammopipe config show prints all keys")
+    parser.add_argument(
+        "--profile", choices=["quick", "full"], help="quick tests the software; full gives meaningful results"
+    )
+    parser.add_argument("--dataset", choices=[*DATASETS], help="the dataset to read (default: the configuration's)")
     as_json(parser)
     in_runs(parser)
 
@@ -54,7 +65,7 @@ def cost(options: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
     if options.id:
-        refuse(options, *PLAN, rule=f"of a run that would start; what {options.id} did cost is measured")
+        refuse(options, *PLAN, rule=f"only for an estimate; the cost of {options.id} is read from its steps")
     prices = Prices.load(options.prices)
     return _of_run(options, prices) if options.id else _of_plan(options, prices)
 

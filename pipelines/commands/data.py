@@ -28,10 +28,19 @@ def add(subparsers: Subparsers) -> None:
         "check a table and its images: counts, what is missing, what will be refused; exit code 1 if a run would fail"
     )
     parser = command(subparsers, "data", text, "data check labels.csv --config own.toml --montage montage.png")
-    parser.add_argument("action", choices=["check"])
-    parser.add_argument("table", type=Path, metavar="TABLE", help="CSV or Parquet, or the folder that holds one")
+    parser.add_argument("action", choices=["check"], help="reads the table and its images; starts nothing")
+    parser.add_argument(
+        "table", type=Path, metavar="TABLE", help="CSV file, spreadsheet or Parquet file, or the folder that holds one"
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with [own], which maps the columns")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="assignments",
+        help="sets any key of the configuration; may be repeated",
+    )
     parser.add_argument("--table-only", action="store_true", help="do not read the images")
     parser.add_argument("--montage", type=Path, metavar="PNG", help="also draw up to 32 of the images")
     as_json(parser)
@@ -48,7 +57,7 @@ def check(options: argparse.Namespace) -> int:
     if options.montage and options.montage.suffix.lower() != ".png":
         raise ConfigError(f"--montage {options.montage}: is written as PNG; give a name that ends in .png")
     if options.table_only and options.montage:
-        raise ConfigError("--montage: needs the images, which --table-only leaves unread")
+        raise ConfigError("--montage: needs the images, which --table-only does not read")
     config = PipelineConfig.load(options.config, assignments=options.assignments)
     table = read_own(options.table, config.own)
     images = images_of(find_table(options.table), config.own)

@@ -24,7 +24,9 @@ def add(subparsers: Subparsers) -> None:
         "check this machine, or an AWS account, before a run; exit code 1 when something blocks it",
         "doctor --aws",
     )
-    parser.add_argument("--aws", action="store_true", help="the account of the credentials in use, not this machine")
+    parser.add_argument(
+        "--aws", action="store_true", help="check the account of the credentials in use, instead of this machine"
+    )
     as_json(parser)
     in_runs(parser)
     configured(parser)
@@ -41,7 +43,7 @@ def doctor(options: argparse.Namespace) -> int:
 
     config = configuration(options)
     if options.aws:
-        refuse(options, "runs", rule="of this machine; --aws looks at an account")
+        refuse(options, "runs", rule="names a folder of this machine, but --aws checks an account")
         with waiting("asking AWS"):
             found = examine(config, sessions.caller_session(config))
     else:

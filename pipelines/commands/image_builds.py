@@ -14,15 +14,22 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "action",
         choices=["build", "push", "tag"],
-        help="tag prints what names them; push and tag take the options that they were built with",
+        help="tag prints the tag that names the images; push and tag need the options of the build",
     )
     parser.add_argument("--root", type=Path, default=Path(), metavar="DIR", help="the checkout (default: this folder)")
     parser.add_argument("--client", metavar="COMMAND", help="the Docker client (default: docker)")
-    parser.add_argument("--base-image", default="", metavar="IMAGE", help="another base than the Dockerfile's")
-    parser.add_argument("--torch-index", default="", metavar="URL", help="an index with other builds of torch")
-    parser.add_argument("--serving-extra", default="", choices=["serving", "inference"], help="inference brings torch")
     parser.add_argument(
-        "--certificates", type=Path, metavar="FILE", help="certificates for a proxy in front of the index"
+        "--base-image", default="", metavar="IMAGE", help="base image (default: the one that the Dockerfile names)"
+    )
+    parser.add_argument("--torch-index", default="", metavar="URL", help="package index with other builds of torch")
+    parser.add_argument(
+        "--serving-extra",
+        default="",
+        choices=["serving", "inference"],
+        help="extra that the serving image installs; inference includes torch (default: serving)",
+    )
+    parser.add_argument(
+        "--certificates", type=Path, metavar="FILE", help="certificates of a proxy before the package index"
     )
     parser.set_defaults(command=images)
 
@@ -36,9 +43,9 @@ def images(options: argparse.Namespace) -> int:
     )
     client = options.client or "docker"
     if options.action != "build":
-        refuse(options, "certificates", rule="only of images build")
+        refuse(options, "certificates", rule="only with images build")
     if options.action == "tag":
-        refuse(options, "client", rule="only of images build and push: a tag is of the code, and no client is asked")
+        refuse(options, "client", rule="only with images build and push: a tag is computed without a Docker client")
         print(making.tag_of(options.root, chosen))
     elif options.action == "push":
         import boto3

@@ -16,9 +16,14 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument("output", type=Path, metavar="DIR", help="new folder, which gets a manifest and links")
     parser.add_argument(
-        "sources", nargs="+", metavar="NAME=FOLDER", help="dataset and its folder as released, as inbreast=INbreast"
+        "sources",
+        nargs="+",
+        metavar="NAME=FOLDER",
+        help="a dataset and its folder as released, such as inbreast=INbreast",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; [data] divides sets without a split")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file; [data] divides datasets without a released split"
+    )
     parser.set_defaults(command=join)
 
 

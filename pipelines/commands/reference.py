@@ -5,12 +5,15 @@ python -m mammopipe.pipelines.commands.reference
 
 import argparse
 import inspect
+import re
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import mammopipe
 from mammopipe.processing.files import write_bytes
+from mammopipe.processing.settings import Settings
 
 COMMANDS = """# Commands
 
@@ -22,6 +25,7 @@ COMMANDS = """# Commands
 | 1 | the run failed, its gate refused the model, or `doctor` or `monitor` found something |
 | 2 | arguments, configuration, data or S3 cannot be used |
 | 3 | a fault of this program, with its traceback |
+| 4 | the AWS credentials have expired; a run on AWS continues |
 | 130 | interrupted |
 
 This page is generated: `python -m mammopipe.pipelines.commands.reference`.
@@ -60,7 +64,7 @@ def _command(parser: argparse.ArgumentParser, name: str) -> Iterator[str]:
 
 
 def _row(action: argparse.Action) -> str | None:
-    if isinstance(action, (argparse._HelpAction, argparse._SubParsersAction)):
+    if isinstance(action, (argparse._HelpAction, argparse._SubParsersAction)) or action.help == argparse.SUPPRESS:
         return None
     value = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
     if action.choices:
@@ -85,22 +89,54 @@ def python_page() -> str:
 
 def _described(name: str, thing: Any, level: str) -> Iterator[str]:
     yield f"{level} `{name}`\n"
-    if inspect.isfunction(thing):
-        yield f"    {name.rpartition('.')[2]}{_signature(thing)}\n"
-    yield f"{inspect.cleandoc(thing.__doc__ or '')}\n"
+    function: Any = thing.fget if isinstance(thing, property) else thing
+    if isinstance(thing, property):
+        yield f"    {name.rpartition('.')[2]}: {_plain(inspect.signature(function).return_annotation)}\n"
+    elif inspect.isfunction(function):
+        yield f"    {name.rpartition('.')[2]}{_signature(function)}\n"
+    yield f"{inspect.cleandoc(function.__doc__ or '')}\n"
     if inspect.isclass(thing):
         for word, item in vars(thing).items():
-            function = item.__func__ if isinstance(item, (classmethod, staticmethod)) else item
-            function = function.fget if isinstance(function, property) else function
-            if not word.startswith("_") and inspect.isfunction(function) and function.__module__ == thing.__module__:
-                yield from _described(f"{name.rpartition('.')[2]}.{word}", function, "###")
+            member = item.__func__ if isinstance(item, (classmethod, staticmethod)) else item
+            code = member.fget if isinstance(member, property) else member
+            if not word.startswith("_") and inspect.isfunction(code) and code.__module__ == thing.__module__:
+                yield from _described(f"{name.rpartition('.')[2]}.{word}", member, "###")
+
+
+class _Text(str):
+    """Text that `inspect.Signature` prints without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def _signature(function: Any) -> str:
-    text = str(inspect.signature(function))
-    for module in ("collections.abc.", "pathlib.", "mammopipe.", "typing."):
-        text = text.replace(module, "")
-    return text.replace("'", "")
+    """Return a function's arguments as a caller writes them: without `self`, modules and the text of objects."""
+    signature = inspect.signature(function)
+    parameters = [
+        parameter.replace(annotation=_plain(parameter.annotation), default=_default(parameter.default))
+        for name, parameter in signature.parameters.items()
+        if name not in ("self", "cls")
+    ]
+    return str(signature.replace(parameters=parameters, return_annotation=_plain(signature.return_annotation)))
+
+
+def _plain(annotation: Any) -> Any:
+    """Return an annotation without the names of modules."""
+    if annotation is inspect.Signature.empty:
+        return annotation
+    return _Text(re.sub(r"\b(?:\w+\.)+(?=\w)", "", inspect.formatannotation(annotation).replace("'", "")))
+
+
+def _default(value: Any) -> Any:
+    """Return a default that prints as source code: an enum's member by its name, an object of settings as its call."""
+    if isinstance(value, Enum):
+        return _Text(f"{type(value).__name__}.{value.name}")
+    if isinstance(value, Settings):
+        return _Text(f"{type(value).__name__}()")
+    return _Text(value.__name__) if inspect.isbuiltin(value) else value
 
 
 def main() -> None:

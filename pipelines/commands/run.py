@@ -34,7 +34,7 @@ _RESULTS: Mapping[str, str] = {
     "tensorboard": "the learning curves; tensorboard --logdir shows them",
     "pictures": "augmented images, montage of the segmentation",
     "logs": "what each job printed",
-    "endpoint.json": "the endpoint that was kept; mammopipe delete ends it",
+    "endpoint.json": "the endpoint that was kept; mammopipe delete stops it",
     "endpoint-async.json": "the async endpoint that was kept",
 }
 
@@ -44,7 +44,12 @@ def add(subparsers: Subparsers) -> None:
     parser = command(
         subparsers, "run", "run the whole pipeline", "run --dataset mias --source all-mias.tar.gz --profile quick"
     )
-    parser.add_argument("--backend", choices=["process", "docker", "aws"], default="process")
+    parser.add_argument(
+        "--backend",
+        choices=["process", "docker", "aws"],
+        default="process",
+        help="process: local processes (the default); docker: local containers; aws: SageMaker",
+    )
     parser.add_argument(
         "--source",
         default="",
@@ -54,9 +59,9 @@ def add(subparsers: Subparsers) -> None:
     phantoms_argument(parser)
     parser.add_argument("--weights", default="", metavar="PATH|s3://...", help="pretrained weights to start from")
     parser.add_argument(
-        "--keep-endpoint", action="store_true", help="leave the endpoint running; mammopipe delete ID ends it"
+        "--keep-endpoint", action="store_true", help="leave the endpoint running; mammopipe delete ID stops it"
     )
-    parser.add_argument("--detach", action="store_true", help="on AWS: start it and come back at once")
+    parser.add_argument("--detach", action="store_true", help="on AWS: start the run and return at once")
     configured(parser)
     in_runs(parser)
     parser.set_defaults(command=run, again=AGAIN)
@@ -70,8 +75,17 @@ def add_compile(subparsers: Subparsers) -> None:
         "write the pipeline's definition, the JSON that SageMaker takes",
         "compile -o pipeline.json",
     )
-    parser.add_argument("-o", "--output", type=Path, default=Path("pipeline.json"), metavar="FILE")
-    parser.add_argument("--pretrained", action="store_true", help="with the channel of staged weights")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("pipeline.json"),
+        metavar="FILE",
+        help="the file to write (default: pipeline.json)",
+    )
+    parser.add_argument(
+        "--pretrained", action="store_true", help="give training the channel of staged weights, as pretrained = true"
+    )
     configured(parser)
     parser.set_defaults(command=compile_definition)
 

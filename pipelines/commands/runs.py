@@ -66,7 +66,7 @@ def add_compare(subparsers: Subparsers) -> None:
     parser = command(
         subparsers, "compare", "show the figures of two or more runs side by side", "compare 20260102 latest"
     )
-    parser.add_argument("ids", nargs="+", metavar="ID")
+    parser.add_argument("ids", nargs="+", metavar="ID", help="two runs or more; the others are compared with the first")
     parser.add_argument("--roc", type=Path, metavar="FILE", help="also draw their ROC curves together, as SVG")
     as_json(parser)
     in_runs(parser)

@@ -15,12 +15,17 @@ def add(subparsers: Subparsers) -> None:
         "check a dataset or pretrained weights, and upload the files that S3 lacks",
         "stage mias all-mias.tar.gz --to s3://BUCKET/mammopipe/raw/mias",
     )
-    parser.add_argument("what", choices=[*DATASETS, "weights"])
+    parser.add_argument("what", choices=[*DATASETS, "weights"], help="the dataset, or pretrained weights")
     parser.add_argument(
-        "source", type=Path, help="mias: tarball or folder; rsna: folder with train.csv; weights: file or folder"
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="mias: tarball or folder; weights: file or folder; the other datasets: folder as released",
     )
-    parser.add_argument("--to", metavar="s3://...", help="default: the place that the configuration's pipeline reads")
-    parser.add_argument("--config", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--to", metavar="s3://...", help="target folder (default: the one that the configuration's pipeline reads)"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; mammopipe config show prints all keys")
     again = "start the same command again: it uploads what is missing"
     parser.set_defaults(command=stage, again=again)
 

@@ -107,12 +107,10 @@ class EndpointConfig(Settings):
             value = getattr(self, name)
             if value and re.fullmatch(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w.-]+", value) is None:
                 raise ConfigError(
-                    f"endpoint.{name}={value!r}: must be an ARN such as arn:aws:sns:REGION:ACCOUNT:TOPIC, or empty"
+                    f"endpoint.{name}={value!r}: must be an ARN, arn:aws:sns:REGION:ACCOUNT:TOPIC, or empty"
                 )
         if self.capture_percent and self.mode in (EndpointMode.SERVERLESS, EndpointMode.ASYNC):
-            raise ConfigError(
-                f"endpoint.capture_percent={self.capture_percent}: SageMaker captures nothing in mode {self.mode}"
-            )
+            raise ConfigError(f"endpoint.capture_percent={self.capture_percent}: not possible in mode {self.mode}")
         return self
 
     @property

@@ -195,12 +195,18 @@ class PipelineConfig(Settings):
                 f"endpoint.capture_percent={self.endpoint.capture_percent} needs security.kms_key: captures contain "
                 "patients' images and must be encrypted"
             )
+        # Also for networks that are not candidates, whose settings would otherwise never be read.
         for name in self.per_cnn:
             try:
                 find_architecture(name)
             except ConfigError as error:
                 raise ConfigError(f"per_cnn.{name}: {error}") from None
-            self._check_own_keys(name)
+            for key in self.per_cnn[name]:
+                if key in SET_FOR_ALL:
+                    raise ConfigError(f"per_cnn.{name}.{key} is set by {SET_FOR_ALL[key]}")
+                if key not in TrainConfig.model_fields:
+                    hint = suggestion(key, TrainConfig.model_fields)
+                    raise ConfigError(f"unknown key 'per_cnn.{name}.{key}'{hint}")
         if not self.region:
             raise ConfigError("region = '': must name a region, such as us-east-1")
         compute = self.compute
@@ -258,19 +264,10 @@ class PipelineConfig(Settings):
         return self.pretrained or bool(self.init)
 
     def on_aws(self) -> "PipelineConfig":
-        """Return the configuration of a run on AWS; a quick run deploys only if `deploy` is set."""
+        """Return the configuration of a run on AWS; a quick run deploys only with `deploy_quick`."""
         if self.profile is Profile.QUICK and self.deploy and not self.deploy_quick:
             return self.replace(deploy=False)
         return self
-
-    def _check_own_keys(self, cnn: str) -> None:
-        """Refuse keys of `per_cnn` that no network has, also for networks that are not candidates."""
-        for key in self.per_cnn[cnn]:
-            if key in SET_FOR_ALL:
-                raise ConfigError(f"per_cnn.{cnn}.{key} is set by {SET_FOR_ALL[key]}")
-            if key not in TrainConfig.model_fields:
-                hint = suggestion(key, TrainConfig.model_fields)
-                raise ConfigError(f"unknown key 'per_cnn.{cnn}.{key}'{hint}")
 
     def training_of(self, cnn: str, **changes: Any) -> TrainConfig:
         """Return the hyperparameters of a network's training job, with `changes`.

@@ -103,6 +103,7 @@ def _of_profiles(key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _tables(model: BaseModel, place: tuple[str, ...]) -> Iterator[str]:
+    # Tables come last: in TOML, a key after a table's head would belong to that table.
     inner: list[tuple[str, BaseModel | Mapping[str, Any]]] = []
     if place:
         yield f"\n[{'.'.join(place)}]"

@@ -70,9 +70,7 @@ class SecurityConfig(Settings):
         for name in ("role", *(f"{duty}_role" for duty in Duty)):
             value = getattr(self, name)
             if (value or name == "role") and re.fullmatch(ROLE, value) is None:
-                raise ConfigError(
-                    f"security.{name}={value!r}: must be an ARN such as arn:aws:iam::123456789012:role/NAME"
-                )
+                raise ConfigError(f"security.{name}={value!r}: must be an ARN: arn:aws:iam::123456789012:role/NAME")
         return self
 
     def role_for(self, duty: Duty) -> str:

@@ -33,12 +33,10 @@ class StorageConfig(Settings):
         """Refuse values that S3 would refuse or that would give an empty path component."""
         if re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", self.bucket) is None:
             raise ConfigError(
-                f"storage.bucket={self.bucket!r}: must have 3 to 63 lower-case letters, digits, dots and hyphens"
+                f"storage.bucket={self.bucket!r}: must be 3-63 lower-case letters, digits, dots or hyphens"
             )
         if re.fullmatch(r"[\w.=-]+(/[\w.=-]+)*", self.prefix) is None:
-            raise ConfigError(
-                f"storage.prefix={self.prefix!r}: must be words joined by single slashes, without one at either end"
-            )
+            raise ConfigError(f"storage.prefix={self.prefix!r}: must be words joined by single slashes")
         return self
 
     def uri(self, *parts: str) -> str:
@@ -101,7 +99,7 @@ class DataConfig(Settings):
             )
         if self.patient_salt and len(self.patient_salt) < SHORTEST_SALT:
             raise ConfigError(
-                f"data.patient_salt: has {len(self.patient_salt)} characters; must have at least {SHORTEST_SALT}"
+                f"data.patient_salt: {len(self.patient_salt)} characters; must have at least {SHORTEST_SALT}"
             )
         return self
 

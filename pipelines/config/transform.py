@@ -24,11 +24,9 @@ class TransformConfig(Settings):
     instance_type: str = Field(default="ml.m5.xlarge", description="instance type of a transform job")
     instance_count: int = Field(default=1, ge=1, description="instances of a transform job")
     concurrent: int = Field(default=2, ge=1, le=100, description="requests that one instance gets at a time")
-    max_payload_mb: int = Field(
-        default=50, ge=1, le=MOST_PAYLOAD_MB, description="maximum size of an image or exam, in MB"
-    )
+    max_payload_mb: int = Field(default=50, ge=1, le=MOST_PAYLOAD_MB, description="largest image or exam, in MB")
     max_seconds: int = Field(
-        default=600, ge=1, le=LONGEST_SECONDS, description="maximum time for one answer, in seconds"
+        default=600, ge=1, le=LONGEST_SECONDS, description="longest time for one answer, in seconds"
     )
 
     @model_validator(mode="after")

@@ -119,11 +119,8 @@ def build(root: Path, options: ImageBuildOptions, *, client: str = "docker") -> 
 
 def sizes(names: list[str], *, client: str = "docker") -> dict[str, int]:
     """Return the size of each image in bytes, including its base."""
-    command = [client, "image", "inspect", "--format", "{{.Size}}", *names]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise ConfigError(f"{client}: no such command; install Docker") from None
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    done = _docker(client, "image", "inspect", "--format", "{{.Size}}", *names, **pipes)
     if done.returncode:
         raise ConfigError(f"{' '.join(names)}: not on this machine; build them first, with the same options")
     return dict(zip(names, map(int, done.stdout.split()), strict=True))
@@ -148,6 +145,7 @@ def push(root: Path, options: ImageBuildOptions, session: Any, *, client: str = 
         ConfigError: An image or a repository is missing, or AWS refuses.
     """
     tag = tag_of(root, options)
+    # Fails before anything is pushed if an image is missing.
     sizes([f"{REPOSITORY}/{target}:{tag}" for target in TARGETS], client=client)
     ecr = session.client("ecr")
     with _ecr_errors():
@@ -186,12 +184,17 @@ def _log_in(ecr: Any, client: str) -> None:
     _run(client, "login", "--username", user, "--password-stdin", granted["proxyEndpoint"], given=password)
 
 
-def _run(client: str, *words: str, given: str | None = None) -> None:
+def _docker(client: str, *words: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    # The Dockerfile mounts a secret and files, which only BuildKit supports.
     environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
     try:
-        done = subprocess.run([client, *words], env=environment, input=given, text=True, stdout=sys.stderr, check=False)
+        return subprocess.run([client, *words], env=environment, text=True, check=False, **options)
     except FileNotFoundError:
         raise ConfigError(f"{client}: no such command; install Docker") from None
+
+
+def _run(client: str, *words: str, given: str | None = None) -> None:
+    done = _docker(client, *words, input=given, stdout=sys.stderr)
     if done.returncode:
         raise ConfigError(f"{client} {words[0]} failed with exit code {done.returncode}; see what it printed")
 

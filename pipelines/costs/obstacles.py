@@ -89,7 +89,7 @@ def downloads(config: PipelineConfig, size: Size, throughput: Throughput) -> lis
     share = 1 / (config.compute.processing_instance_count if _is_sharded(config) else 1)
     source = size.images / dataset.images * dataset.gigabytes * share
     images = size.trained * size.pixels * BYTES_A_PIXEL / 1e9
-    found = [(f"Prepare: {source:,.0f} GB of files", source / rate)]
+    found = [(f"Prepare: {source:,.{0 if source >= 10 else 1}f} GB of files", source / rate)]
     if config.compute.input_mode is InputMode.FILE:
         found.append((f"training: up to {images:,.1f} GB of images", images / rate))
     return found

@@ -13,9 +13,12 @@ def page() -> str:
         "# Recipes and what they cost",
         "",
         "This page is generated from the recipes (`make docs`); `mammopipe cost --recipe NAME` prints the same",
-        "figures. They are estimates, with the speed of a GPU assumed: work as measured",
-        f"{throughput.dated} (`pipelines/costs/throughput.toml`), prices of {prices.dated}, {prices.region}",
-        "(`pipelines/costs/prices.toml`). Nothing was run on AWS.",
+        f"figures. They are estimates: work as measured on {throughput.dated}",
+        f"(`pipelines/costs/throughput.toml`), the speed of a GPU as assumed there, prices of {prices.dated} in",
+        f"{prices.region} (`pipelines/costs/prices.toml`). Nothing was run on AWS.",
+        "",
+        "Units are images, in the rows of training the images of all epochs (and folds) together. A core-second is a",
+        "second of one core. Hours include the start of each job.",
         "",
     ]
     for recipe in recipes():
@@ -45,11 +48,11 @@ def _section(recipe: Recipe, prices: Prices, throughput: Throughput) -> list[str
         f"- Training: {compute.training_instance_count} x {compute.training_instance_type}, "
         f"{compute.training_volume_gb} GB, at most {compute.training_max_runtime_seconds / 3600:g} hours a job.",
         *(
-            f"- Downloaded before the job starts, not counted below: {what}, {each:.1f} hours (assumed speed)."
+            f"- Downloaded before the job starts, not counted below: {what}, {_hours(each)} (assumed speed)."
             for what, each in obstacles.downloads(config, size, throughput)
         ),
         *(
-            f"- Read from S3 while it computes (FastFile): {what}, {each:.1f} hours (assumed speed)."
+            f"- Read from S3 during the job (FastFile): {what}, {_hours(each)} (assumed speed)."
             for what, each in obstacles.reads(config, size, throughput)
         ),
         *(f"- Warning: {warning}." for warning in warnings),
@@ -60,6 +63,10 @@ def _section(recipe: Recipe, prices: Prices, throughput: Throughput) -> list[str
         f"| all | | | | {hours:.2f} from start to end | {sum(line.usd for line in steps):.2f} |",
         "",
     ]
+
+
+def _hours(value: float) -> str:
+    return f"{value:.1f} hours" if value >= 0.05 else "under 0.1 hours"
 
 
 if __name__ == "__main__":

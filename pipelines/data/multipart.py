@@ -6,7 +6,7 @@ SHA-256 of an object in parts is the SHA-256 of its parts' SHA-256, followed by 
 
 import base64
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ def upload_parts(client: Any, path: Path, place: S3Uri, content_type: str) -> st
     sums = {"ChecksumAlgorithm": "SHA256", "ChecksumType": "COMPOSITE"}
     upload = unfinished or client.create_multipart_upload(**key, ContentType=content_type, **sums)
     key_of_upload = {**key, "UploadId": upload["UploadId"]}
-    present = {part["PartNumber"]: part for part in _parts(client, key_of_upload)} if unfinished else {}
+    pages = client.get_paginator("list_parts").paginate(**key_of_upload) if unfinished else ()
+    present = {part["PartNumber"]: part for page in pages for part in page.get("Parts", [])}
     size = part_bytes(path)
 
     def send(number: int) -> Part:
@@ -83,11 +84,6 @@ def _unfinished(client: Any, place: S3Uri) -> Part | None:
         if item["Key"] == place.key and item.get("ChecksumAlgorithm") == "SHA256"
     ]
     return max(found, key=lambda item: item["Initiated"], default=None)
-
-
-def _parts(client: Any, upload: dict[str, str]) -> Iterator[Part]:
-    for page in client.get_paginator("list_parts").paginate(**upload):
-        yield from page.get("Parts", [])
 
 
 def _in_turn(send: Any, numbers: Sequence[int]) -> list[Part]:

@@ -72,6 +72,7 @@ class StepCache:
         with cache_entries.in_use(folder) as exists:
             if not exists:
                 return False
+            # The lock is held until the results are copied, so that no other run removes them meanwhile.
             expired = time.time() - (folder / ENTRY).stat().st_mtime > seconds_of(expires)
             for name, uri in places.items() if not expired else ():
                 self.storage.upload(folder / name, uri)

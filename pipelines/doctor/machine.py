@@ -5,7 +5,7 @@ import platform
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,18 +22,8 @@ _GIGABYTE = 1e9
 
 def examine(runs: Path) -> list[CheckResult]:
     """Return the findings about this machine; `runs` is the folder for results."""
-    checks: dict[str, Callable[[], Iterator[CheckResult]]] = {
-        "python": _python,
-        "packages": _packages,
-        "cores": _cores,
-        "memory": _memory,
-        "disk": lambda: _disk(runs),
-        "runs": lambda: _writable(runs),
-        "ports": _ports,
-        "s3": _s3,
-        "data": _data,
-    }
-    return [finding for check in checks.values() for finding in check()]
+    checks = (_python(), _packages(), _cores(), _memory(), _runs_folder(runs), _ports(), _s3(), _data())
+    return [result for check in checks for result in check]
 
 
 def show(findings: Sequence[CheckResult]) -> None:
@@ -103,20 +93,14 @@ def _memory() -> Iterator[CheckResult]:
     )
 
 
-def _disk(runs: Path) -> Iterator[CheckResult]:
+def _runs_folder(runs: Path) -> Iterator[CheckResult]:
+    # The folder need not exist yet; a run creates it in the nearest existing folder above.
     place = next(path for path in [runs.resolve(), *runs.resolve().parents] if path.exists())
     free = shutil.disk_usage(place).free / _GIGABYTE
-    good = free >= LEAST_GIGABYTES
     text = f"{free:.1f} GB free at {runs}"
-    yield CheckResult(
-        Severity.GOOD if good else Severity.BLOCKS,
-        "disk",
-        text if good else f"{text}; a run needs {LEAST_GIGABYTES:.0f} GB, so free some space or give --runs DIR",
-    )
-
-
-def _writable(runs: Path) -> Iterator[CheckResult]:
-    place = next(path for path in [runs.resolve(), *runs.resolve().parents] if path.exists())
+    if free < LEAST_GIGABYTES:
+        text += f"; a run needs {LEAST_GIGABYTES:.0f} GB, so free some space or give --runs DIR"
+    yield CheckResult(Severity.GOOD if free >= LEAST_GIGABYTES else Severity.BLOCKS, "disk", text)
     good = place.is_dir() and os.access(place, os.W_OK)
     text = f"{runs} can be written" if good else f"{place} cannot be written; give --runs DIR"
     yield CheckResult(Severity.GOOD if good else Severity.BLOCKS, "runs", text)

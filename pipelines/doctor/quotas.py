@@ -24,6 +24,7 @@ def check_quotas(account: Account) -> Iterator[CheckResult]:
     quotas = {item["QuotaName"]: item["Value"] for page in pages for item in page["Quotas"]}
     yield from _volumes(account.config, quotas)
     yield from _trials(account.config, quotas)
+    # Below `least`, no job of that kind can start; below `most`, jobs wait for each other.
     for quota, (least, most) in _instances_needed(account.config).items():
         value = quotas.get(quota)
         if value is None:

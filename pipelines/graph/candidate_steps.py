@@ -244,6 +244,7 @@ def _settings(context: Context, cnn: str, fold: int | None) -> dict[str, Any]:
 
 def _hyperparameters(context: Context, cnn: str, fold: int | None = None) -> dict[str, Any]:
     parameters = context.parameters
+    # SageMaker passes every hyperparameter as text.
     fixed = {key: str(word) for key, word in _settings(context, cnn, fold).items()}
     return fixed | {
         "cnn": str(cnn),

@@ -160,6 +160,7 @@ def call_retry() -> StepRetryPolicy:
 
 def job_retries() -> list[Any]:
     """Return the retry policies of jobs: those of calls, lack of capacity for up to 4 hours, internal errors twice."""
+    # Instances with GPUs may be unavailable for hours.
     kinds = SageMakerJobExceptionTypeEnum
     return [
         call_retry(),

@@ -45,12 +45,17 @@ def create_model(
 def endpoint_config(context: Context, model: ModelStep, *, asynchronous: bool = False) -> EndpointConfigStep:
     """Return the step with the endpoint's instances and, for async inference, its limits."""
     settings, serverless = context.endpoint, context.endpoint.mode is EndpointMode.SERVERLESS
-    variant = {
+    variant: dict[str, Any] = {
         "VariantName": "AllTraffic",
         "ModelName": model.properties.ModelName,
         "InitialVariantWeight": 1,
-        **(_serverless_limits(context) if serverless else _instances(context)),
     }
+    if serverless:
+        limits = {"MemorySizeInMB": settings.serverless_memory_mb, "MaxConcurrency": settings.serverless_concurrency}
+        variant["ServerlessConfig"] = limits
+    else:
+        variant["InstanceType"] = context.parameters.endpoint_instance_type
+        variant["InitialInstanceCount"] = context.parameters.endpoint_instance_count
     # Short, since SageMaker Pipelines adds its own suffix to make it unique (sagemaker-python-sdk, pull 6224).
     name = f"{settings.name}-a" if asynchronous else settings.name
     arguments = context.session.create_endpoint_config(
@@ -121,20 +126,6 @@ def builder(
 
 def _serving_name(name: str, asynchronous: bool) -> str:
     return f"{name}-async" if asynchronous else name
-
-
-def _instances(context: Context) -> dict[str, Any]:
-    parameters = context.parameters
-    return {
-        "InstanceType": parameters.endpoint_instance_type,
-        "InitialInstanceCount": parameters.endpoint_instance_count,
-    }
-
-
-def _serverless_limits(context: Context) -> dict[str, Any]:
-    settings = context.endpoint
-    limits = {"MemorySizeInMB": settings.serverless_memory_mb, "MaxConcurrency": settings.serverless_concurrency}
-    return {"ServerlessConfig": limits}
 
 
 def _capture(context: Context) -> dict[str, Any] | None:

@@ -51,6 +51,7 @@ def prepare(context: Context) -> ProcessingStep:
         "--data-digest": context.parameters.data_digest,
         "--phi": config.data.phi,
     }
+    # A setting at its default adds no argument: the step cache then finds results from before the setting existed.
     if config.data.reduced_decode:
         arguments["--reduced-decode"] = "true"
     if config.data.for_processing is not ForProcessing.REFUSE:

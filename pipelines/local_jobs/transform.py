@@ -67,6 +67,7 @@ def run_transform(
         raise StepFailed(f"there is no object under {source}")
     scratch = context.work / name
     folder = fetch_model(context.storage, container["ModelDataUrl"], scratch)
+    # The job's variables override the model's.
     environment = {
         **(container.get("Environment") or {}),
         **request.get("Environment", {}),

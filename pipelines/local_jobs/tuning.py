@@ -82,6 +82,8 @@ def run_tuning(search: SearchStep) -> dict[str, Any]:
     """
     config = search.request["HyperParameterTuningJobConfig"]
     study, spaces = _study(config), list(spaces_of(config["ParameterRanges"]))
+    from optuna.trial import TrialState  # `_study` has checked that optuna is installed
+
     summaries = []
     trials = config["ResourceLimits"]["MaxNumberOfTrainingJobs"]
     for number in range(1, trials + 1):
@@ -92,7 +94,7 @@ def run_tuning(search: SearchStep) -> dict[str, Any]:
         # The next proposals depend on this figure; a trial without one must not count as a bad value.
         figure = summary.get("FinalHyperParameterTuningJobObjectiveMetric")
         if figure is None:
-            study.tell(trial, state=_failed())
+            study.tell(trial, state=TrialState.FAIL)
         else:
             study.tell(trial, figure["Value"])
     ordered = ranked(summaries)
@@ -152,12 +154,6 @@ def _study(config: Mapping[str, Any]) -> "optuna.Study":
     sampler = samplers[Strategy(config["Strategy"])](seed=config.get("RandomSeed"))
     direction = config["HyperParameterTuningJobObjective"]["Type"].lower()
     return optuna.create_study(direction=direction, sampler=sampler)
-
-
-def _failed() -> "optuna.trial.TrialState":
-    from optuna.trial import TrialState
-
-    return TrialState.FAIL
 
 
 def _trial(search: SearchStep, number: int, values: Mapping[str, str]) -> dict[str, Any]:

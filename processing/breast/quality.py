@@ -102,8 +102,8 @@ def quality_flags(
         Flag.CHEST_SIDE_UNCLEAR: chest.unclear,
         Flag.CHEST_SIDE_AGAINST_LATERALITY: chest.against_laterality,
         Flag.PECTORAL_NOT_FOUND: view is not None and view.shows_pectoral and not muscle_found,
-        Flag.VIEW_INFERRED: inferred is not None and inferred.sure,
-        Flag.VIEW_UNCLEAR: inferred is not None and not inferred.sure,
+        Flag.VIEW_INFERRED: inferred is not None and inferred.is_confident,
+        Flag.VIEW_UNCLEAR: inferred is not None and not inferred.is_confident,
         Flag.IMPLANT: implant,
     }
     return [str(flag) for flag, holds in conditions.items() if holds]

@@ -127,7 +127,7 @@ def _pectoral(
     grey: Grey, mask: Mask, chest_left: bool, view: View | None, inferred: InferredView | None
 ) -> Pectoral | None:
     """Return the pectoral muscle if the view, known or inferred with confidence, shows one."""
-    seen = inferred.view if inferred is not None and inferred.sure else view
+    seen = inferred.view if inferred is not None and inferred.is_confident else view
     if seen is None or not seen.shows_pectoral:
         return None
     return find_pectoral(grey, mask, chest_left=chest_left)

@@ -30,7 +30,7 @@ class InferredView:
     """Confidence in the view, 0.5 to 1."""
 
     @property
-    def sure(self) -> bool:
+    def is_confident(self) -> bool:
         """Whether the confidence is high enough to use the view."""
         return self.confidence >= SURE
 

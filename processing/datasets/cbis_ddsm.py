@@ -20,10 +20,12 @@ from pathlib import Path
 
 from mammopipe.processing.datasets.collection import (
     by_folder,
+    dicom_header,
     files_below,
+    folder_and_name,
+    is_dicom_name,
     is_image,
     meaning_of,
-    placed_by,
     preferred,
     read_rows,
     worst,
@@ -103,23 +105,12 @@ class _Files:
             if name in self.by_folder:
                 return self.by_folder[name]
         if self._by_header is None:  # reading every header takes long, so only if no name leads to a file
-            self._by_header = _by_header(path for path in self.paths if path.suffix.lower() in (".dcm", ".dicom"))
+            self._by_header = {}
+            for path in filter(is_dicom_name, self.paths):
+                # Patient ID is the name of the image's folder in the archive.
+                name = str(dicom_header(path, ["PatientID"]).get("PatientID", ""))
+                self._by_header.setdefault(name, []).append(path)
         return self._by_header.get(parts[0], []) if parts else []
-
-
-def _by_header(paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """Return DICOM files by their Patient ID, which is the name of the image's folder in the archive."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    found: dict[str, list[Path]] = {}
-    for path in paths:
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
-        except (InvalidDicomError, OSError, EOFError, ValueError):
-            continue  # not an image of the tables; if the tables name a damaged file, the reader refuses it later
-        found.setdefault(str(header.get("PatientID", "")), []).append(path)
-    return found
 
 
 def read_release(folder: Path) -> LabelTable:
@@ -199,7 +190,7 @@ def _parts(path: str) -> tuple[str, ...]:
 def _image(rows: Sequence[_Row], files: _Files) -> Path | None:
     """Return the file of the whole image, the first that is found for one of its abnormalities."""
     for row in rows:
-        found = [path for path in files.find(row.image) if not _NO_IMAGE.search(placed_by(path))]
+        found = [path for path in files.find(row.image) if not _NO_IMAGE.search(folder_and_name(path))]
         if found:
             return preferred(found)
     return None

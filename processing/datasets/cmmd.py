@@ -13,9 +13,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from mammopipe.processing.datasets.collection import files_below, is_image, read_rows
+from mammopipe.processing.datasets.collection import dicom_header, files_below, is_dicom_name, is_image, read_rows
 from mammopipe.processing.datasets.definition import Dataset, LabelTable, Terms
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.errors import LabelError
@@ -30,6 +29,7 @@ _PATIENT = re.compile(r"D[12]-\d{4}", re.IGNORECASE)
 _NAME = re.compile(r"([LR])[-_ ]?(CC|MLO)|(CC|MLO)[-_ ]?([LR])")
 _STATED_VIEWS = {view.value: view for view in View}
 _VIEW_CODES = {"399162004": View.CC, "R-10242": View.CC, "399368009": View.MLO, "R-10226": View.MLO}
+_ATTRIBUTES = ("PatientID", "ImageLaterality", "Laterality", "ViewPosition", "ViewCodeSequence")
 _Breast = tuple[str, Laterality]
 
 
@@ -90,8 +90,8 @@ def _class(row: Mapping[str, str]) -> Label:
 def _read_header(path: Path, place: str) -> tuple[str, Laterality | None, View | None]:
     """Return patient, side and view, from the folder and the DICOM header, or from the name of another format."""
     known = _PATIENT.search(place)
-    if path.suffix.lower() in (".dcm", ".dicom"):
-        header = _header(path)
+    if is_dicom_name(path):
+        header = dicom_header(path, _ATTRIBUTES)
         patient = known[0] if known else str(header.get("PatientID", ""))
         side = SIDES.get(str(header.get("ImageLaterality", "") or header.get("Laterality", "")).lower())
         codes = [str(item.get("CodeValue", "")) for item in header.get("ViewCodeSequence", None) or ()]
@@ -102,17 +102,6 @@ def _read_header(path: Path, place: str) -> tuple[str, Laterality | None, View |
     if named is None:
         return patient, None, None
     return patient, Laterality(named[1] or named[4]), View(named[2] or named[3])
-
-
-def _header(path: Path) -> Any:
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    tags = ["PatientID", "ImageLaterality", "Laterality", "ViewPosition", "ViewCodeSequence"]
-    try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-    except (InvalidDicomError, OSError, EOFError, ValueError):
-        return {}  # the reader refuses the file later and says why
 
 
 def _record(

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mammopipe.processing.datasets.manifest import Label, Lesion
 from mammopipe.processing.errors import LabelError
@@ -53,6 +53,25 @@ def preferred(paths: Iterable[Path]) -> Path:
 def is_image(path: Path) -> bool:
     """Return whether the file name ends like that of an image."""
     return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_dicom_name(path: Path) -> bool:
+    """Return whether the file name ends like that of a DICOM file."""
+    return path.suffix.lower() in (".dcm", ".dicom")
+
+
+def dicom_header(path: Path, keywords: Sequence[str]) -> Any:
+    """Return these attributes of a DICOM file by keyword; empty for a file that is no DICOM file, or damaged.
+
+    The reader refuses such a file later, and says why.
+    """
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(keywords))
+    except (InvalidDicomError, OSError, EOFError, ValueError):
+        return {}
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
@@ -138,7 +157,7 @@ def by_folder(paths: Iterable[Path], root: Path) -> dict[str, list[Path]]:
     return found
 
 
-def placed_by(path: Path) -> str:
+def folder_and_name(path: Path) -> str:
     """Return a file's name with that of its folder, `Masks/20586908.png`, which show the kind of the file.
 
     The folders further up may have names that the user chose.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from mammopipe.processing.datasets.collection import files_below, is_image, tables_in
+from mammopipe.processing.datasets.collection import files_below, is_dicom_name, is_image, tables_in
 from mammopipe.processing.datasets.lesion_masks import Mask
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import LabelError
@@ -136,7 +136,7 @@ class Dataset:
             return True
         # `files` does not find images that may lie anywhere; the table names them.
         images = (folder / self.image_folder / record.path for record in table.records)
-        paths = (path for path in chain(self.files(folder), images) if path.suffix.lower() in (".dcm", ".dicom"))
+        paths = filter(is_dicom_name, chain(self.files(folder), images))
         return any(PHANTOM_WRITER.encode() in _head(path) for path in paths if path.is_file())
 
 

@@ -11,7 +11,7 @@ The classes follow the BI-RADS category of the image, because the release does n
 
 import plistlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from mammopipe.processing.datasets.collection import (
     circle_around,
     class_of_birads,
     files_below,
+    folder_and_name,
     is_image,
-    placed_by,
     preferred,
     read_rows,
 )
@@ -67,11 +67,12 @@ class _Files:
             number = re.match(r"\d+", path.name)
             if number is None:
                 continue
+            # Some copies have separate files for the muscle's outlines and masks.
             if path.suffix.lower() == ".xml":
-                if not _NO_FINDING.search(placed_by(path)):  # some copies have separate files for the muscle's outlines
+                if not _NO_FINDING.search(folder_and_name(path)):
                     found.outlines.setdefault(number[0], path)
             elif is_image(path) and _MASK.search(path.relative_to(folder).as_posix()):
-                if not _NO_FINDING.search(placed_by(path)):
+                if not _NO_FINDING.search(folder_and_name(path)):
                     found.masks.setdefault(number[0], []).append(path)
             elif is_image(path) and _IMAGE.fullmatch(path.stem):
                 found.images.setdefault(number[0], []).append(path)
@@ -119,7 +120,7 @@ def read_table(path: Path, folder: Path | None = None) -> LabelTable:
         refused,
         unlabelled,
         {
-            image_id: _masks(files.masks[image_id], folder, record.label)
+            image_id: [Mask((path.relative_to(folder).as_posix(),), record.label) for path in files.masks[image_id]]
             for image_id, record in records.items()
             if image_id in files.masks and image_id not in files.outlines
         },
@@ -150,11 +151,6 @@ def _record(image_id: str, row: Mapping[str, str], files: _Files, folder: Path) 
         lesions=tuple(_outlined(files.outlines[image_id], label)) if image_id in files.outlines else (),
         pixel_spacing_mm=PIXEL_SPACING_MM,
     )
-
-
-def _masks(paths: Sequence[Path], folder: Path, label: Label) -> list[Mask]:
-    shown = Label.BENIGN if label is Label.NORMAL else label
-    return [Mask((path.relative_to(folder).as_posix(),), shown) for path in paths]
 
 
 def _outlined(path: Path, label: Label) -> Iterator[Lesion]:

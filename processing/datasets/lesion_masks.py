@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mammopipe.processing.datasets.collection import circle_around
+from mammopipe.processing.datasets.collection import circle_around, is_dicom_name
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.processing.errors import LabelError
 
@@ -106,7 +106,7 @@ def _parts(inside: "NDArray[np.bool_]") -> list[tuple[int, int, int, int]]:
 
 def _size(path: Path) -> tuple[int, int]:
     """Return rows and columns of an image file without decoding its pixels."""
-    if path.suffix.lower() in (".dcm", ".dicom"):
+    if is_dicom_name(path):
         header = _dicom(path, header_only=True)
         return int(header.Rows), int(header.Columns)
     from PIL import Image
@@ -121,7 +121,7 @@ def _size(path: Path) -> tuple[int, int]:
 def _pixels(path: Path) -> "NDArray[Any]":
     import numpy as np
 
-    if path.suffix.lower() in (".dcm", ".dicom"):
+    if is_dicom_name(path):
         try:
             stored: NDArray[Any] = np.asarray(_dicom(path).pixel_array)
             return stored if stored.ndim == 2 else np.asarray(stored.reshape(*stored.shape[:2], -1).max(axis=2))

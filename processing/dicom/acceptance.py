@@ -92,12 +92,12 @@ def check_is_mammogram(tags: Tags, *, sop_class: str = "", raw: bool = False) ->
         raise NotAMammogramError(f"{tags.where}: {reason}")
 
 
-def _says(tags: Tags, tag: Tag, meaning: str) -> str:
+def _reason(tags: Tags, tag: Tag, meaning: str) -> str:
     values = "\\".join(tags.texts(tag))
     return f"{label(tag)} is {quoted(values)}: {meaning}"
 
 
-def _named(uid: str) -> str:
+def _uid_name(uid: str) -> str:
     # A damaged UID such as "1.2." is no reason for a warning by pydicom.
     name = UID(uid, validation_mode=config.IGNORE).name if re.fullmatch(r"[0-9.]{1,64}", uid) else uid
     return quoted(uid) if name == uid else name
@@ -107,7 +107,7 @@ def _modality(tags: Tags) -> str:
     modality = tags.code(Tag.MODALITY)
     if modality in ("", "MG") or (modality in ("CR", "DX", "RG") and _names_breast(tags)):
         return ""
-    return _says(tags, Tag.MODALITY, "a mammogram is MG, or CR or DX of a body part that is the breast")
+    return _reason(tags, Tag.MODALITY, "a mammogram is MG, or CR or DX of a body part that is the breast")
 
 
 def _names_breast(tags: Tags) -> bool:
@@ -129,10 +129,10 @@ def _sop_class(tags: Tags, media: str) -> str:
     own = tags.text(Tag.SOP_CLASS_UID)
     uid, name = (own, label(Tag.SOP_CLASS_UID)) if own else (media, _MEDIA_CLASS)
     if uid == _TOMOSYNTHESIS and not is_synthetic(tags):
-        return f"{name} is {_named(uid)}: not a generated 2-D image"
+        return f"{name} is {_uid_name(uid)}: not a generated 2-D image"
     if not uid or uid in _SOP_CLASSES or uid in FOR_PROCESSING_CLASSES:
         return ""
-    return f"{name} is {_named(uid)}: not the storage class of a 2-D mammogram"
+    return f"{name} is {_uid_name(uid)}: not the storage class of a 2-D mammogram"
 
 
 _RAW = "raw pixels for processing; the manufacturer's images for presentation are read"
@@ -142,12 +142,12 @@ def for_processing(tags: Tags, sop_class: str = "") -> str:
     """Return what shows that the image is raw, with the rule; "" if nothing does. Arguments: `check_is_mammogram`."""
     uid = tags.text(Tag.SOP_CLASS_UID)
     if uid in FOR_PROCESSING_CLASSES:
-        return f"{label(Tag.SOP_CLASS_UID)} is {_named(uid)}: {_RAW}"
+        return f"{label(Tag.SOP_CLASS_UID)} is {_uid_name(uid)}: {_RAW}"
     intent = tags.code(Tag.PRESENTATION_INTENT_TYPE)
     if re.fullmatch("(FOR)?[ _-]*PROCESSING|RAW", intent):
-        return _says(tags, Tag.PRESENTATION_INTENT_TYPE, _RAW)
+        return _reason(tags, Tag.PRESENTATION_INTENT_TYPE, _RAW)
     if not uid and sop_class in FOR_PROCESSING_CLASSES:
-        return f"{_MEDIA_CLASS} is {_named(sop_class)}: {_RAW}"
+        return f"{_MEDIA_CLASS} is {_uid_name(sop_class)}: {_RAW}"
     if not intent and (uid or sop_class) not in FOR_PRESENTATION_CLASSES and is_raw(tags):
         return f"{label(Tag.IMAGE_TYPE)} or a description says that they are {_RAW}"
     return ""
@@ -183,7 +183,7 @@ def _image_type(tags: Tags) -> str:
             # A generated 2-D image names tomosynthesis as its source (C.8.11.7.1.4).
             exempt = synthetic and pattern is _TOMOGRAPHIC_KINDS
             if not exempt and any(pattern.match(kind) for kind in tags.codes(tag)):
-                return _says(tags, tag, meaning)
+                return _reason(tags, tag, meaning)
     return ""
 
 
@@ -192,14 +192,14 @@ def _tomosynthesis(tags: Tags) -> str:
     if is_synthetic(tags):
         return ""
     if tags.code(Tag.VOLUMETRIC_PROPERTIES) in ("VOLUME", "SAMPLED"):
-        return _says(tags, Tag.VOLUMETRIC_PROPERTIES, "a slice of tomosynthesis")
+        return _reason(tags, Tag.VOLUMETRIC_PROPERTIES, "a slice of tomosynthesis")
     height, thickness = tags.number(Tag.TOMO_LAYER_HEIGHT), tags.number(Tag.SLICE_THICKNESS)
     if height is not None:
         return f"{label(Tag.TOMO_LAYER_HEIGHT)} is {height:g}: a slice of tomosynthesis"
     if thickness and tags.code(Tag.IMAGE_TYPE) != "ORIGINAL":
         return f"{label(Tag.SLICE_THICKNESS)} is {thickness:g}: a slice of tomosynthesis"
     if tags.code(Tag.TOMO_CLASS) == "TOMOSYNTHESIS":
-        return _says(tags, Tag.TOMO_CLASS, "a tomosynthesis image")
+        return _reason(tags, Tag.TOMO_CLASS, "a tomosynthesis image")
     words = tomographic_words(tags)
     return f"{words}: a tomosynthesis image" if words else ""
 
@@ -210,7 +210,7 @@ def _specimen(tags: Tags) -> str:
             return f"{label(tag)} is present: a specimen"
     for tag in (Tag.BODY_PART_EXAMINED, Tag.VIEW_POSITION):
         if "SPECIMEN" in tags.code(tag):
-            return _says(tags, tag, "a specimen")
+            return _reason(tags, tag, "a specimen")
     return ""
 
 
@@ -224,7 +224,7 @@ def _biopsy(tags: Tags) -> str:
 def _body_part(tags: Tags) -> str:
     part = tags.code(Tag.BODY_PART_EXAMINED)
     if part not in _UNKNOWN_PARTS and not BREAST_WORDS.search(part):
-        return _says(tags, Tag.BODY_PART_EXAMINED, "not a breast")
+        return _reason(tags, Tag.BODY_PART_EXAMINED, "not a breast")
     sequence = Tag.ANATOMIC_REGION_SEQUENCE
     if not tags.items(sequence):  # Beside a region, the structure may be a part of the breast.
         sequence = Tag.PRIMARY_ANATOMIC_STRUCTURE_SEQUENCE
@@ -257,7 +257,7 @@ def _coded_items(tags: Tags) -> Iterator[tuple[Tag, Tags]]:
 
 def _view_position(tags: Tags) -> str:
     refused = read_view_text(tags.code(Tag.VIEW_POSITION)).refused
-    return _says(tags, Tag.VIEW_POSITION, refused) if refused else ""
+    return _reason(tags, Tag.VIEW_POSITION, refused) if refused else ""
 
 
 def _magnification(tags: Tags) -> str:
@@ -287,19 +287,19 @@ def _positive(tags: Tags, tag: Tag) -> float:
 
 def _paddle(tags: Tags) -> str:
     match = _PADDLE_WORDS.search(tags.code(Tag.PADDLE_DESCRIPTION))
-    return _says(tags, Tag.PADDLE_DESCRIPTION, _PADDLES[str(match.lastgroup)]) if match else ""
+    return _reason(tags, Tag.PADDLE_DESCRIPTION, _PADDLES[str(match.lastgroup)]) if match else ""
 
 
 def _conversion(tags: Tags) -> str:
     """Return why Conversion Type (C.8.6.1) excludes the image: a document or drawing; digitised films are accepted."""
     kind = tags.code(Tag.CONVERSION_TYPE)
-    return _says(tags, Tag.CONVERSION_TYPE, "a document or a drawing") if kind in ("SD", "DRW") else ""
+    return _reason(tags, Tag.CONVERSION_TYPE, "a document or a drawing") if kind in ("SD", "DRW") else ""
 
 
 def _both_breasts(tags: Tags) -> str:
     stated = tags.code(Tag.IMAGE_LATERALITY)
     if stated == "B":
-        return _says(tags, Tag.IMAGE_LATERALITY, _BOTH)
+        return _reason(tags, Tag.IMAGE_LATERALITY, _BOTH)
     for region in () if stated else tags.items(Tag.ANATOMIC_REGION_SEQUENCE):
         for modifier in region.items(Tag.ANATOMIC_REGION_MODIFIER_SEQUENCE):
             if modifier.concept() in _BILATERAL_CODES:
@@ -310,7 +310,7 @@ def _both_breasts(tags: Tags) -> str:
 def _quality_control(tags: Tags) -> str:
     for tag in (Tag.QUALITY_CONTROL_IMAGE, Tag.QUALITY_CONTROL_SUBJECT, Tag.CALIBRATION_IMAGE):
         if tags.code(tag) in ("YES", "BOTH"):
-            return _says(tags, tag, "an image of a phantom or of quality control")
+            return _reason(tags, tag, "an image of a phantom or of quality control")
     return ""
 
 

@@ -31,14 +31,13 @@ _DECODERS: dict[Codec, Callable[[bytes, int], Any]] = {
     Codec.JPEG_LS: lambda data, threads: imagecodecs.jpegls_decode(data),
     Codec.JPEG_2000: lambda data, threads: imagecodecs.jpeg2k_decode(data, numthreads=threads, verbose=VERBOSE),
 }
+# A lack of memory and a missing codec (`DelayedImportError`) are no faults of the file, so they are not among these.
 _DECODER_FAILURES = (
-    imagecodecs.DelayedImportError,
     RuntimeError,
     ValueError,
     TypeError,
     IndexError,
     OverflowError,
-    MemoryError,
     NotImplementedError,
     OSError,
     SyntaxError,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mammopipe.processing.errors import ConfigError, CorruptImageError, NotAMammogramError, UnsupportedImageError
-from mammopipe.processing.files import written_whole
+from mammopipe.processing.files import atomic_writer
 from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.images.exif import check_square, check_upright
 from mammopipe.processing.read_config import Limits
@@ -220,7 +220,7 @@ def write_png(path: Path, pixels: NDArray[np.uint16]) -> None:
     """
     if pixels.dtype != np.uint16 or pixels.ndim != 2 or pixels.size == 0:
         raise ConfigError(f"{path}: pixels of {pixels.dtype} {pixels.shape} cannot be written: 2-D uint16 is needed")
-    with written_whole(path) as stream:
+    with atomic_writer(path) as stream:
         stream.writelines(_encoded_png(pixels))
 
 

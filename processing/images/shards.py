@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mammopipe.processing.errors import ManifestError
-from mammopipe.processing.files import write_csv, written_whole
+from mammopipe.processing.files import atomic_writer, write_csv
 
 COLUMNS = ["name", "shard", "offset", "bytes"]
 """Columns of an index: name of the image file, name of its shard, position and length of its bytes in the shard."""
@@ -90,7 +90,7 @@ def _write(shard: Path, files: Sequence[Path]) -> list[dict[str, str]]:
     A name above 100 bytes makes tarfile add a second header, so the offset is found from the end of the member.
     """
     rows = []
-    with written_whole(shard) as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+    with atomic_writer(shard) as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for path in files:
             info = tarfile.TarInfo(path.name)
             info.size = path.stat().st_size

@@ -178,13 +178,13 @@ def _cell(picture: Picture, record: ImageRecord) -> Picture:
     left = (CELL - picture.shape[1]) // 2
     cell[: picture.shape[0], left : left + picture.shape[1]] = picture
     flags = " ".join(record.quality.get("flags", ()))
-    for line, text in enumerate((fitting(record.image_id, f" {record.label}"), flags)):
+    for line, text in enumerate((shortened(record.image_id, f" {record.label}"), flags)):
         place = (3, CELL + 11 + 12 * line)
         cv2.putText(cell, text, place, FONT, FONT_SCALE, COLOURS[record.label], 1, cv2.LINE_AA)
     return cell
 
 
-def fitting(name: str, rest: str) -> str:
+def shortened(name: str, rest: str) -> str:
     """Return a name and the text after it; a name that is too wide keeps its end, in which names differ most."""
     shown = name
     while len(shown) > 1 and cv2.getTextSize(f"..{shown}{rest}", FONT, FONT_SCALE, 1)[0][0] > CELL - 6:

@@ -14,7 +14,7 @@ STEM = "unseen"
 COLUMN = "image_id"
 
 
-def missed(folder: Path) -> list[str]:
+def unseen_by_all(folder: Path) -> list[str]:
     """Return the ids in the lists of all instances below `folder`; raises `ConfigError` if there is no list."""
     lists = sorted(folder.glob(f"{STEM}*.csv"))
     if not lists:
@@ -52,7 +52,7 @@ def refuse_missed(manifest: Path, lists: Path, stage: str, seen: int, *, max_sha
             f"{stage}: manifests of the instances {', '.join(sorted(parts))}, but lists of unseen images of "
             f"{', '.join(sorted(others))}; each instance writes both"
         )
-    missing = missed(lists)
+    missing = unseen_by_all(lists)
     total = seen + len(missing)
     if missing and (len(missing) > max_share * total or not seen):
         raise QuarantineError(

@@ -38,7 +38,7 @@ from mammopipe.processing.settings import Settings
 from mammopipe.processing.splits import read_register
 from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, keep_splits, states_splits
 from mammopipe.processing.turn import Turn
-from mammopipe.processing.weight_sums import require_whole
+from mammopipe.processing.weight_sums import check_sums
 
 BURNT_IN = "BurnedInAnnotation"
 
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
     job = settings_in(options, PrepareSettings)
     paths = ContainerPaths.from_environment()
     if (weights := paths.processing_input("weights")).is_dir():
-        require_whole(weights)
+        check_sums(weights)
     split, protocol = job.split, job.protocol
     table = DATASETS[options.dataset].read(paths.processing_input("labels"))
     records = table.records

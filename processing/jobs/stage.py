@@ -122,8 +122,9 @@ class Stage:
         write_json(self.part("stage", "json"), self._account())
         # The manifest comes last: where there is one, the stage is complete.
         write_manifest(self.records, self.part("manifest", "csv"))
-        for leftover in (THUMBNAILS, JOURNAL):
-            _remove(self.folder / leftover)
+        (self.folder / JOURNAL).unlink(missing_ok=True)
+        if (self.folder / THUMBNAILS).is_dir():
+            shutil.rmtree(self.folder / THUMBNAILS)
 
     def part(self, stem: str, suffix: str) -> Path:
         """Return the path of one of the stage's files; its name holds the host if there are several."""
@@ -171,13 +172,6 @@ def _attempt(function: Callable[[AnyTask], list[ImageRecord]], task: AnyTask) ->
         traceback.print_tb(error.__traceback__)
         name = type(error).__name__
         raise ImageError(f"{name}: a fault while working on this image; its place is in the log") from None
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def count(records: Iterable[ImageRecord]) -> dict[str, Any]:

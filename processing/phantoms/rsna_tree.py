@@ -110,23 +110,45 @@ def write_rsna_image(folder: Path, row: Mapping[str, str], *, seed: int = 0, hei
         height: Number of rows; the columns follow from the machine's real proportions.
     """
     machine = Machine.SIGMOID if row["machine_id"] == Machine.SIGMOID else Machine.LINEAR
-    rows, columns = machine.full_size
     benign = Label.BENIGN if row["biopsy"] == "1" else Label.NORMAL
     patient_seed, image_seed = (int(np.random.default_rng((seed, int(row[key]))).integers(2**62)) for key in _IDS)
-    image = make_film(
-        image_seed,
+    image = _draw(
+        machine,
+        (image_seed, patient_seed),
+        height,
         label=Label.MALIGNANT if row["cancer"] == "1" else benign,
         laterality=Laterality(row["laterality"]),
         view=View.CC if row["view"] == View.CC.value else View.MLO,
-        height=height,
-        width=round(height * columns / rows),
-        patient_seed=patient_seed,
+    )
+    path = folder / "train_images" / row["patient_id"] / f"{row['image_id']}.dcm"
+    write_bytes(path, _dicom(dict(row), machine, image))
+
+
+def _draw(
+    machine: Machine,
+    seeds: tuple[int, int],
+    height: int | None,
+    *,
+    label: Label,
+    laterality: Laterality,
+    view: View,
+    density: Density | None = None,
+) -> Film:
+    """Return an image as a machine stores it; the seeds are those of the image and of the patient."""
+    rows, columns = machine.full_size
+    image = make_film(
+        seeds[0],
+        label=label,
+        laterality=laterality,
+        view=view,
+        height=rows if height is None else height,
+        width=columns if height is None else round(height * columns / rows),
+        density=density,
+        patient_seed=seeds[1],
         padded=False,
         bits=12 if machine is Machine.LINEAR else 16,
     )
-    image = image if machine is Machine.LINEAR else _with_padding(image)
-    path = folder / "train_images" / row["patient_id"] / f"{row['image_id']}.dcm"
-    write_bytes(path, _dicom(dict(row), machine, image))
+    return image if machine is Machine.LINEAR else _with_padding(image)
 
 
 def _patient(number: int, seed: int) -> _Patient:
@@ -157,8 +179,6 @@ def _patient(number: int, seed: int) -> _Patient:
 
 
 def _exam(patient: _Patient, height: int | None) -> Iterator[tuple[dict[str, str], Machine, Film]]:
-    rows, columns = patient.machine.full_size
-    size = (height, round(height * columns / rows)) if height is not None else (rows, columns)
     findings = {side: _breast_columns(patient, side) for side in Laterality}
     for index, (laterality, view) in enumerate(patient.views):
         row = {
@@ -173,20 +193,12 @@ def _exam(patient: _Patient, height: int | None) -> Iterator[tuple[dict[str, str
             "machine_id": patient.machine.value,
             **findings[laterality],
         }
+        seeds = patient.seed + 1 + index, patient.seed
         label = patient.label if laterality is patient.affected else Label.NORMAL
-        image = make_film(
-            patient.seed + 1 + index,
-            label=label,
-            laterality=laterality,
-            view=view,
-            height=size[0],
-            width=size[1],
-            density=patient.density,
-            patient_seed=patient.seed,
-            padded=False,
-            bits=12 if patient.machine is Machine.LINEAR else 16,
+        image = _draw(
+            patient.machine, seeds, height, label=label, laterality=laterality, view=view, density=patient.density
         )
-        yield row, patient.machine, image if patient.machine is Machine.LINEAR else _with_padding(image)
+        yield row, patient.machine, image
 
 
 def _breast_columns(patient: _Patient, side: Laterality) -> dict[str, str]:

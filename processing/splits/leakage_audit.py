@@ -21,7 +21,6 @@ from mammopipe.processing.splits.near_duplicates import (
     Features,
     Match,
     Variant,
-    agreement,
     features,
     match,
 )
@@ -261,7 +260,7 @@ def _store_features(
         pixels, source = files.pixels(record.path), record.source_image_id
         # Our augmentation mirrors images: a copy resembles its source if any of its variants does.
         for variant in Variant:
-            if source in stored and agreement(features(variant.of(pixels)), seen[source]) >= SAME_IMAGE:
+            if source in stored and match(features(variant.of(pixels)), seen[source]).agreeing >= SAME_IMAGE:
                 return None
         return features_of(record)
 

@@ -108,8 +108,3 @@ def match(first: Features, second: Features) -> Match:
     if transform is None or agreeing is None:
         return NO_MATCH
     return Match(int(np.count_nonzero(agreeing)), np.asarray(transform, np.float64))
-
-
-def agreement(first: Features, second: Features) -> int:
-    """Return the number of features of two images that agree on one similarity transform."""
-    return match(first, second).agreeing

@@ -18,7 +18,7 @@ from mammopipe.training.model.architecture import Cnn, Pooling, Precision
 CONFIG = TrainConfig(
     cnn=Cnn.MODIFIED_CNN, epochs=1, head_epochs=0, warmup_epochs=0.5, batch_size=8, precision=Precision.FLOAT32
 )
-SMALL = PreprocessConfig(height=96, width=64)
+SMALL = PreprocessConfig(height=96, width=64, max_height=256)
 ROWS = (
     ablation.Row("plain", CONFIG, SMALL),
     ablation.Row("flips", CONFIG, SMALL, flips=True),

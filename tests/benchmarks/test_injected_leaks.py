@@ -1,6 +1,7 @@
 """Each kind of leak, planted in a clean run, is found by the audit; a clean run has no finding."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule
 from mammopipe.training.model.predictions import LeakError
 from tests.support.clean_set import CleanSet, phantom_set
+from tests.support.computed_once import computed_once
 from tests.support.leak_kinds import (
     KINDS,
     clean_findings,
@@ -30,6 +32,12 @@ CONFIG = PreprocessConfig(height=320, width=192)
 def original(tmp_path_factory: pytest.TempPathFactory) -> CleanSet:
     torch.set_num_threads(1)
     return phantom_set(tmp_path_factory.mktemp("clean"), 9, CONFIG)
+
+
+@pytest.fixture(autouse=True)
+def computed_of_equal_images_once() -> Iterator[None]:
+    with computed_once():
+        yield
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def test_every_variant_is_compared_with_the_first_and_no_test_image_read(
     for record in assign_splits(read_labels(tmp_path / "films" / LABEL_TABLE)):
         if record.split is Split.TEST:
             (tmp_path / "films" / record.path).unlink()
-    small = Row("small", LOCATED.config.replace(epochs=1), PreprocessConfig(height=128, width=64))
+    small = Row("small", LOCATED.config.replace(epochs=1), PreprocessConfig(height=128, width=64, max_height=256))
     monkeypatch.setattr(located_variants, "LOCATED", small)
     monkeypatch.setattr(located_variants, "FOLDS", 2)
     work = tmp_path / "work"

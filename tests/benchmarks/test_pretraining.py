@@ -22,7 +22,7 @@ def test_each_fold_is_pretrained_without_its_held_out_patients(tmp_path: Path, m
     for record in assign_splits(read_labels(tmp_path / "films" / LABEL_TABLE)):
         if record.split is Split.TEST:
             (tmp_path / "films" / record.path).unlink()
-    small = Row("small", LOCATED.config.replace(epochs=1), PreprocessConfig(height=256, width=240))
+    small = Row("small", LOCATED.config.replace(epochs=1), PreprocessConfig(height=256, width=240, max_height=512))
     monkeypatch.setattr(pretraining, "LOCATED", small)
     for module in (pretraining, located_variants):
         monkeypatch.setattr(module, "FOLDS", 2)

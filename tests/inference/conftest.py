@@ -1,4 +1,4 @@
-"""A small model with random weights, films as bytes, and the real server as a process of its own on a free port."""
+"""A small model with random weights, a phantom in every image format, and the real server as a process."""
 
 import http.client
 import json
@@ -61,7 +61,7 @@ def save_model(directory: Path, classes: Sequence[str] = THREE) -> None:
 
 @dataclass
 class PhantomBodies:
-    """One left MLO phantom in every form that a request may have."""
+    """One phantom of a film as PGM and as PNG."""
 
     pixels: NDArray[np.uint16]
     pgm: bytes = field(init=False)
@@ -127,13 +127,13 @@ class Server:
 
     @contextmanager
     def unfinished(self, body: bytes) -> Iterator[Callable[..., Reply]]:
-        """Take a place in the server with a request whose last byte is missing; what is yielded sends it."""
+        """Send a request without its last byte, which takes a place in the server; yield a function that ends it."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
             head = f"Host: x\r\nContent-Type: {PGM}\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(b"POST /invocations HTTP/1.1\r\n" + head.encode() + body[:-1])
 
             def finish(*, early: bool = False) -> Reply:
-                """Return the answer, to the whole body or `early` to what there is of it."""
+                """Return the answer: to the whole body, or with `early` to the incomplete one."""
                 connection.sendall(b"" if early else body[-1:])
                 response = http.client.HTTPResponse(connection)
                 response.begin()
@@ -147,16 +147,16 @@ class Server:
 
 
 def poll(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    """Return the first true value of `condition`, asked again and again."""
+    """Call `condition` until its value is true, and return the value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, "this should have happened by now"
+        assert time.monotonic() < deadline, f"the condition is not true after {seconds:g} seconds"
         time.sleep(0.01)
     return value
 
 
 def start(base: Path, logs: Path, **environment: str) -> Server:
-    """Start the server, with one worker unless told otherwise, and return once it listens."""
+    """Start the server, with one worker unless the environment sets another number; return once it listens."""
     stdout, stderr = logs / "stdout", logs / "stderr"
     with stdout.open("wb") as out, stderr.open("wb") as err:
         process = subprocess.Popen(
@@ -200,14 +200,14 @@ def exported(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def films() -> PhantomBodies:
+def phantom() -> PhantomBodies:
     image = make_film(4, label=Label.MALIGNANT, laterality=Laterality.RIGHT, height=400, width=320)
     return PhantomBodies(image.pixels)
 
 
 @pytest.fixture(scope="session")
 def server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The server that most tests share; its limits are low so that they can be met."""
+    """The server that most tests share; its limits are low, so that tests can exceed them."""
     limits = {
         "MAMMOPIPE_WORKERS": "2",
         "MAMMOPIPE_METRICS": "true",
@@ -224,7 +224,7 @@ def server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="session")
 def narrow_server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that holds one request at a time, and none for longer than three seconds."""
+    """A server with room for one request, which may take at most three seconds."""
     limits = {
         "MAMMOPIPE_WORKERS": "1",
         "MAMMOPIPE_MAX_WAITING": "1",

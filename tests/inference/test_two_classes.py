@@ -24,9 +24,9 @@ from mammopipe.processing.classes import TWO
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.training.model.drift_features import fit_drift_reference
 from tests.inference.conftest import save_model
+from tests.inference.dicom.cad_templates import TID_4000, breaches
 from tests.inference.dicom.dicom_examples import items, name_of, phantom_exams
-from tests.inference.dicom.test_cad_report import TID_4000, breaches
-from tests.inference.prediction.test_handler import JSON, exam, run, validate
+from tests.inference.prediction.handler.handler_requests import JSON, exam, run, validate
 
 DICOM, CONFIG = "application/dicom", PreprocessConfig(height=96, width=64)
 
@@ -54,11 +54,11 @@ def test_the_answer_has_two_probabilities_and_a_heatmap_of_either(predictor: Pre
     for target in TWO:
         body = run(predictor, DICOM, files[0], heatmap="true", target=target).body
         validate("Answer", body)
-        said = json.loads(body)
-        assert list(said["probabilities"]) == ["negative", "malignant"]
-        assert sum(said["probabilities"].values()) == pytest.approx(1)
-        assert said["malignancy_score"] == pytest.approx(100 * said["probabilities"]["malignant"])
-        assert said["heatmap"]["target"] == target and said["decision"]["finding"] == "suspicious"
+        answer = json.loads(body)
+        assert list(answer["probabilities"]) == ["negative", "malignant"]
+        assert sum(answer["probabilities"].values()) == pytest.approx(1)
+        assert answer["malignancy_score"] == pytest.approx(100 * answer["probabilities"]["malignant"])
+        assert answer["heatmap"]["target"] == target and answer["decision"]["finding"] == "suspicious"
     with pytest.raises(BadOptionError, match="this model's classes are negative, malignant"):
         run(predictor, DICOM, files[0], target="benign")
     assert cv2.imdecode(np.frombuffer(run(predictor, DICOM, files[0], form=AnswerType.OVERLAY).body, np.uint8), 1).any()
@@ -80,8 +80,8 @@ def test_the_results_of_an_exam_name_the_two_classes(predictor: Predictor, files
 
 
 def test_the_monitor_reads_its_answers(predictor: Predictor, files: list[bytes], tmp_path: Path) -> None:
-    said = run(predictor, DICOM, files[0]).body
-    quality = json.loads(said)["image"]["quality"]
+    answer = run(predictor, DICOM, files[0]).body
+    quality = json.loads(answer)["image"]["quality"]
     records = [
         ImageRecord(str(n), str(n), "own", Laterality.LEFT, View.MLO, Label.NEGATIVE, quality=quality) for n in range(8)
     ]
@@ -94,7 +94,7 @@ def test_the_monitor_reads_its_answers(predictor: Predictor, files: list[bytes],
     headers = {"content-type": DICOM}, {"content-type": "application/json"}
     for minute in range(30):
         moment = datetime(2026, 1, 5, 9, minute, tzinfo=UTC)
-        capture.append(tmp_path, capture.captured(files[0], headers[0], said, headers[1], moment))
+        capture.append(tmp_path, capture.captured(files[0], headers[0], answer, headers[1], moment))
     report, _ = examine(Captures(tmp_path, CONFIG), description, {}, DriftConfig())
     assert report["exams"] == 30 and report["unreadable"] == {}
     assert "malignancy" in report["groups"]["all"]["figures"]

@@ -1,4 +1,4 @@
-"""A writer of small DICOM files, as complete or as wrong as a test asks."""
+"""Writes small DICOM files, valid ones and those with the faults that a test needs."""
 
 import zlib
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def _rle(cells: NDArray[Any], bits: int) -> bytes:
 
 
 def _unsigned(cells: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Return the bit patterns of the cells, for codecs that know no sign."""
+    """Return the bit patterns of the cells, for codecs without signed samples."""
     return cells.view(f"u{cells.itemsize}") & np.array((1 << bits) - 1, f"u{cells.itemsize}")
 
 
@@ -116,7 +116,7 @@ def write_dicom(
     leave_out: tuple[str, ...] = (),
     **values: Any,
 ) -> bytes:
-    """Return a DICOM file of `cells` (their bytes as they are) with further attributes; a value may be (VR, value)."""
+    """Return a DICOM file with the bytes of `cells` and with further attributes; a value may be (VR, value)."""
     stored = bits or 8 * cells.itemsize
     attributes: dict[str, Any] = {
         "SamplesPerPixel": 1,
@@ -164,13 +164,13 @@ def _file(dataset: Dataset, syntax: str) -> bytes:
 
 @pytest.fixture(scope="session")
 def make_dicom() -> Callable[..., bytes]:
-    """`write_dicom`: cells and attributes to the bytes of a DICOM file."""
+    """Return `write_dicom`, which makes the bytes of a DICOM file from cells and attributes."""
     return write_dicom
 
 
 @pytest.fixture(scope="session")
 def make_item() -> Callable[..., Dataset]:
-    """`item`: attributes to one item of a sequence."""
+    """Return `item`, which makes one item of a sequence from attributes."""
     return item
 
 

@@ -1,3 +1,5 @@
+"""Stored copies: how many each image gets, and pixels, lesions and laterality that change together."""
+
 from collections import Counter
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What staged weights declare of their own training data reaches model.json, report and card."""
+"""The declaration of the data of staged weights reaches model.json, the report and the card."""
 
 import json
 from pathlib import Path
@@ -46,10 +46,10 @@ def test_a_wrong_declaration_is_refused(tmp_path: Path, declared: object, messag
         find_weights(tmp_path, "modified_cnn")
 
 
-def test_weights_that_saw_the_evaluated_data_are_named_and_undeclared_ones_too(tmp_path: Path) -> None:
+def test_weights_trained_on_the_evaluated_data_and_undeclared_ones_are_named(tmp_path: Path) -> None:
     weights(tmp_path)
     known = find_weights(tmp_path, "modified_cnn").to_json()
-    assert declared_data.seen(known, ["mias", "cbis-ddsm"]) == ["cbis-ddsm"]
+    assert declared_data.trained_on(known, ["mias", "cbis-ddsm"]) == ["cbis-ddsm"]
     assert "trained on cbis-ddsm: they may have seen the test" in declared_data.sentence(known, ["cbis-ddsm"])
     assert declared_data.sentence(known, ["mias"]).endswith("The declaration cannot be checked here.")
     assert "cannot be known" in declared_data.sentence(known | {"declared": None}, ["mias"])

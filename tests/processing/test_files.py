@@ -1,4 +1,4 @@
-"""Archives: plain files come out, nothing leaves the folder; the same on Pythons without PEP 706."""
+"""Archives: plain files are extracted, and nothing outside the folder, also by a Python without PEP 706."""
 
 import io
 import tarfile
@@ -30,7 +30,7 @@ def link(name: str, target: str) -> tarfile.TarInfo:
     return member
 
 
-def test_files_and_folders_come_out(python: None, tmp_path: Path) -> None:
+def test_files_and_folders_are_unpacked(python: None, tmp_path: Path) -> None:
     folder = tarfile.TarInfo("deep")
     folder.type, folder.mode = tarfile.DIRTYPE, 0o755
     with archive(folder, tarfile.TarInfo("deep/file")) as tar:
@@ -39,7 +39,7 @@ def test_files_and_folders_come_out(python: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [tarfile.TarInfo("../file"), link("deep", "/etc"), link("deep", "../..")])
-def test_what_would_leave_the_folder_is_refused(python: None, tmp_path: Path, bad: tarfile.TarInfo) -> None:
+def test_members_outside_the_folder_are_refused(python: None, tmp_path: Path, bad: tarfile.TarInfo) -> None:
     with archive(bad) as tar, pytest.raises(tarfile.TarError):
         extract(tar, tmp_path / "out")
     assert not (tmp_path / "file").exists()

@@ -1,4 +1,4 @@
-"""Varied images: the same from the same numbers, air stays air, lesions move with the pixels, every switch is one."""
+"""Varied images: equal random numbers give equal images, air stays air, lesions follow, every switch has an effect."""
 
 from dataclasses import fields, replace
 
@@ -44,7 +44,7 @@ def test_without_strength_or_switches_nothing_changes():
 
 
 @pytest.mark.parametrize("name", [item.name for item in fields(Variation)][1:])
-def test_every_switch_does_something_by_itself(name):
+def test_every_switch_alone_changes_the_image(name):
     alone = replace(NONE, **{name: True})
     assert any(not np.allclose(varied(alone, seed, craniocaudal=True), image(), atol=1e-3) for seed in range(12))
 
@@ -69,7 +69,7 @@ def test_lesions_move_with_the_pixels(seed):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_air_stays_exactly_nothing(seed):
+def test_air_stays_zero(seed):
     photometric = Variation(1.0, crop=False, flip=False, affine=False, elastic=False)
     assert (varied(photometric, seed)[image() == 0] == 0).all()
     tones = replace(NONE, tone=True)

@@ -19,13 +19,15 @@ ROOT = Path(__file__).resolve().parents[2]
 REGION = "us-east-1"
 CONFIG = """
 cnns = ["modified_cnn"]
+[data]
+max_height = 256
 [training]
-epochs = 2
+epochs = 1
 head_epochs = 0
 warmup_epochs = 0
 [segmentation]
-height = 96
-width = 96
+height = 64
+width = 64
 [evaluation]
 bootstrap = 100
 """

@@ -240,6 +240,8 @@ def _become(request: Mapping[str, Any], descriptors: list[int]) -> None:
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
         cv2.setNumThreads(int(threads))
+    if action := os.environ.get("PYTHONWARNINGS"):
+        warnings.simplefilter(action)  # type: ignore[arg-type]
     sys.stdin = open(0)  # noqa: SIM115 - it lives as long as the process
     sys.stdout = open(1, "w", buffering=1)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1)  # noqa: SIM115

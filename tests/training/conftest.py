@@ -37,6 +37,7 @@ from mammopipe.training.model.archive import pack
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.registry import build_model
 from tests.support.computed_once import computed_once
+from tests.support.shared_folder import made_once
 
 SHAPE = (96, 64)
 PREPROCESS = PreprocessConfig(height=SHAPE[0], width=SHAPE[1])
@@ -236,9 +237,8 @@ def evaluation_base(evaluation_inputs: EvaluationBase, tmp_path: Path) -> Evalua
 @pytest.fixture(scope="session")
 def evaluated(evaluation_inputs: EvaluationBase, tmp_path_factory: pytest.TempPathFactory) -> EvaluationBase:
     """The inputs with what the job makes of them; never to be changed."""
-    base = tmp_path_factory.mktemp("evaluated") / "base"
-    shutil.copytree(evaluation_inputs.base, base)
-    return _evaluate(base, "--profile", "full", "--min-macro-auc", "0.55", "--bootstrap", "200")
+    arguments = ("--profile", "full", "--min-macro-auc", "0.55", "--bootstrap", "200")
+    return _evaluated(tmp_path_factory, "evaluated", evaluation_inputs, arguments)
 
 
 @pytest.fixture(scope="session")
@@ -251,27 +251,38 @@ def screening_inputs(tmp_path_factory: pytest.TempPathFactory) -> EvaluationBase
 @pytest.fixture(scope="session")
 def screened(screening_inputs: EvaluationBase, tmp_path_factory: pytest.TempPathFactory) -> EvaluationBase:
     """The screening exams with what the job makes of them; never to be changed."""
-    base = tmp_path_factory.mktemp("screened") / "base"
-    shutil.copytree(screening_inputs.base, base)
-    return _evaluate(base, "--bootstrap", "100")
+    return _evaluated(tmp_path_factory, "screened", screening_inputs, ("--bootstrap", "100"))
 
 
 @pytest.fixture(scope="session")
 def judged_by_breast(screening_inputs: EvaluationBase, tmp_path_factory: pytest.TempPathFactory) -> EvaluationBase:
     """The screening exams, judged by one network that sees all views of a breast; never to be changed."""
-    base = tmp_path_factory.mktemp("by-breast") / "base"
-    shutil.copytree(screening_inputs.base, base)
-    made = EvaluationBase(base)
-    shutil.rmtree(made.models)
-    made.add_model("first", seed=1, level=Level.BREAST)
-    return _evaluate(base, "--bootstrap", "100", "--predict-training", "true")
+
+    def judge_breasts(made: EvaluationBase) -> None:
+        shutil.rmtree(made.models)
+        made.add_model("first", seed=1, level=Level.BREAST)
+
+    arguments = ("--bootstrap", "100", "--predict-training", "true")
+    return _evaluated(tmp_path_factory, "by-breast", screening_inputs, arguments, judge_breasts)
 
 
-def _evaluate(base: Path, *arguments: str) -> EvaluationBase:
-    with computed_once() as patch:
-        patch.setenv("MAMMOPIPE_BASE", str(base))
-        main(arguments)
-    return EvaluationBase(base)
+def _evaluated(
+    factory: pytest.TempPathFactory,
+    name: str,
+    inputs: EvaluationBase,
+    arguments: Sequence[str],
+    change: Callable[[EvaluationBase], None] = lambda made: None,
+) -> EvaluationBase:
+    """Return the changed inputs with what the job makes of them; one worker runs it for all."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(inputs.base, folder, dirs_exist_ok=True)
+        change(EvaluationBase(folder))
+        with computed_once() as patch:
+            patch.setenv("MAMMOPIPE_BASE", str(folder))
+            main(arguments)
+
+    return EvaluationBase(made_once(factory, name, make))
 
 
 @pytest.fixture(scope="session")

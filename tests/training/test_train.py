@@ -47,7 +47,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
 def start(paths, command=()):
-    """Start the job, or another command; a job that is not killed may be forked from a process that imported torch."""
+    """Start the job, or another command, forked from a process that has imported torch."""
     command = command or (*fork_server.shared(), *JOB[1:])
     environment = {**os.environ, "MAMMOPIPE_BASE": str(paths.base), "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -119,7 +119,7 @@ def test_killed_and_stopped_jobs_resume_and_end_as_an_undisturbed_one(make_job):
     undisturbed, disturbed = make_job(**settings), make_job(**settings)
     run(undisturbed)
 
-    killed = start(disturbed, JOB)
+    killed = start(disturbed)
     wait_for(disturbed.checkpoints / "checkpoint.pt", killed)
     killed.kill()
     assert finish(killed)[0] == -signal.SIGKILL, "the job must be killed in the middle"
@@ -146,7 +146,9 @@ def test_two_processes_measure_what_one_does(make_job, monkeypatch):
     settings = SETTINGS | {"dropout": "0.3", "learning_rate": "0.0001"}
     alone, together = make_job(**settings), make_job(**settings)
     monkeypatch.setenv("PYTHONWARNINGS", "error")
-    out = run(together, (*fork_server.shared(), *TORCHRUN, *JOB[3:]))
+    python = fork_server.shared()
+    monkeypatch.setenv("PYTHON_EXEC", str(fork_server.executable(python[-1])))
+    out = run(together, (*python, *TORCHRUN, *JOB[3:]))
     assert len(LINE.findall(out)) == 3 and "processes=2" in out
     train(alone, read_inputs(alone), ALONE, StopRequest())
     ours, theirs = (model_directory.read_description(paths.model)["training"]["history"] for paths in (together, alone))
@@ -253,12 +255,15 @@ def test_pretrained_weights_are_used_and_named(make_job):
 
 
 def test_the_job_takes_numbers_below_the_smallest_ordinary_one_as_nothing(tmp_path):
-    script = (
+    script = tmp_path / "script.py"
+    script.write_text(
         "import sys, torch; from mammopipe.training.train import console; sys.argv = ['train', 'unwanted']\n"
+        "assert float(torch.tensor(1e-40) * 1)\n"
         "try: console()\nexcept SystemExit: print(float(torch.tensor(1e-40) * 1))"
     )
+    command = (*fork_server.shared(), str(script))
     environment = {**os.environ, "MAMMOPIPE_BASE": str(tmp_path)}
-    done = subprocess.run((sys.executable, "-c", script), capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == "0.0\n"
 
 
@@ -292,9 +297,10 @@ def test_hosts_and_gpus_decide_how_many_processes_start(hosts, gpus, environment
 
 
 def test_help_names_every_hyperparameter_and_writes_nothing(tmp_path):
-    command = [str(Path(sys.executable).with_name("train")), "--help"]
-    if not Path(command[0]).exists():
+    script = Path(sys.executable).with_name("train")
+    if not script.exists():
         pytest.skip("the console script is not installed")
+    command = (*fork_server.shared(), str(script), "--help")
     environment = {**os.environ, "MAMMOPIPE_BASE": str(tmp_path / "ml")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert all(f"\n  {name}\n" in done.stdout for name in TrainConfig.model_fields)

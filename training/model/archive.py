@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.files import extract, written_whole
+from mammopipe.processing.files import atomic_writer, extract
 from mammopipe.training.model.description import read_description, verify_files
 
 PACKED = ".tar.gz"
@@ -21,7 +21,7 @@ def pack(directory: Path, tar_path: Path) -> None:
     """Write the directory's files as a `.tar.gz`; its bytes depend only on the files' names and contents."""
     # Level 0: weights hardly compress. Compression would save 7 % and take fifteen times as long.
     with (
-        written_whole(tar_path) as target,
+        atomic_writer(tar_path) as target,
         gzip.GzipFile(fileobj=target, mode="wb", filename="", mtime=0, compresslevel=0) as stream,
         tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):

@@ -21,7 +21,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--capture",
         action="store_true",
-        help="keep requests and answers in the run's folder, the newest 5 GB of 90 days, for mammopipe monitor",
+        help="keep requests and answers in the run's folder for mammopipe monitor: the newest 5 GB of the last 90 days",
     )
     identified(parser, default=None)
     aws = parser.add_mutually_exclusive_group()
@@ -49,7 +49,7 @@ def deploy(options: argparse.Namespace) -> int:
     """Serve a run's model on this machine and keep it running, or serve a registered package on AWS."""
     on_aws = bool(options.package or options.rollback)
     if on_aws:
-        refuse(options, "capture", rule="of an endpoint on this machine; on AWS, endpoint.capture_percent captures")
+        refuse(options, "capture", rule="only for an endpoint on this machine; on AWS, set endpoint.capture_percent")
         if options.id:
             raise ConfigError(
                 f"{options.id}: IDs name runs of this machine; on AWS, state what to serve by --package ARN or "
@@ -84,8 +84,8 @@ def _deploy_here(options: argparse.Namespace) -> int:
     folder = find_run(options.runs, options.id or LATEST)
     if (folder.path / local_endpoint.FILE).is_file():
         raise ConfigError(
-            f"run {folder.id} keeps an endpoint already, at {local_endpoint.read_kept(folder.path)['url']}; "
-            f"mammopipe delete {folder.id} ends it"
+            f"run {folder.id} already keeps an endpoint, at {local_endpoint.read_kept(folder.path)['url']}; "
+            f"mammopipe delete {folder.id} stops it"
         )
     archive = folder.path / "model.tar.gz"
     if not archive.is_file():
@@ -101,7 +101,7 @@ def _deploy_here(options: argparse.Namespace) -> int:
             environment=_capture(folder.path) if options.capture else {},
         )
     endpoint.keep(folder.path)
-    print(f"Endpoint {endpoint.name} answers at {endpoint.url}; mammopipe delete {folder.id} ends it")
+    print(f"Endpoint {endpoint.name} answers at {endpoint.url}; mammopipe delete {folder.id} stops it")
     return 0
 
 
@@ -128,7 +128,7 @@ def delete(options: argparse.Namespace) -> int:
     folder = find_run(options.runs, options.id or LATEST)
     stopped = delete_kept(folder.path)
     shutil.rmtree(folder.path / "endpoint", ignore_errors=True)
-    print(f"Endpoint of run {folder.id} {'stopped' if stopped else 'was gone already'}")
+    print(f"Endpoint of run {folder.id} {'stopped' if stopped else 'had already ended'}")
     return 0
 
 

@@ -25,18 +25,33 @@ def add(subparsers: Subparsers) -> None:
         "evaluate a model on a labelled dataset that it has never seen: figures, calibration, drift, one report",
         "evaluate runs/latest/model.tar.gz INbreast/ -o inbreast-evaluation",
     )
-    parser.add_argument("model", help="a run's ID, model.tar.gz, the model directory, or a model package's ARN")
-    parser.add_argument("dataset", type=Path, help="folder of the dataset as released; or a site's own table")
-    parser.add_argument("--as", dest="name", choices=[*EVALUATED], help="which dataset it is (default: by its table)")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a run's ID, model.tar.gz, the model directory, or a model package's ARN"
+    )
+    parser.add_argument(
+        "dataset", type=Path, metavar="DATASET", help="folder of the dataset as released, or a site's own table"
+    )
+    parser.add_argument(
+        "--as", dest="name", choices=[*EVALUATED], help="name of the dataset (default: recognised by its label table)"
+    )
     parser.add_argument(
         "--split", type=Split, choices=list(Split), help="evaluate only this split of the released table (default: all)"
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="TOML file with [own], which maps an own table's columns"
+        "--config", type=Path, metavar="FILE", help="TOML file with [own], which maps the columns of a site's table"
     )
-    parser.add_argument("-o", "--output", type=Path, default=Path("external"), metavar="DIR", help="default: external")
-    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples of each interval")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the resamples")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("external"),
+        metavar="DIR",
+        help="folder of the results (default: external)",
+    )
+    parser.add_argument(
+        "--bootstrap", type=int, default=1000, metavar="N", help="bootstrap samples of each interval (default: 1000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the bootstrap samples (default: 0)")
     in_runs(parser)
     again = "start the same command again: images that are already judged are skipped"
     parser.set_defaults(command=evaluate, again=again)

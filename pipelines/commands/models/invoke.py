@@ -41,7 +41,7 @@ class SentImage:
 
     @property
     def image(self) -> "ExamImage":
-        """The file as part of an exam."""
+        """The file as an image of an exam."""
         from mammopipe.inference.client.client import ExamImage
 
         return ExamImage(self.path, self.laterality, self.view)
@@ -56,21 +56,29 @@ def add(subparsers: Subparsers) -> None:
         "invoke lcc.dcm lmlo.dcm --endpoint http://127.0.0.1:8080 --output answers",
     )
     parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="PGM, PNG or DICOM; several are one exam")
-    parser.add_argument("--dicomweb", metavar="URL", help="ask about a study of this DICOMweb server instead of files")
-    parser.add_argument("--study", metavar="UID", help="Study Instance UID, with --dicomweb")
-    parser.add_argument("--store", action="store_true", help="store all DICOM results in the study, with --dicomweb")
-    parser.add_argument("--endpoint", metavar="NAME|URL", help="default: the endpoint that the run ID keeps")
-    parser.add_argument("--id", default="latest", help="the run whose endpoint is used (default: latest)")
-    per_file = "for files that do not state it: one for all, or one for each, as {}; an empty one states nothing"
+    parser.add_argument("--dicomweb", metavar="URL", help="send a study of this DICOMweb server instead of files")
+    parser.add_argument("--study", metavar="UID", help="with --dicomweb: Study Instance UID")
+    parser.add_argument("--store", action="store_true", help="with --dicomweb: store all DICOM results in the study")
+    parser.add_argument(
+        "--endpoint", metavar="NAME|URL", help="the endpoint (default: the one that the run of --id keeps)"
+    )
+    parser.add_argument("--id", default="latest", metavar="ID", help="the run whose endpoint is used (default: latest)")
+    per_file = "for files that do not state it: one value for all, or one for each, such as {}; an empty value: none"
     parser.add_argument("--laterality", metavar="L|R[,...]", help=per_file.format("L,L,R,R"))
     parser.add_argument("--view", metavar="CC|MLO[,...]", help=per_file.format("CC,MLO,CC,MLO"))
-    parser.add_argument("--operating-point", choices=["sensitivity", "specificity"], help="default: sensitivity")
+    parser.add_argument(
+        "--operating-point",
+        choices=["sensitivity", "specificity"],
+        help="the threshold that decides (default: sensitivity)",
+    )
     parser.add_argument("--json", action="store_true", help="print the answer's JSON instead of tables")
     parser.add_argument(
         "--output", type=Path, default=Path(), metavar="FOLDER", help="folder for the overlays (default: this folder)"
     )
     parser.add_argument(
-        "--dicom", action="store_true", help="save a structured report and each overlay as DICOM, too; of DICOM files"
+        "--dicom",
+        action="store_true",
+        help="also save a structured report and each overlay as DICOM; needs DICOM files",
     )
     _add_asynchronous(parser)
     in_runs(parser)
@@ -81,9 +89,11 @@ def _add_asynchronous(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--uploads",
         metavar="s3://...",
-        help="S3 folder for requests over the limit of a real-time call (25 MB), which are sent async",
+        help="S3 folder for requests above the limit of a real-time call (25 MB), which are sent to the async endpoint",
     )
-    parser.add_argument("--async-endpoint", metavar="NAME", help="default: the endpoint's name with -async")
+    parser.add_argument(
+        "--async-endpoint", metavar="NAME", help="name of the async endpoint (default: the endpoint's, with -async)"
+    )
     parser.add_argument(
         "--async", action="store_true", dest="asynchronous", help="send the request async, whatever its size"
     )
@@ -176,13 +186,13 @@ def _show(answer: "Answer | ExamAnswer", names: Sequence[str], *, as_json: bool)
 
 
 def _save(images: Sequence[SentImage], client: "MammographyClient", options: argparse.Namespace) -> None:
-    """Write each image's overlay and, if requested, the DICOM results; prints nothing beside JSON on stdout."""
+    """Write each image's overlay and, if requested, the DICOM results; with `--json`, print nothing more."""
     for index, mammogram in enumerate(images):
         stem = mammogram.path.stem if len(images) == 1 else f"{index}-{mammogram.path.stem}"
-        said = {"laterality": mammogram.laterality, "view": mammogram.view}
-        _write(options, f"{stem}-overlay.png", client.overlay(mammogram.path, **said))
+        given = {"laterality": mammogram.laterality, "view": mammogram.view}
+        _write(options, f"{stem}-overlay.png", client.overlay(mammogram.path, **given))
         if options.dicom:
-            _write(options, f"{stem}-overlay.dcm", client.dicom_overlay(mammogram.path, **said))
+            _write(options, f"{stem}-overlay.dcm", client.dicom_overlay(mammogram.path, **given))
     if options.dicom:
         sources = images[0].path if len(images) == 1 else [mammogram.image for mammogram in images]
         report = client.dicom_report(sources, operating_point=options.operating_point)
@@ -208,7 +218,7 @@ def _per_file(given: str | None, name: str, count: int) -> list[str | None]:
     """Return the value for each file: one value applies to all, and an empty value means unspecified."""
     words: list[str | None] = [word.strip() or None for word in given.split(",")] if given is not None else [None]
     if len(words) not in (1, count):
-        raise ConfigError(f"--{name} {given}: {len(words)} words for {count} files; give one, or one for each")
+        raise ConfigError(f"--{name} {given}: {len(words)} values for {count} files; give one, or one for each file")
     choices = [str(choice) for choice in CHOICES[name]]
     for word in filter(None, words):
         if word not in choices:

@@ -31,18 +31,34 @@ QUIET_SECONDS = 2
 
 def add(subparsers: Subparsers) -> None:
     """Add the parser of `monitor`."""
-    text = "compare captured requests with what the model learnt; exit code 1 when they have drifted"
+    text = "compare captured requests with the model's training data; exit code 1 if they have drifted"
     parser = command(subparsers, "monitor", text, "monitor latest --captures s3://BUCKET/mammopipe/capture/mammopipe")
     parser.set_defaults(command=monitor)
-    parser.add_argument("id", nargs="?", default="latest", metavar="ID", help="the run whose model is served")
-    parser.add_argument("--captures", required=True, metavar="FOLDER|s3://...", help="what data capture wrote")
-    parser.add_argument("--baseline", type=Path, metavar="FILE", help="baseline.json of images that were accepted")
-    parser.add_argument("--output", type=Path, default=Path("monitor"), metavar="FOLDER", help="default: monitor")
-    parser.add_argument("--window-days", type=int, metavar="N", help="days of one window (default: 7)")
-    parser.add_argument("--windows", type=int, metavar="N", help="newest windows that are judged (default: 26)")
-    parser.add_argument("--least-exams", type=int, metavar="N", help="requests that a window needs (default: 20)")
+    parser.add_argument(
+        "id", nargs="?", default="latest", metavar="ID", help="the run whose model is served (default: latest)"
+    )
+    parser.add_argument(
+        "--captures", required=True, metavar="FOLDER|s3://...", help="the folder into which data capture writes"
+    )
+    parser.add_argument(
+        "--baseline", type=Path, metavar="FILE", help="baseline.json of images accepted as the reference"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("monitor"),
+        metavar="FOLDER",
+        help="folder of the results (default: monitor)",
+    )
+    parser.add_argument("--window-days", type=int, metavar="N", help="days of a window (default: 7)")
+    parser.add_argument("--windows", type=int, metavar="N", help="number of newest windows to judge (default: 26)")
+    parser.add_argument(
+        "--least-exams", type=int, metavar="N", help="least requests of a window that is judged (default: 20)"
+    )
     parser.add_argument("--put-metric", action="store_true", help="also write the metric to CloudWatch")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with the region of s3:// and metric")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file with the AWS region of captures and metric"
+    )
     parser.add_argument("--json", action="store_true", help="print drift.json instead of the summary")
     in_runs(parser)
 
@@ -58,14 +74,14 @@ def monitor(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as name:
         paths = ContainerPaths(Path(name))
         _bring_inputs(folder, options, paths)
-        said = _job(options, paths)
+        summary = _job(options, paths)
         for each in OUTPUTS:
             write_bytes(options.output / each, (paths.processing_output("monitor") / each).read_bytes())
     report: dict[str, Any] = json.loads((options.output / "drift.json").read_text(encoding="utf-8"))
     if options.put_metric:
         with sessions.aws_errors():
             put_metric(report, sessions.caller_session(PipelineConfig.load(options.config)).client("cloudwatch"))
-    print(json.dumps(report, indent=2) if options.json else said)
+    print(json.dumps(report, indent=2) if options.json else summary)
     if not options.json:
         print(
             f"{options.output / 'drift.html'}\nTo accept these images as the reference: --baseline "
@@ -124,16 +140,16 @@ def fetch(storage: "Storage", uri: str, folder: Path, windows: "Windows") -> Non
 
 
 def _job(options: argparse.Namespace, paths: "ContainerPaths") -> str:
-    """Run the job as its container would, and return its readable output; raises `ConfigError` with its reason."""
+    """Run the job as its container would, and return its summary; raises `ConfigError` with the job's reason."""
     from mammopipe.inference.monitoring.windows import PROGRESS
     from mammopipe.pipelines.backends.processes import SupervisedProcess, job_environment
     from mammopipe.processing.container.job import cores
 
     given = {"--window-days": options.window_days, "--windows": options.windows, "--least-exams": options.least_exams}
-    words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+    arguments = [word for name, value in given.items() if value is not None for word in (name, str(value))]
     log = paths.base / "log"
     process = SupervisedProcess.start(
-        [sys.executable, "-m", "mammopipe.inference.monitor", *words],
+        [sys.executable, "-m", "mammopipe.inference.monitor", *arguments],
         folder=paths.base,
         log=log,
         environment=job_environment(paths.base, cores(), {}),
@@ -143,12 +159,14 @@ def _job(options: argparse.Namespace, paths: "ContainerPaths") -> str:
     except BaseException:
         process.stop()
         raise
-    said = log.read_text(encoding="utf-8")
     if code:
-        reason = paths.output / "message"
-        words_ = reason.read_text(encoding="utf-8") if reason.is_file() else f"the monitor ended with exit code {code}"
-        raise ConfigError(words_.replace(str(paths.base), "/opt/ml"))
-    return "\n".join(line for line in said.splitlines() if not line.startswith(("{", PROGRESS)))
+        file = paths.output / "message"
+        reason = file.read_text(encoding="utf-8") if file.is_file() else f"the monitor ended with exit code {code}"
+        # The message names the job's temporary folders by their places in a container.
+        raise ConfigError(reason.replace(str(paths.base), "/opt/ml"))
+    # The other lines are for machines: metrics as JSON objects, and progress.
+    lines = log.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if not line.startswith(("{", PROGRESS)))
 
 
 def _wait(process: "SupervisedProcess", log: Path) -> int:

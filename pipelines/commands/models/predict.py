@@ -40,19 +40,31 @@ def add(subparsers: Subparsers) -> None:
         metavar="IMAGES",
         help="a folder, files, or one table; on AWS, one s3:// folder of images and exams",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="where the rows go")
     parser.add_argument(
-        "--backend", choices=["process", "aws"], default="process", help="where the model runs (default: process)"
+        "-o", "--output", type=Path, required=True, metavar="FILE", help="the file to write; CSV, or JSON lines on AWS"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=["process", "aws"],
+        default="process",
+        help="where the model runs: on this machine (process, the default) or as a batch transform (aws)",
     )
     parser.add_argument("--heatmaps", type=Path, metavar="DIR", help="also write each image with its heatmap, as PNG")
-    parser.add_argument("--exams", action="store_true", help="also write rows of breasts and patients, to CSV-exams")
-    parser.add_argument("--operating-point", choices=["sensitivity", "specificity"], default="sensitivity")
-    parser.add_argument("--processes", type=int, metavar="N", help="worker processes (default: the cores)")
+    parser.add_argument(
+        "--exams", action="store_true", help="also write rows of breasts and patients to OUTPUT-exams.csv"
+    )
+    parser.add_argument(
+        "--operating-point",
+        choices=["sensitivity", "specificity"],
+        default="sensitivity",
+        help="the threshold that decides (default: sensitivity)",
+    )
+    parser.add_argument("--processes", type=int, metavar="N", help="worker processes (default: one per core)")
     parser.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help="TOML file with [own], which maps a table's columns; on AWS, with the stack's outputs",
+        help="TOML file: with [own], which maps a table's columns, or, on AWS, with the stack's outputs",
     )
     in_runs(parser)
     again = "start the same command again: images that already have a row are skipped"
@@ -98,7 +110,7 @@ def _predict_on_aws(options: argparse.Namespace) -> int:
         options, "heatmaps", "exams", "processes", rule="on this machine only; an exam on S3 is one ZIP or JSON object"
     )
     if options.operating_point != "sensitivity":
-        raise ConfigError("--operating-point: on this machine only; a batch's answers have the default one")
+        raise ConfigError("--operating-point: on this machine only; the answers of a batch use the default one")
     if len(options.images) != 1 or not options.images[0].startswith("s3://"):
         raise ConfigError(f"{options.images[0]}: with --backend aws, give one s3:// folder")
     config = PipelineConfig.load(options.config)
@@ -113,7 +125,7 @@ def _predict_on_aws(options: argparse.Namespace) -> int:
 
 
 def _is_done(group: "Sequence[Image]", table: "PredictionTable", exams: "PredictionTable | None") -> bool:
-    """Return whether every image of a group has its row, and the exam that they make has its own."""
+    """Return whether every image of a group has a row, and so has the exam that they form."""
     paths = [str(image.path) for image in group]
     return set(paths) <= table.done and (exams is None or paths[0] in exams.done)
 
@@ -145,7 +157,7 @@ def _images(given: Sequence[Path], config: Path | None) -> "list[Image]":
         if not path.exists():
             raise ConfigError(f"{path}: no such file or folder")
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        found += [item for item in inside if path.is_file() or item.suffix.lower() in IMAGE_SUFFIXES]
+        found += [item for item in inside if item == path or (item.is_file() and item.suffix.lower() in IMAGE_SUFFIXES)]
     if not found:
         raise ConfigError(f"{given[0]}: no images here; they end in {', '.join(IMAGE_SUFFIXES)}")
     return [Image(path) for path in dict.fromkeys(found)]

@@ -15,22 +15,10 @@ def add(subparsers: Subparsers) -> None:
     parser = command(
         subparsers,
         "experiment",
-        "run every network under every protocol, and tabulate the results; resumes where it stopped",
+        "run every network under every protocol and tabulate the results; resumes an interrupted experiment",
         "experiment mias --source all-mias.tar.gz --profile full --out experiment",
     )
-    parser.add_argument(
-        "dataset",
-        choices=["mias", LEAVE_ONE_OUT],
-        help="mias: networks and protocols on mini-MIAS; leave-one-out: train on all datasets but one, evaluate on it",
-    )
-    parser.add_argument(
-        "sources", nargs="*", metavar="NAME=FOLDER", help="of leave-one-out: the datasets, as inbreast=INbreast"
-    )
-    parser.add_argument(
-        "--source", default=PHANTOMS, metavar="PATH|phantoms", help="default: phantoms, synthetic images"
-    )
-    phantoms_argument(parser)
-    parser.add_argument("--weights", default="", metavar="PATH", help="pretrained weights to start from")
+    _add_images(parser)
     parser.add_argument("--recipe", metavar="NAME", help="a shipped configuration, such as mias-located")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; data.seed is the seed of every cell")
     parser.add_argument(
@@ -39,29 +27,61 @@ def add(subparsers: Subparsers) -> None:
         default=[],
         metavar="KEY=VALUE",
         dest="assignments",
-        help="any key of the configuration, as data.seed=1; may be repeated",
+        help="sets any key of the configuration, such as data.seed=1; may be repeated",
     )
-    parser.add_argument("--profile", choices=["quick", "full"])
-    parser.add_argument("--cnns", metavar="A,B", type=lambda text: text.split(","), help="default: the configuration's")
+    parser.add_argument(
+        "--profile", choices=["quick", "full"], help="quick tests the software; full gives meaningful results"
+    )
+    parser.add_argument(
+        "--cnns",
+        metavar="A,B",
+        type=lambda text: text.split(","),
+        help="networks, separated by commas (default: the configuration's)",
+    )
     parser.add_argument(
         "--protocols",
         metavar="A,B",
         type=lambda text: text.split(","),
         default=["patient", "film", "published"],
-        help="default: patient,film,published",
+        help="what is divided into splits, separated by commas (default: patient,film,published)",
     )
     parser.add_argument(
-        "--noise", metavar="CNN|none", help="network of the noise controls; none: no controls (default: the first CNN)"
+        "--noise",
+        metavar="CNN|none",
+        help="network that is also trained on images of noise, or none (default: the first network)",
     )
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("experiment"),
         metavar="DIR",
-        help="folder of results.csv, results.md, the figures, and of what each cell measured (default: experiment)",
+        help="folder of results.csv, results.md, the plots and each cell's files (default: experiment)",
     )
     again = "start the same command again: finished cells are kept"
     parser.set_defaults(command=experiment, again=again)
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name the datasets, their images and the pretrained weights."""
+    parser.add_argument(
+        "dataset",
+        choices=["mias", LEAVE_ONE_OUT],
+        help="mias: networks and protocols on mini-MIAS; leave-one-out: train on all datasets but one, evaluate on it",
+    )
+    parser.add_argument(
+        "sources",
+        nargs="*",
+        metavar="NAME=FOLDER",
+        help="only with leave-one-out: the datasets, such as inbreast=INbreast",
+    )
+    parser.add_argument(
+        "--source",
+        default=PHANTOMS,
+        metavar="PATH|phantoms",
+        help="only with mias: tarball or folder (default: phantoms, synthetic images)",
+    )
+    phantoms_argument(parser)
+    parser.add_argument("--weights", default="", metavar="PATH", help="pretrained weights to start from")
 
 
 def _leave_one_out(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`mammopipe power`: the number of images that a test set needs."""
+"""`mammopipe power`: what a test set of a given size can show."""
 
 import argparse
 import json
@@ -17,16 +17,20 @@ OTHERS = 5
 
 def add(subparsers: Subparsers) -> None:
     """Add the parser of `power`."""
-    text = "simulate what a test set can show: the interval's width, and how often it excludes another AUC"
+    text = "simulate what a test set can show: the width of the AUC's interval, and how often it excludes another AUC"
     parser = command(subparsers, "power", text, "power --auc 0.75 --malignant 52")
-    parser.add_argument("--auc", type=float, required=True, help="AUC that is hoped for, malignant against the rest")
+    parser.add_argument("--auc", type=float, required=True, metavar="AUC", help="true AUC, malignant against the rest")
     parser.add_argument("--malignant", type=int, required=True, metavar="N", help="malignant images of the test set")
-    parser.add_argument("--others", type=int, metavar="N", help=f"its other images (default: {OTHERS} times as many)")
-    parser.add_argument("--against", type=float, default=0.5, help="AUC that is to be excluded (default: 0.5)")
+    parser.add_argument(
+        "--others", type=int, metavar="N", help=f"other images of the test set (default: {OTHERS} times as many)"
+    )
+    parser.add_argument(
+        "--against", type=float, default=0.5, metavar="AUC", help="AUC that the interval shall exclude (default: 0.5)"
+    )
     parser.add_argument(
         "--draws", type=int, default=1000, metavar="N", help="number of simulated test sets (default: 1000)"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the simulation (default: 0)")
     as_json(parser)
     parser.set_defaults(command=power)
 

@@ -21,11 +21,18 @@ if TYPE_CHECKING:
 
 def add(subparsers: Subparsers) -> None:
     """Add the parser of `tune`."""
-    text = "search over keys of the configuration by validation, each trial a run; resumes where it was stopped"
+    text = "search for the best values of configuration keys on validation, one run per trial; resumes a stopped search"
     example = "tune --set 'training.learning_rate=log(1e-5,1e-2)' --set training.epochs=5 --trials 20"
     parser = command(subparsers, "tune", text, example)
-    parser.add_argument("--trials", type=int, default=20, metavar="N", help="trials in all (default: 20)")
-    parser.add_argument("--source", default="", metavar="PATH|phantoms", help="default: phantoms, synthetic images")
+    parser.add_argument(
+        "--trials", type=int, default=20, metavar="N", help="trials, those of a stopped search included (default: 20)"
+    )
+    parser.add_argument(
+        "--source",
+        default="",
+        metavar="PATH|phantoms",
+        help="folder, tarball or table of the images (default: phantoms, synthetic images)",
+    )
     phantoms_argument(parser)
     parser.add_argument("--weights", default="", metavar="PATH", help="pretrained weights to start from")
     parser.add_argument("--out", type=Path, default=Path("tune"), metavar="DIR", help="folder of the study, its runs, "
@@ -53,5 +60,7 @@ def tune(options: argparse.Namespace) -> int:
     print(f"\nBest: trial {best['trial']}, run {best['run']}: {best[f'validation_{search.MEASURE}']:.3f}")
     for key, value in study.best_params.items():
         print(f"  --set {key}={value}")
-    print(f"All trials in {options.out / search.TABLE} and {options.out / search.PICTURE}; chosen by validation alone.")
+    print(
+        f"All trials: {options.out / search.TABLE} and {options.out / search.PICTURE}. Only validation chose the best."
+    )
     return 0

@@ -154,7 +154,7 @@ def test_a_fault_of_the_server_is_not_tried_again(endpoint: Answering, status: i
 
 def test_what_is_no_answer_of_this_server_is_a_fault(endpoint: Answering) -> None:
     endpoint.replies = [(200, b"<html>"), (200, b"[]"), (500, b"<html>")]
-    for message in ("no JSON", "schema_version=None", "no error of this server"):
+    for message in ("not JSON", "schema_version=None", "not an error of this server"):
         with pytest.raises(EndpointFaultError, match=message):
             client_of(endpoint).predict(PGM)
 
@@ -164,7 +164,7 @@ def test_what_is_no_answer_of_this_server_is_a_fault(endpoint: Answering) -> Non
 def test_what_a_proxy_says_of_a_server_it_does_not_reach_is_tried_again(
     endpoint: Answering, status: int, wrapped: bool
 ) -> None:
-    """Plain from a proxy before the runtime, or as the error that SageMaker passes on from one before the container."""
+    """From a proxy before the runtime, or wrapped by SageMaker from a proxy before the container."""
     (endpoint.replies if wrapped else endpoint.proxy).append((status, b"<html>Bad Gateway</html>"))
     assert client_of(endpoint, attempts=2).predict(PGM).malignancy_score == 70.0
     endpoint.proxy = [(status, b"<html>")] * 2
@@ -173,7 +173,7 @@ def test_what_a_proxy_says_of_a_server_it_does_not_reach_is_tried_again(
 
 
 def test_the_deadline_bounds_the_reading_of_an_answer_that_drips(endpoint: Answering) -> None:
-    """Every byte starts a socket's timeout anew: without more, this answer would be read for ever."""
+    """Each byte restarts a socket's timeout, so a socket timeout alone would never end this answer."""
     endpoint.drips = True
     begun = time.monotonic()
     with pytest.raises(DeadlineError, match="no answer within 0.4 seconds"):

@@ -38,7 +38,7 @@ def test_every_type_and_option_is_in_it() -> None:
 
 
 def raised_codes() -> set[str]:
-    """Return the code of every error that the package makes, where it is written in place."""
+    """Return the error codes that the package's source states as literals."""
     found = set()
     for path in (ROOT / "inference").rglob("*.py"):
         if path.parent.name == "client":

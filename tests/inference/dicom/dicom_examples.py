@@ -1,4 +1,4 @@
-"""Answers on phantoms, results made of them, and the ways into a structured report that the tests of both share."""
+"""Answers for phantoms, their DICOM results, and functions that read structured reports."""
 
 import hashlib
 from collections.abc import Iterator

@@ -79,10 +79,10 @@ def test_images_of_different_polarity_need_several_states() -> None:
     second = changed(
         phantom_exams()[1][1], StudyInstanceUID=opened(first).StudyInstanceUID, PatientID=opened(first).PatientID
     )
-    said = exam([first, second])
+    answer = exam([first, second])
     with pytest.raises(NotAcceptableError, match="result=all"):
-        presentation_state([first, second], said)
-    states = [opened(data) for data in presentation_states([first, second], said)]
+        presentation_state([first, second], answer)
+    states = [opened(data) for data in presentation_states([first, second], answer)]
     assert [state.PresentationLUTShape for state in states] == ["IDENTITY", "INVERSE"]
     assert [state.InstanceNumber for state in states] == [1, 2]
 
@@ -128,15 +128,15 @@ def test_a_validator_finds_no_error(machine: int, program: str, tmp_path: Path) 
     path = tmp_path / "state.dcm"
     path.write_bytes(presentation_state(files, exam(files)))
     done = subprocess.run([program, path], capture_output=True, text=True, check=False, errors="replace")
-    said = (done.stderr + done.stdout).splitlines()
-    assert done.returncode == 0 and said
-    assert not [line for line in said if line.startswith(("Error", "E:", "F:"))]
+    output = (done.stderr + done.stdout).splitlines()
+    assert done.returncode == 0 and output
+    assert not [line for line in output if line.startswith(("Error", "E:", "F:"))]
 
 
 def test_all_results_are_in_one_archive_under_names_of_their_own() -> None:
     files = [changed(data, **SECRETS) for data in phantom_exams()[0]]
-    said = exam(files)
-    archive = zipfile.ZipFile(BytesIO(all_results(files, said, [b"first", b"second"])))
+    answer = exam(files)
+    archive = zipfile.ZipFile(BytesIO(all_results(files, answer, [b"first", b"second"])))
     dicoms = {
         name: opened(archive.read(name)).SOPClassUID.name
         for name in archive.namelist()
@@ -148,7 +148,7 @@ def test_all_results_are_in_one_archive_under_names_of_their_own() -> None:
         "presentation-state-0.dcm": "Grayscale Softcopy Presentation State Storage",
     }
     assert (archive.read("overlay-0.dcm"), archive.read("overlay-1.dcm")) == (b"first", b"second")
-    assert archive.read("answer.json") == said.model_dump_json().encode()
+    assert archive.read("answer.json") == answer.model_dump_json().encode()
 
 
 def test_an_archive_says_why_it_has_no_cad_report() -> None:

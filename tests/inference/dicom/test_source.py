@@ -17,12 +17,7 @@ from mammopipe.inference.dicom.results import (
     structured_report,
 )
 from mammopipe.processing.images.mammogram import read_mammogram
-from tests.inference.dicom.dicom_examples import SECRETS, changed, exam, heat_over, one, opened, phantom_exams, results
-
-
-@pytest.fixture(scope="module")
-def exams() -> list[list[bytes]]:
-    return phantom_exams()
+from tests.inference.dicom.dicom_examples import SECRETS, changed, exam, heat_over, one, opened, results
 
 
 def test_results_keep_patient_and_study_to_the_byte(exams: list[list[bytes]]) -> None:
@@ -101,8 +96,8 @@ def test_a_uid_that_is_none_is_refused_and_not_repeated(exams: list[list[bytes]]
 
 
 @pytest.mark.parametrize("form", ["pgm", "png"])
-def test_a_source_that_is_not_dicom_is_refused(films: Any, form: str) -> None:
-    data = getattr(films, form)
+def test_a_source_that_is_not_dicom_is_refused(phantom: Any, form: str) -> None:
+    data = getattr(phantom, form)
     with pytest.raises(NoSourceIdentityError, match="a DICOM result needs a DICOM file"):
         structured_report([data], one(data))
 

@@ -28,7 +28,7 @@ BOXES = [[region["left"], region["top"], region["right"], region["bottom"]] for 
 
 
 def viewed(report: bytes, files: list[bytes], folder: Path) -> Any:
-    """Return what the viewers would draw of a report beside its images."""
+    """Return the annotations that the viewers would draw for a report."""
     paths = [folder / "report.dcm", *(folder / f"{number}.dcm" for number in range(len(files)))]
     for path, data in zip(paths, [report, *files], strict=True):
         path.write_bytes(data)
@@ -57,9 +57,9 @@ def test_every_region_of_an_exam_is_drawn_on_its_own_image(machine: int, tmp_pat
 @pytest.mark.parametrize("heatmap", [None, {"regions": []}])
 def test_a_report_without_regions_is_loaded(heatmap: dict[str, Any] | None, tmp_path: Path) -> None:
     data = phantom_exams()[0][0]
-    said = one(data)
-    given = said.heatmap and said.heatmap.model_copy(update=heatmap)
-    report = structured_report([data], said.model_copy(update={"heatmap": given if heatmap else None}))
+    answer = one(data)
+    given = answer.heatmap and answer.heatmap.model_copy(update=heatmap)
+    report = structured_report([data], answer.model_copy(update={"heatmap": given if heatmap else None}))
     found = viewed(report, [data], tmp_path)
     assert (found["ohif"]["boxes"], found["cornerstone"], found["dcmjs"]) == ([], [], [])
 

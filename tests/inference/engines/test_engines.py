@@ -30,7 +30,7 @@ FILMS = np.random.default_rng(5).random((6, *SHAPE), np.float32)
 
 
 def save(directory: Path, base: Path, name: str) -> None:
-    """Save and export a network that tells the films apart, its two thresholds amid their scores."""
+    """Save and export a network whose scores of the images differ, with both thresholds between them."""
     network = build_model(name, classes=3, seed=1).eval()
     description = model_directory.read_description(base / "model") | {"architecture": name}
     with torch.no_grad():

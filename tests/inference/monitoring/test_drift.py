@@ -5,7 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from mammopipe.inference.monitoring.drift import DriftConfig, Week, judge
+from mammopipe.inference.monitoring.drift import DriftConfig, GroupWindow, judge
 from mammopipe.training.model.distributions import REFERENCE_ERRORS, FeatureHistogram
 from mammopipe.training.model.drift_features import EVERYTHING, FIGURES
 
@@ -20,7 +20,9 @@ def test_a_reference_that_errs_by_its_allowance_costs_no_more_than_the_budget() 
     config, rng, begun = DriftConfig(false_alarm_windows=20), np.random.default_rng(4), 0
     for _ in range(runs):
         weeks = [
-            Week(MONDAY + timedelta(weeks=number), requests, requests, {"coverage": rng.normal(size=requests).tolist()})
+            GroupWindow(
+                MONDAY + timedelta(weeks=number), requests, requests, {"coverage": rng.normal(size=requests).tolist()}
+            )
             for number in range(windows)
         ]
         (group,) = judge({EVERYTHING: weeks}, known, {}, config)

@@ -1,4 +1,4 @@
-"""The monitor over captured requests: shifted phantoms make the alarm of the stack fire, quiet weeks do not."""
+"""The monitor job: captures of changed phantoms make the stack's alarm fire, unchanged ones do not."""
 
 import io
 import json
@@ -121,9 +121,9 @@ def answer(patient: int, shift: str = "", digital: bool = False) -> dict[str, An
     }
 
 
-def line(said: dict[str, Any], moment: datetime, body: bytes = b"", kind: str = PGM) -> dict[str, Any]:
+def line(answer: dict[str, Any], moment: datetime, body: bytes = b"", kind: str = PGM) -> dict[str, Any]:
     return capture.captured(
-        body, {"content-type": kind}, json.dumps(said).encode(), {"content-type": "application/json"}, moment
+        body, {"content-type": kind}, json.dumps(answer).encode(), {"content-type": "application/json"}, moment
     )
 
 
@@ -165,14 +165,14 @@ def job(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     return Job(tmp_path, model, monkeypatch)
 
 
-def fires(said: str) -> bool:
-    """Return whether the stack's alarm would go off on what the job wrote to its log."""
+def fires(log: str) -> bool:
+    """Return whether the job's log would make the stack's alarm fire."""
     loader = type("Loader", (yaml.SafeLoader,), {})
     loader.add_multi_constructor("!", lambda loader, tag, node: str(node.value))
     alarm = yaml.load(STACK.read_text(), loader)["Resources"]["InputDriftAlarm"]["Properties"]
     assert alarm["ComparisonOperator"] == "GreaterThanOrEqualToThreshold" and "Dimensions" not in alarm
     values = []
-    for text in filter(lambda text: text.startswith("{"), said.splitlines()):
+    for text in filter(lambda text: text.startswith("{"), log.splitlines()):
         document = json.loads(text)
         (directive,) = document["_aws"]["CloudWatchMetrics"]
         names = [metric["Name"] for metric in directive["Metrics"]]
@@ -183,10 +183,10 @@ def fires(said: str) -> bool:
     return bool(values[0] >= alarm["Threshold"])
 
 
-def metrics(said: str) -> dict[str, dict[str, float]]:
-    """Return what CloudWatch would take out of the log: by group, "" for all together."""
+def metrics(log: str) -> dict[str, dict[str, float]]:
+    """Return the metrics that CloudWatch would extract from the log, by group; "" for all groups together."""
     found: dict[str, dict[str, float]] = {}
-    for document in map(json.loads, filter(lambda text: text.startswith("{"), said.splitlines())):
+    for document in map(json.loads, filter(lambda text: text.startswith("{"), log.splitlines())):
         (directive,) = document["_aws"]["CloudWatchMetrics"]
         found[document.get("Group", "")] = {each["Name"]: document[each["Name"]] for each in directive["Metrics"]}
     return found
@@ -195,8 +195,8 @@ def metrics(said: str) -> dict[str, dict[str, float]]:
 def test_quiet_weeks_do_not_raise_the_alarm(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     job.keep(weeks(lambda week, patient: answer(patient)))
     report = job.run()
-    said = capsys.readouterr().out
-    assert not fires(said) and report["alarms"] == [] and "quiet: drift index" in said
+    output = capsys.readouterr().out
+    assert not fires(output) and report["alarms"] == [] and "quiet: drift index" in output
     assert report["exams"] == WEEKS * A_WEEK and report["drift_index"] > 0
     assert "No drift found" in (job.output / "drift.html").read_text()
 
@@ -206,9 +206,9 @@ def test_too_few_requests_are_not_called_quiet(job: Job, capsys: pytest.CaptureF
     job.keep(line(answer(patient, "inverted"), START + timedelta(minutes=patient)) for patient in range(few))
     report = job.run()
     assert report["verdict"] == Verdict.NOT_JUDGED and report["exams"] == few
-    said = capsys.readouterr().out
-    assert f"not judged: {few} requests" in said and report["drift_index"] is None
-    assert metrics(said) == {"": {"Requests": few, "UnreadableShare": 0.0}, "all": {"Requests": few}}, "no index of 0"
+    output = capsys.readouterr().out
+    assert f"not judged: {few} requests" in output and report["drift_index"] is None
+    assert metrics(output) == {"": {"Requests": few, "UnreadableShare": 0.0}, "all": {"Requests": few}}, "no index of 0"
     page = (job.output / "drift.html").read_text()
     assert "Too few requests to judge" in page and "No drift found" not in page
 
@@ -226,10 +226,10 @@ def test_shifted_images_raise_the_alarm(job: Job, capsys: pytest.CaptureFixture[
 
 
 def test_a_change_of_the_scores_alone_raises_the_alarm(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
-    def said(week: int, patient: int) -> dict[str, Any]:
+    def answered(week: int, patient: int) -> dict[str, Any]:
         return {**answer(patient), **({"malignancy_score": 97.0, "entropy": 0.15} if week >= 3 else {})}
 
-    job.keep(weeks(said))
+    job.keep(weeks(answered))
     report = job.run()
     assert fires(capsys.readouterr().out)
     assert {alarm["figure"] for alarm in report["alarms"]} == {"malignancy", "entropy"}
@@ -258,8 +258,10 @@ def test_machines_and_sites_are_judged_apart(job: Job, tmp_path: Path) -> None:
     for week in range(WEEKS):
         for place in range(2 * A_WEEK):
             machine = "Two" if place % 2 else "One"
-            said = answer(place, "inverted" if machine == "Two" and week >= 4 else "")
-            job.keep([line(said, START + timedelta(weeks=week, minutes=place), bodies[machine], "application/dicom")])
+            answered = answer(place, "inverted" if machine == "Two" and week >= 4 else "")
+            job.keep(
+                [line(answered, START + timedelta(weeks=week, minutes=place), bodies[machine], "application/dicom")]
+            )
     report = job.run()
     assert set(report["groups"]) == {"all", "machine ACME One", "machine ACME Two", *sites(report)}
     assert len(sites(report)) == 1 and "Elsewhere" not in json.dumps(report)
@@ -293,20 +295,22 @@ def sites(report: dict[str, Any]) -> set[str]:
 def test_a_score_at_a_deployments_prevalence_is_moved_back(
     job: Job, validation: float | None, expected: float | None
 ) -> None:
-    """The reference holds for validation's prevalence: otherwise every deployment that states its own would alarm."""
+    """The reference assumes validation's prevalence; another prevalence of the deployment must not raise an alarm."""
     shift = PrevalenceShift({Level.IMAGE: 0.2, Level.BREAST: 0.25, Level.PATIENT: 0.4}, 0.01)
-    said = answer(1) | {
+    answered = answer(1) | {
         "malignancy_score": 100 * shift.malignancy(Level.IMAGE, 0.5),
         "prevalence": {"value": shift.prevalence[Level.IMAGE], "of": "deployment", "level": "image"},
     }
-    job.keep([line(said, START)])
+    job.keep([line(answered, START)])
     (exam,) = Captures(job.inputs / "captures", CONFIG, prevalence=validation).exams()
     assert exam.images[0].figures.get("malignancy") == (expected and pytest.approx(expected))
 
 
-def test_an_image_whose_answer_is_a_picture_is_measured_again(job: Job, films: Any) -> None:
-    said = capture.captured(films.pgm, {"content-type": PGM}, b"\x89PNG", {"content-type": "image/png"}, START)
-    job.keep([said])
+def test_an_image_whose_answer_is_a_picture_is_measured_again(job: Job, phantom: Any) -> None:
+    captured_line = capture.captured(
+        phantom.pgm, {"content-type": PGM}, b"\x89PNG", {"content-type": "image/png"}, START
+    )
+    job.keep([captured_line])
     (exam,) = Captures(job.inputs / "captures", CONFIG).exams()
     assert exam.images[0].figures["coverage"] > 0.1 and "malignancy" not in exam.images[0].figures
 
@@ -319,12 +323,12 @@ def test_broken_lines_are_counted_and_many_end_the_job(job: Job) -> None:
     broken.write_bytes(b'"\xff"\n' * 10)
     assert job.run()["unreadable"] == {"not a captured request (UnicodeDecodeError)": 10}
     broken.write_text("{\n" * 1000)
-    with pytest.raises(ConfigError, match="1000 of 1144 captured requests gave no image"):
+    with pytest.raises(ConfigError, match="1000 of 1144 captured requests have no readable image"):
         job.run()
 
 
 def test_without_captures_or_reference_there_is_one_line(job: Job, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no \*\.jsonl here"):
+    with pytest.raises(ConfigError, match=r"has no \*\.jsonl files"):
         job.run()
     save_model(tmp_path / "old")
     (job.inputs / "model" / "model.tar.gz").unlink()

@@ -25,7 +25,7 @@ LIMITS = HandlerLimits(max_views=3)
 
 
 def dicom(number: int, **attributes: Any) -> bytes:
-    """Return a header with two pixels; the instance's UID follows from `number`, so that each file is another one."""
+    """Return a DICOM file with a short header and two pixels; `number` determines its SOP Instance UID and pixels."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

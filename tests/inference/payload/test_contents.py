@@ -1,4 +1,4 @@
-"""Which files of an exam are images: a damaged one is never skipped, and what is skipped is named by its place."""
+"""Selection of an exam's images: a damaged image is never skipped, and messages name skipped files by position."""
 
 import base64
 import io
@@ -107,13 +107,13 @@ def lost(data: bytes, *stretches: slice, by: int | None = None) -> bytes:
 
 
 def whole(syntax: UID = ExplicitVRLittleEndian) -> bytes:
-    """Return a mammogram's file with a header as long as usual and 20,000 bytes of pixels."""
+    """Return a DICOM mammogram with a header of usual length and 20,000 bytes of pixels."""
     dataset = pydicom.dcmread(io.BytesIO(dicom(1, StudyDescription="SCREENING", InstitutionName="X" * 60)))
     dataset.file_meta.TransferSyntaxUID = syntax
     dataset.Rows, dataset.Columns, dataset.PixelData = 100, 200, binary(20_000)
     dataset["PixelData"].VR = "OW"
     stream = io.BytesIO()
-    # The dataset was read in another byte order; without its own it takes that of the transfer syntax.
+    # A data set keeps the byte order in which it was read; a new one takes that of its transfer syntax.
     plain = Dataset()
     plain.update(dataset)
     plain.file_meta = dataset.file_meta

@@ -160,7 +160,7 @@ def test_images_that_are_too_large_together_are_refused() -> None:
     assert refused(JSON, listed(encoded(many))).code == "too_large"
 
 
-# --- zip
+# ZIP archives
 
 
 def test_what_systems_add_to_an_archive_is_passed_over() -> None:
@@ -214,7 +214,7 @@ def test_what_a_study_on_a_disc_has_beside_its_images_is_skipped(name: str, data
     error = refused(ZIP, zipped([(name, data)]))
     assert (error.code, error.message) == (
         "no_images",
-        f"an exam needs at least one image; files that are none: 1 {reason}",
+        f"an exam needs at least one image; skipped files: 1 {reason}",
     )
 
 
@@ -296,7 +296,7 @@ def test_a_damaged_archive_is_refused(change: Callable[[bytes], bytes]) -> None:
     assert refused(ZIP, change(zipped([("a", FILES[0])]))).code == "bad_zip"
 
 
-# --- multipart
+# Multipart forms
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,6 @@ from mammopipe.inference.contract.errors import (
 from mammopipe.inference.payload.exam_body import unpack
 from tests.inference.payload.test_exam_body import FILES, FORM, JSON, LIMITS, PGM, ZIP, encoded, form, listed, zipped
 
-# --- whatever comes
-
-
 TYPES = st.sampled_from([JSON, FORM, ZIP, "multipart/form-data", PGM])
 VALID = {JSON: listed(encoded(FILES)), FORM: form(FILES), ZIP: zipped(list(zip("abc", FILES, strict=True)))}
 

@@ -62,8 +62,8 @@ def test_a_contradiction_is_refused_whichever_image_comes_first(
         assert not any(value in caught.value.message for value in NOT_TO_BE_NAMED)
 
 
-OTHER_PATIENT = "{} is not that of an earlier image; an exam is of one patient"
-OTHER_STUDY = "the image is of another study than an earlier one; an exam is one study, or state priors=ignore"
+OTHER_PATIENT = "{} differs from that of an earlier image; an exam has one patient"
+OTHER_STUDY = "the image belongs to another study than an earlier one; an exam has one study, unless priors=ignore"
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_what_is_missing_is_said(first: dict[str, Any], second: dict[str, Any], 
     (warning,) = found.warnings
     assert warning.code == "identity-incomplete" and named in warning.message
     assert warning.message.startswith(
-        "that all images are one patient's and one study's is only the sender's statement; not stated: "
+        "the files do not prove that all images belong to one patient and one study; not stated: "
     )
     assert not any(value in warning.message for value in NOT_TO_BE_NAMED)
 

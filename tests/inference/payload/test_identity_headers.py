@@ -1,4 +1,4 @@
-"""Headers that name an image badly, or cannot be read, in the check that a request is one exam."""
+"""Incomplete, unusual and unreadable headers in the check that a request is one exam."""
 
 import warnings
 
@@ -41,7 +41,7 @@ def test_the_group_of_a_name_that_differs_is_named(one: str, other: str, group: 
     with pytest.raises(RequestError) as caught:
         pair({"PatientName": one, **utf8}, {"PatientName": other, **utf8})
     named = f"PatientName (0010,0010){group}"
-    assert caught.value.message.endswith(f"{named} is not that of an earlier image; an exam is of one patient")
+    assert caught.value.message.endswith(f"{named} differs from that of an earlier image; an exam has one patient")
 
 
 def test_an_image_of_no_known_study_is_refused_in_words() -> None:

@@ -1,4 +1,4 @@
-"""The limits of a body follow the endpoint's kind, and senseless limits are refused."""
+"""The limits of a body are those of the task, and limits that allow nothing are refused."""
 
 from typing import Any
 

@@ -9,9 +9,6 @@ from mammopipe.inference.contract.request import Priors
 from tests.inference.payload.examples import dicom
 from tests.inference.payload.test_identity import OTHER_PATIENT, exam_of
 
-# --- priors
-
-
 PRIOR = {"StudyInstanceUID": "1.2.0", "StudyDate": "20160101"}
 
 

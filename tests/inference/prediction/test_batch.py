@@ -108,7 +108,7 @@ def test_several_processes_and_a_table_give_the_same_rows_and_exams_beside_them(
         else:
             expected = max(score for (patient, _), score in of_images.items() if patient == row["patient_id"])
         assert float(row["malignancy"]) == pytest.approx(expected, abs=1e-6)
-    # Exams that were not asked for at first, or were lost, are made of the same images.
+    # The rows of exams can be made later from the same images, for example if the table was lost.
     table, whole = tmp_path / "predictions-exams.csv", (tmp_path / "predictions-exams.csv").read_text()
     table.write_text("".join(whole.splitlines(keepends=True)[:3]))
     assert cli.main(words) == 0
@@ -126,7 +126,7 @@ def exam_rows(base: Path, folder: Path, files: Sequence[bytes]) -> list[dict[str
 
 
 def test_a_folder_of_an_exam_follows_the_rules_of_the_endpoint(base: Path, tmp_path: Path) -> None:
-    """As `test_handler` holds for a request: what is no view is left out by name, the rest refuses the exam."""
+    """As in requests: an image that is not a whole-breast view is left out; any other faulty image refuses the exam."""
     sound = [relatives()[0], relatives()[len(CHANGES)]]
     spot, minor, other = (changed_relative(change) for change in ("PaddleDescription", "PatientAge", "PatientName"))
     rows = exam_rows(base, tmp_path / "spot", [*sound, spot])

@@ -1,4 +1,4 @@
-"""A model that judges breasts, served: each breast by all its views, as evaluated, in any engine and form of answer."""
+"""A served model that judges breasts: each breast by all its views, as in evaluation, with both engines."""
 
 from dataclasses import replace
 from pathlib import Path

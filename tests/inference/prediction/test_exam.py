@@ -174,7 +174,7 @@ def test_one_view_that_cannot_be_judged_refers_its_breast_and_the_exam() -> None
     assert [reason.message for reason in combined.exam.referral.reasons] == ["image 2: mirrored"]
 
 
-# --- breasts beside each other
+# Breasts scored in comparison with each other
 
 
 def comparing(weight: float = 0.5, temperature: float = 2.0, rule: str = "mean") -> Thresholds:

@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
     network = build_model("modified_cnn", classes=CLASSES, seed=3).eval()
     with torch.no_grad():
         network.head.get_submodule("1").weight.mul_(300)
-    # Rows that brighten and fall off again: upside down, they are another pattern.
+    # A sawtooth along the rows, which differs from its mirror image.
     saw = ((np.arange(SHAPE[0]) % 16) / 16).astype(np.float32)[:, None]
     mammograms = saw * np.random.default_rng(5).random((3, 1, SHAPE[1]), np.float32)
     tensors = torch.from_numpy(mammograms)[:, None]

@@ -1,4 +1,4 @@
-"""Raw images: each way to apply a model treats them as its training did; an endpoint can be stricter, never milder."""
+"""Raw images are treated as in training by every way to apply a model; an endpoint may be stricter, never milder."""
 
 import base64
 import csv
@@ -39,7 +39,7 @@ Model = Callable[[ForProcessing], Path]
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A raw image of 14 bits: counts behind a breast."""
+    """A raw 14-bit image: simulated detector counts behind a breast."""
     pixels = make_clinical_phantom(1, Kind.DARK_FAT, view=View.CC, bits=12).pixels
     attenuation = np.where(pixels > 0, 0.5 + 3.5 * pixels / 65535, 0)
     counts = np.random.default_rng(0).poisson(9000 * np.exp(-attenuation)).astype(np.uint16)

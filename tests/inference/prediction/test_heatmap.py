@@ -45,7 +45,7 @@ def test_heat_at_a_lesion_lands_on_the_lesion_of_the_image(laterality: Lateralit
 def test_a_blob_survives_orientation_crop_flip_and_reduction(
     rows: int, shape: float, laterality: Laterality, mirrored: bool, size: tuple[int, int], place: tuple[float, float]
 ) -> None:
-    """A bright blob in a half ellipse of tissue, in films of many sizes, also such as are reduced before all else."""
+    """A bright blob in a half ellipse of tissue, in images of many sizes; large ones are reduced first."""
     columns = round(shape * rows)
     y, x = np.mgrid[0:rows, 0:columns]
     depth = 1 - ((y - rows / 2) / (0.45 * rows)) ** 2 - (x / (0.8 * columns)) ** 2
@@ -90,8 +90,8 @@ def test_regions_are_the_warm_areas_strongest_first() -> None:
     assert heatmap.regions(np.zeros((5, 5), np.float32)) == []
 
 
-def test_overlay_leaves_an_image_without_heat_grey_and_colours_the_rest(films: Any) -> None:
-    pixels = read_mammogram(films.pgm).pixels
+def test_overlay_leaves_an_image_without_heat_grey_and_colours_the_rest(phantom: Any) -> None:
+    pixels = read_mammogram(phantom.pgm).pixels
     heat = np.zeros(pixels.shape, np.float32)
     plain = heatmap.overlay(pixels, heat)
     assert plain.dtype == np.uint8 and plain.shape == (*pixels.shape, 3)

@@ -33,7 +33,7 @@ def refused(index: int, side: Laterality | None) -> LeftOut:
     return left_out(index, side, f"text {index}")
 
 
-# --- which breast a refused image may be all that there is of
+# Breasts of which only a refused image may exist
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_breast_of_unknown_side_is_referred_for_every_refused_view() -> None:
     assert [breast.referral.refer for breast in combined.breasts] == [True]
 
 
-# --- a model that judges breasts
+# A model that judges breasts
 
 
 def attention(*, other: bool) -> ViewAttention:
@@ -124,7 +124,7 @@ def test_a_breast_is_scored_from_all_views_of_the_exam(views: list[ViewScore], o
     assert combined.exam.malignancy_score == pytest.approx(highest)
 
 
-# --- how near a decision is
+# The distance of scores from thresholds
 
 
 def test_the_margin_includes_its_end_and_a_margin_of_0_holds_nothing() -> None:
@@ -167,7 +167,7 @@ def test_each_breast_states_the_prevalence_that_its_score_assumes() -> None:
     assert [breast.prevalence for breast in combined.breasts] == [stated, stated]
 
 
-# --- what the answer warns of, in words
+# The texts of warnings
 
 
 @pytest.mark.parametrize(

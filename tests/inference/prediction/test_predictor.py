@@ -46,23 +46,23 @@ def film(images: Any) -> Any:
     return dataclasses.replace(found, laterality=Laterality.RIGHT, view=View.MLO, facts=facts)
 
 
-def test_input_is_bit_for_bit_what_training_reads(films: Any, tmp_path: Path, predictor: Predictor) -> None:
+def test_input_is_bit_for_bit_what_training_reads(phantom: Any, tmp_path: Path, predictor: Predictor) -> None:
     """The film through the files that Prepare and Segment leave, and through training's dataset."""
     record = ImageRecord("p1", "p", "mias", Laterality.RIGHT, View.MLO, Label.MALIGNANT)
     source = tmp_path / "p1.pgm"
-    write_bytes(source, films.pgm)
+    write_bytes(source, phantom.pgm)
     write_png(tmp_path / "prepared" / "p1.png", read_mammogram(source, record=record).pixels)
     prepared = read_mammogram(tmp_path / "prepared" / "p1.png", record=record)
     write_png(tmp_path / "segmented" / "p1.png", preprocess(prepared, CONFIG).pixels)
     trained_on, _, _ = ImageDataset([record], tmp_path / "segmented", shape=(CONFIG.height, CONFIG.width))[0]
-    served = predictor.prepare(film(films)).image
+    served = predictor.prepare(film(phantom)).image
     assert served.shape == (96, 64) and served.dtype == np.float32
     assert np.array_equal(trained_on[0].numpy(), served)
     assert served.min() == 0 and served.max() == 1
 
 
-def test_probabilities_are_the_calibrated_softmax(predictor: Predictor, base: Path, films: Any) -> None:
-    prediction = predictor.predict(film(films))
+def test_probabilities_are_the_calibrated_softmax(predictor: Predictor, base: Path, phantom: Any) -> None:
+    prediction = predictor.predict(film(phantom))
     model = model_directory.load(base / "model")
     expected = model.predict_probabilities(torch.from_numpy(prediction.prepared.image)[None, None])[0]
     assert list(prediction.probabilities) == list(THREE)
@@ -70,20 +70,20 @@ def test_probabilities_are_the_calibrated_softmax(predictor: Predictor, base: Pa
     assert prediction.malignancy_score == 100 * prediction.probabilities[Label.MALIGNANT]
 
 
-def test_decision_follows_the_threshold(predictor: Predictor, films: Any) -> None:
+def test_decision_follows_the_threshold(predictor: Predictor, phantom: Any) -> None:
     for point, finding in (
         (OperatingPoint.SENSITIVITY, Finding.SUSPICIOUS),
         (OperatingPoint.SPECIFICITY, Finding.NOT_SUSPICIOUS),
     ):
-        decision = predictor.predict(film(films), operating_point=point).decision
+        decision = predictor.predict(film(phantom), operating_point=point).decision
         assert decision is not None and (decision.operating_point, decision.finding) == (point, finding)
 
 
-def test_without_operating_points_there_is_a_warning_and_no_decision(base: Path, films: Any, tmp_path: Path) -> None:
+def test_without_operating_points_there_is_a_warning_and_no_decision(base: Path, phantom: Any, tmp_path: Path) -> None:
     described = model_directory.read_description(base / "model") | {"operating_points": {}}
     write_bytes(tmp_path / "weights.safetensors", (base / "model" / "weights.safetensors").read_bytes())
     write_json(tmp_path / "model.json", described)
-    prediction = Predictor(tmp_path).predict(film(films))
+    prediction = Predictor(tmp_path).predict(film(phantom))
     assert prediction.decision is None
     assert "no-operating-point" in {warning.code for warning in prediction.warnings}
 
@@ -104,21 +104,21 @@ def test_malformed_operating_points_are_refused(base: Path, tmp_path: Path, poin
         Predictor(tmp_path)
 
 
-def test_flags_of_the_segmentation_become_warnings(predictor: Predictor, films: Any) -> None:
-    against = dataclasses.replace(film(films), laterality=Laterality.LEFT)
+def test_flags_of_the_segmentation_become_warnings(predictor: Predictor, phantom: Any) -> None:
+    against = dataclasses.replace(film(phantom), laterality=Laterality.LEFT)
     codes = {warning.code for warning in predictor.predict(against).warnings}
     assert "chest-side-against-laterality" in codes
 
 
-def test_evidence_covers_the_image(predictor: Predictor, films: Any) -> None:
-    mammogram = film(films)
+def test_evidence_covers_the_image(predictor: Predictor, phantom: Any) -> None:
+    mammogram = film(phantom)
     seen = predictor.explain(predictor.predict(mammogram), mammogram, Label.NORMAL)
     assert seen.heat.shape == mammogram.pixels.shape and seen.heat.dtype == np.float32
     assert 0 <= seen.heat.min() and seen.heat.max() <= 1
 
 
-def test_without_a_reference_there_is_no_decile_and_a_warning(predictor: Predictor, films: Any) -> None:
-    prediction = predictor.predict(film(films))
+def test_without_a_reference_there_is_no_decile_and_a_warning(predictor: Predictor, phantom: Any) -> None:
+    prediction = predictor.predict(film(phantom))
     assert prediction.decile is None
     assert "no-reference" in {warning.code for warning in prediction.warnings}
     assert prediction.entropy == pytest.approx(-sum(p * np.log(p) for p in prediction.probabilities.values()))
@@ -149,20 +149,20 @@ def with_reference(source: Path, target: Path, *, entropy_limit: float, limit: f
     return target
 
 
-def test_reference_gives_decile_and_referral(base: Path, films: Any, tmp_path: Path) -> None:
+def test_reference_gives_decile_and_referral(base: Path, phantom: Any, tmp_path: Path) -> None:
     usual = with_reference(base / "model", tmp_path / "usual", entropy_limit=1.09, limit=1e9)
-    prediction = Predictor(usual).predict(film(films))
+    prediction = Predictor(usual).predict(film(phantom))
     assert prediction.decile == int(prediction.probabilities[Label.MALIGNANT] * 10) + 1
     assert "no-reference" not in {warning.code for warning in prediction.warnings}
     assert [reason.code for reason in prediction.referral.reasons] == ["uncertain"]
     strange = with_reference(base / "model", tmp_path / "strange", entropy_limit=1.2, limit=1e-9)
-    assert [reason.code for reason in Predictor(strange).predict(film(films)).referral.reasons] == [
+    assert [reason.code for reason in Predictor(strange).predict(film(phantom)).referral.reasons] == [
         "out-of-distribution"
     ]
 
 
-def test_an_exam_is_a_sequence_of_images(predictor: Predictor, films: Any) -> None:
-    right, left = film(films), another(films, laterality=Laterality.LEFT)
+def test_an_exam_is_a_sequence_of_images(predictor: Predictor, phantom: Any) -> None:
+    right, left = film(phantom), another(phantom, laterality=Laterality.LEFT)
     exam = predictor.predict([right, left])
     assert [image.probabilities for image in exam.images] == [
         predictor.predict(right).probabilities,
@@ -179,10 +179,10 @@ def flagged(images: Any, flag: ImageFlag) -> Any:
     return dataclasses.replace(film(images), pixels=made.pixels, flags=(flag,))
 
 
-def test_an_image_that_the_exclusions_leave_out_is_in_no_score_and_refers_its_breast(base: Path, films: Any) -> None:
+def test_an_image_that_the_exclusions_leave_out_is_in_no_score_and_refers_its_breast(base: Path, phantom: Any) -> None:
     strict = Predictor(base / "model", exclusions=ExclusionPolicy({ImageFlag.IMPLANT: Action.LEAVE_OUT}))
-    other = another(films, laterality=Laterality.LEFT)
-    exam = strict.predict([flagged(films, ImageFlag.IMPLANT), film(films), other])
+    other = another(phantom, laterality=Laterality.LEFT)
+    exam = strict.predict([flagged(phantom, ImageFlag.IMPLANT), film(phantom), other])
     assert (exam.indices, [(each.index, each.laterality) for each in exam.refused]) == ((1, 2), [(0, Laterality.RIGHT)])
     assert isinstance(exam.refused[0].error, ExcludedImageError)
     left, right = exam.combined.breasts
@@ -191,23 +191,23 @@ def test_an_image_that_the_exclusions_leave_out_is_in_no_score_and_refers_its_br
     assert [each.message.startswith(reason) for each in right.referral.reasons][-1]
     assert any(each.message.startswith(reason) for each in exam.combined.exam.referral.reasons)
     assert not any("implant" in each.message for each in left.referral.reasons)
-    alone = strict.predict(film(films))
+    alone = strict.predict(film(phantom))
     assert right.malignancy_score == pytest.approx(alone.malignancy_score)
 
 
 @pytest.mark.parametrize("flag", [ImageFlag.UNDER_18, ImageFlag.FOR_PROCESSING])
-def test_an_image_that_the_exclusions_refuse_refuses_its_exam(predictor: Predictor, films: Any, flag: Any) -> None:
+def test_an_image_that_the_exclusions_refuse_refuses_its_exam(predictor: Predictor, phantom: Any, flag: Any) -> None:
     with pytest.raises(ExcludedImageError, match=f"{flag}") as caught:
-        predictor.predict([film(films), flagged(films, flag)])
+        predictor.predict([film(phantom), flagged(phantom, flag)])
     assert caught.value.__notes__ == ["image 1 of the exam"]
 
 
-def test_an_exam_of_which_nothing_is_left_is_refused_and_so_is_a_picture_twice(base: Path, films: Any) -> None:
+def test_an_exam_of_which_nothing_is_left_is_refused_and_so_is_a_picture_twice(base: Path, phantom: Any) -> None:
     strict = Predictor(base / "model", exclusions=ExclusionPolicy({ImageFlag.IMPLANT: Action.LEAVE_OUT}))
     with pytest.raises(ExcludedImageError, match="implant"):
-        strict.predict([flagged(films, ImageFlag.IMPLANT)])
+        strict.predict([flagged(phantom, ImageFlag.IMPLANT)])
     with pytest.raises(DuplicatePictureError, match="image 1: the same picture"):
-        strict.predict([film(films), film(films)])
+        strict.predict([film(phantom), film(phantom)])
 
 
 def watched(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
@@ -224,11 +224,11 @@ def watched(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[bool]
 
 
 def test_a_close_call_on_an_exam_is_judged_exactly(
-    predictor: Predictor, films: Any, monkeypatch: pytest.MonkeyPatch
+    predictor: Predictor, phantom: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = watched(predictor, monkeypatch)
     monkeypatch.setattr("mammopipe.inference.prediction.predictor.is_close", lambda combined, margin: True)
-    predictor.predict([film(films), another(films)])
+    predictor.predict([film(phantom), another(phantom)])
     assert asked == [False, False, True, True]
 
 
@@ -246,11 +246,11 @@ def comparing(model: Path, directory: Path) -> Path:
 
 
 def test_a_model_that_compares_scores_breasts_beside_each_other_and_exactly(
-    base: Path, films: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, phantom: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = Predictor(comparing(base / "model", tmp_path / "model"))
     asked = watched(predictor, monkeypatch)
-    right = film(films)
+    right = film(phantom)
     mirrored = dataclasses.replace(right, laterality=Laterality.LEFT, pixels=right.pixels[:, ::-1].copy())
     # One picture of two breasts shows the comparison alone; an exam refuses it as a duplicate.
     monkeypatch.setattr("mammopipe.inference.prediction.exam_prediction._check_pictures", lambda prepared: None)

@@ -8,9 +8,6 @@ import pytest
 
 from mammopipe.inference.prediction import referral
 
-# --- referral of an image
-
-
 REFERENCE: Any = SimpleNamespace(
     entropy_limit=0.9, strangeness_limit=2.0, strangeness=lambda features: float(np.linalg.norm(features))
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import combinations
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mammopipe.inference.prediction.same_exposure import Exposures
+from mammopipe.inference.prediction.same_exposure import CELLS, ROWS, Exposure, Exposures
+from mammopipe.processing.breast.chest_side import Side
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.images.mammogram import Mammogram, read_mammogram
@@ -94,3 +96,64 @@ def test_two_exposures_of_one_breast_are_two() -> None:
         exposures = Exposures()
         assert not has(exposures, first)
         assert not has(exposures, second)
+
+
+# --- the two tests by themselves
+
+
+def kept(cells: float = 0.5, shape: tuple[int, int] = (100, 80), seed: int | None = None) -> Exposure:
+    """Return an exposure with one rank in every cell; with a seed, its pixels are noise, else all are equal."""
+    pixels = np.full(shape, 1000, np.uint16)
+    if seed is not None:
+        pixels = np.random.default_rng(seed).integers(1, 65535, shape).astype(np.uint16)
+    return Exposure(np.full((CELLS, CELLS), cells, np.float32), pixels, np.full(shape, 255, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("shape", "limit"), [((100, 80), 0.1), ((50, 40), 0.1), ((101, 80), 0.1), ((102, 80), 0.03), ((100, 82), 0.03)]
+)
+def test_the_limit_of_the_coarse_test_depends_on_the_frames(shape: tuple[int, int], limit: float) -> None:
+    for change in (limit, -limit):
+        assert kept().is_of(kept(0.5 + 0.99 * change, shape)) and not kept().is_of(kept(0.5 + 1.01 * change, shape))
+        assert kept(0.5 + 0.99 * change, shape).is_of(kept())
+
+
+def test_the_fine_test_compares_the_detail_away_from_the_outline() -> None:
+    one, other = kept(seed=1), kept(seed=2)
+    assert one.is_of(kept(seed=1)) and not one.is_of(other)
+    rim = np.ones((100, 80), np.bool_)
+    rim[7:-7, 7:-7] = False
+    mixed = Exposure(one.cells, np.where(rim, other.pixels, one.pixels), one.inside)
+    assert not one.is_of(other) and one.is_of(Exposure(one.cells, one.pixels, one.inside // 2 + 1))
+    inner = Exposure(one.cells, np.where(rim, one.pixels, other.pixels), one.inside)
+    assert mixed.is_of(one) and not inner.is_of(one), "what differs in the rim alone is one exposure"
+
+
+def of(pixels: Pixels, side: Side = Side.LEFT, mask: Any = None) -> Exposure:
+    mask = np.ones(pixels.shape, np.bool_) if mask is None else mask
+    region = SimpleNamespace(mask=mask, chest_side=side)
+    mammogram: Any = SimpleNamespace(pixels=pixels)
+    prepared: Any = SimpleNamespace(region=region)
+    return Exposure.of(mammogram, prepared)
+
+
+def test_the_cells_of_the_tissue_are_ranked_by_brightness() -> None:
+    rising = np.arange(1, CELLS * CELLS + 1, dtype=np.uint16).reshape(CELLS, CELLS)
+    found = of(rising)
+    assert found.cells == pytest.approx(rising / (CELLS * CELLS)) and np.array_equal(found.pixels, rising)
+    assert found.inside.min() == 255
+    turned = of(np.ascontiguousarray(rising[:, ::-1]), Side.RIGHT)
+    assert np.array_equal(turned.cells, found.cells) and np.array_equal(turned.pixels, rising)
+    # The grid covers the box of the tissue; what lies in the box but outside of the tissue has rank 0.
+    larger, mask = np.zeros((50, 60), np.uint16), np.zeros((50, 60), np.bool_)
+    larger[5 : 5 + CELLS, 9 : 9 + CELLS], mask[5 : 5 + CELLS, 9 : 9 + CELLS] = rising, True
+    assert np.array_equal(of(larger, mask=mask).cells, found.cells)
+    mask[5, 9:19] = False
+    cells = of(larger, mask=mask).cells
+    assert (cells[0, :10] == 0).all() and cells[0, 10] == pytest.approx(1 / (CELLS * CELLS - 10)) and cells.max() == 1
+
+
+def test_the_copy_has_at_most_the_stated_rows() -> None:
+    assert of(np.ones((2 * ROWS, 100), np.uint16)).pixels.shape == (ROWS, 50)
+    assert of(np.ones((ROWS, 100), np.uint16)).inside.shape == (ROWS, 100)
+    assert of(np.ones((3 * ROWS, 1), np.uint16)).pixels.shape == (ROWS, 1)

@@ -20,16 +20,16 @@ def predictor(base: Path) -> Predictor:
     return Predictor(base / "model", engine=EngineSettings(EngineKind.TORCH))
 
 
-def test_one_row_an_image_and_a_bad_one_costs_only_itself(predictor: Predictor, films: Any, tmp_path: Path) -> None:
-    write_bytes(tmp_path / "a.pgm", films.pgm)
+def test_one_row_an_image_and_a_bad_one_costs_only_itself(predictor: Predictor, phantom: Any, tmp_path: Path) -> None:
+    write_bytes(tmp_path / "a.pgm", phantom.pgm)
     write_bytes(tmp_path / "b.png", b"no image")
     table = predictor.predict_table([tmp_path / "a.pgm", str(tmp_path / "b.png"), tmp_path / "missing.dcm"])
     assert list(table.columns) == columns(predictor) and len(table) == 3
     assert list(table["image_id"]) == ["a", "b", "missing"]
     good, bad, missing = (table.iloc[row] for row in range(3))
-    said = predictor.predict(read_mammogram(films.pgm))
-    assert [good[f"probability_{label}"] for label in THREE] == list(said.probabilities.values())
-    assert good["malignancy"] == said.malignancy_score / 100 and good["error"] == ""
+    prediction = predictor.predict(read_mammogram(phantom.pgm))
+    assert [good[f"probability_{label}"] for label in THREE] == list(prediction.probabilities.values())
+    assert good["malignancy"] == prediction.malignancy_score / 100 and good["error"] == ""
     assert (good["laterality"], good["finding"], good["referred"]) == ("R", "suspicious", False)
     assert "laterality-inferred" in good["warnings"].split(";")
     assert bad["error"].startswith("unsupported_image: ") and str(tmp_path / "b.png") in bad["error"]
@@ -37,14 +37,14 @@ def test_one_row_an_image_and_a_bad_one_costs_only_itself(predictor: Predictor, 
 
 
 def test_records_say_what_the_file_does_not_and_the_peak_is_a_place_of_the_image(
-    predictor: Predictor, films: Any, tmp_path: Path
+    predictor: Predictor, phantom: Any, tmp_path: Path
 ) -> None:
-    write_bytes(tmp_path / "a.pgm", films.pgm)
+    write_bytes(tmp_path / "a.pgm", phantom.pgm)
     record = ImageRecord("image-1", "patient-1", "mias", Laterality.RIGHT, View.MLO, Label.NORMAL)
     table = predictor.predict_table([tmp_path / "a.pgm"], records=[record], explain=True)
     row = table.iloc[0]
     assert (row["image_id"], row["patient_id"], row["laterality"], row["view"]) == ("image-1", "patient-1", "R", "MLO")
-    rows, image_columns = films.pixels.shape
+    rows, image_columns = phantom.pixels.shape
     assert 0 <= row["peak_x"] < image_columns and 0 <= row["peak_y"] < rows
 
 

@@ -1,4 +1,4 @@
-"""The server's own captures are lines that the monitor reads; refusals and other paths are not kept."""
+"""The server's own captures are lines that the monitor reads; refusals and requests to other paths are not captured."""
 
 import asyncio
 import json

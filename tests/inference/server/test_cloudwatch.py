@@ -64,8 +64,8 @@ def check(line: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def test_request_lines_are_documents_of_metrics(server: Any, films: Any) -> None:
-    good, bad = server.invoke(films.pgm), server.invoke(b"P5")
+def test_request_lines_are_documents_of_metrics(server: Any, phantom: Any) -> None:
+    good, bad = server.invoke(phantom.pgm), server.invoke(b"P5")
     lines = {line["request_id"]: line for line in server.lines() if line["event"] == "request"}
     metrics = check(lines[good.json["request_id"]])
     assert metrics["Latency"] >= lines[good.json["request_id"]]["ms"]["infer"]
@@ -76,8 +76,8 @@ def test_request_lines_are_documents_of_metrics(server: Any, films: Any) -> None
     assert all(check(line) for line in lines.values())
 
 
-def test_no_metrics_on_a_laptop(narrow_server: Any, films: Any) -> None:
-    assert narrow_server.invoke(films.pgm).status == 200
+def test_no_metrics_on_a_laptop(narrow_server: Any, phantom: Any) -> None:
+    assert narrow_server.invoke(phantom.pgm).status == 200
     assert not any("_aws" in line for line in narrow_server.lines())
 
 

@@ -1,4 +1,4 @@
-"""Which connection goes when too many are open: a web server with the limited connections, and plain sockets."""
+"""The limit on open connections: which connection is closed for a new one. A web server and plain sockets."""
 
 import asyncio
 import http.client
@@ -17,7 +17,7 @@ from mammopipe.inference.server.connections import connection_class
 
 PING = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
 LARGE = 32 * 2**20
-"""Bytes of an answer that no socket's buffers hold."""
+"""Bytes of an answer that is larger than every socket buffer."""
 
 
 class Application:

@@ -1,4 +1,4 @@
-"""Bodies that pass the HTTP parser arrive whole, and the connection goes on as if the parser had read them."""
+"""Bodies that bypass the HTTP parser arrive complete, and the connection then serves the next request."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""Bodies that stop or drip: their time limit, and which of them gives its place to another request."""
+"""Bodies that stop or arrive slowly: their time limit, and which of them gives its place to another request."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -14,7 +14,7 @@ LIMIT = 10.0
 
 
 class Clock(asyncio.SelectorEventLoop):
-    """An event loop whose time passes as soon as nothing else is left to do."""
+    """An event loop whose clock jumps to the next timer when nothing else is left to do."""
 
     _now = 0.0
 
@@ -132,13 +132,13 @@ def test_a_body_whose_time_is_just_over_can_be_displaced() -> None:
 
 
 def test_clients_that_stop_in_the_middle_of_a_body_keep_nobody_out(
-    own_server: Callable[..., Any], films: Any, wait_for: Callable[..., Any]
+    own_server: Callable[..., Any], phantom: Any, wait_for: Callable[..., Any]
 ) -> None:
     server = own_server(MAMMOPIPE_MAX_WAITING="4", MAMMOPIPE_BODY_SECONDS="3")
     with ExitStack() as stack:
-        stopped = [stack.enter_context(server.unfinished(films.pgm)) for _ in range(4)]
-        wait_for(lambda: server.invoke(films.pgm).status == 503)
-        wait_for(lambda: server.invoke(films.pgm).status == 200)
+        stopped = [stack.enter_context(server.unfinished(phantom.pgm)) for _ in range(4)]
+        wait_for(lambda: server.invoke(phantom.pgm).status == 503)
+        wait_for(lambda: server.invoke(phantom.pgm).status == 200)
         answers = [finish(early=True) for finish in stopped]
     assert sorted({reply.status for reply in answers}) == [408, 503]
     assert {reply.code for reply in answers} == {"body_timeout", "busy"}

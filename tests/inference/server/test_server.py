@@ -23,8 +23,8 @@ def chunk(name: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
-def test_json_answer(server: Any, films: Any) -> None:
-    reply = server.invoke(films.pgm, **{ATTRIBUTES: "laterality=R,view=MLO"})
+def test_json_answer(server: Any, phantom: Any) -> None:
+    reply = server.invoke(phantom.pgm, **{ATTRIBUTES: "laterality=R,view=MLO"})
     answer = reply.json
     assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
     assert answer["schema_version"] == 2 and "research use only" in answer["notice"]
@@ -45,35 +45,35 @@ def test_json_answer(server: Any, films: Any) -> None:
     }
     assert answer["decision"]["sensitivity_interval"] == pytest.approx([0.82, 1.0])
     assert answer["prevalence"] == {"value": None, "of": "validation", "level": "image"}
-    assert (answer["image"]["rows"], answer["image"]["columns"]) == films.pixels.shape
+    assert (answer["image"]["rows"], answer["image"]["columns"]) == phantom.pixels.shape
     assert (answer["image"]["laterality"], answer["image"]["view"]) == ("R", "MLO")
     assert answer["heatmap"] is None
     assert answer["request_id"] == reply.headers["x-amzn-requestid"]
 
 
-def test_the_format_of_the_same_image_does_not_matter(server: Any, films: Any) -> None:
-    answers = [server.invoke(films.pgm).json, server.invoke(films.png, PNG).json]
+def test_the_format_of_the_same_image_does_not_matter(server: Any, phantom: Any) -> None:
+    answers = [server.invoke(phantom.pgm).json, server.invoke(phantom.png, PNG).json]
     assert answers[0]["probabilities"] == answers[1]["probabilities"]
     assert answers[0]["image"]["quality"] == answers[1]["image"]["quality"]
     assert answers[0]["image"]["sha256"] != answers[1]["image"]["sha256"]
 
 
-def test_operating_point_decides(server: Any, films: Any) -> None:
-    decision = server.invoke(films.pgm, **{ATTRIBUTES: "operating_point=specificity"}).json["decision"]
+def test_operating_point_decides(server: Any, phantom: Any) -> None:
+    decision = server.invoke(phantom.pgm, **{ATTRIBUTES: "operating_point=specificity"}).json["decision"]
     assert (decision["operating_point"], decision["finding"]) == ("specificity", "not_suspicious")
 
 
-def test_heatmap_and_overlay_have_the_image_s_size(server: Any, films: Any) -> None:
-    heatmap = server.invoke(films.pgm, path="/invocations?heatmap=true&target=benign").json["heatmap"]
+def test_heatmap_and_overlay_have_the_image_s_size(server: Any, phantom: Any) -> None:
+    heatmap = server.invoke(phantom.pgm, path="/invocations?heatmap=true&target=benign").json["heatmap"]
     heat = cv2.imdecode(np.frombuffer(base64.b64decode(heatmap["png"]), np.uint8), cv2.IMREAD_UNCHANGED)
-    assert heat.shape == films.pixels.shape == (heatmap["rows"], heatmap["columns"])
+    assert heat.shape == phantom.pixels.shape == (heatmap["rows"], heatmap["columns"])
     assert heatmap["target"] == "benign"
     for region in heatmap["regions"]:
         peak = heat[region["peak_y"], region["peak_x"]]
         assert peak == heat[region["top"] : region["bottom"], region["left"] : region["right"]].max()
-    reply = server.invoke(films.pgm, Accept="image/png")
+    reply = server.invoke(phantom.pgm, Accept="image/png")
     overlay = cv2.imdecode(np.frombuffer(reply.body, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert (reply.headers["content-type"], overlay.shape) == (PNG, (*films.pixels.shape, 3))
+    assert (reply.headers["content-type"], overlay.shape) == (PNG, (*phantom.pixels.shape, 3))
     assert "malignancy_score=" in reply.headers[ATTRIBUTES.lower()]
 
 
@@ -86,8 +86,8 @@ def test_heatmap_and_overlay_have_the_image_s_size(server: Any, films: Any) -> N
         ("image/*", PNG),
     ],
 )
-def test_accept_chooses_the_form(server: Any, films: Any, accept: str, expected: str) -> None:
-    assert server.invoke(films.pgm, Accept=accept).headers["content-type"] == expected
+def test_accept_chooses_the_form(server: Any, phantom: Any, accept: str, expected: str) -> None:
+    assert server.invoke(phantom.pgm, Accept=accept).headers["content-type"] == expected
 
 
 def empty_png(rows: int, columns: int) -> bytes:
@@ -159,7 +159,7 @@ def test_errors_below_endpoints_look_as_aws_makes_them(server: Any) -> None:
     assert json.loads(reply.json["OriginalMessage"])["error"]["code"] == "corrupt_image"
 
 
-def test_the_sagemaker_runtime_client_of_boto3(server: Any, films: Any) -> None:
+def test_the_sagemaker_runtime_client_of_boto3(server: Any, phantom: Any) -> None:
     client = boto3.client(
         "sagemaker-runtime",
         endpoint_url=server.url,
@@ -169,7 +169,7 @@ def test_the_sagemaker_runtime_client_of_boto3(server: Any, films: Any) -> None:
     )
     try:
         good = client.invoke_endpoint(
-            EndpointName="breast", ContentType=PGM, Body=films.pgm, CustomAttributes="laterality=R,view=MLO"
+            EndpointName="breast", ContentType=PGM, Body=phantom.pgm, CustomAttributes="laterality=R,view=MLO"
         )
         assert json.loads(good["Body"].read())["image"]["view"] == "MLO"
         assert "malignancy_score=" in good["CustomAttributes"]
@@ -186,16 +186,16 @@ def test_exams_reach_the_workers(server: Any, kind: str) -> None:
     assert reply.status in (400, 422) and reply.code != "unsupported_type"
 
 
-def test_many_at_once_get_the_same_answer(server: Any, films: Any) -> None:
+def test_many_at_once_get_the_same_answer(server: Any, phantom: Any) -> None:
     with ThreadPoolExecutor(4) as pool:
-        replies = list(pool.map(lambda _: server.invoke(films.pgm), range(16)))
+        replies = list(pool.map(lambda _: server.invoke(phantom.pgm), range(16)))
     assert Counter(reply.status for reply in replies) == {200: 16}
     assert len({json.dumps(reply.json["probabilities"]) for reply in replies}) == 1
     assert len({reply.json["request_id"] for reply in replies}) == 16
 
 
-def test_each_client_gets_the_answer_to_its_own_image_while_others_go(server: Any, films: Any) -> None:
-    bodies = [films.pgm[:-1] + bytes([number]) for number in range(24)]
+def test_each_client_gets_the_answer_to_its_own_image_while_others_go(server: Any, phantom: Any) -> None:
+    bodies = [phantom.pgm[:-1] + bytes([number]) for number in range(24)]
 
     def ask(number: int) -> bool:
         if number % 3 == 0:
@@ -204,7 +204,7 @@ def test_each_client_gets_the_answer_to_its_own_image_while_others_go(server: An
         if number % 3 == 1:
             with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
                 head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: {PGM}\r\n"
-                connection.sendall(f"{head}Content-Length: {len(films.pgm)}\r\n\r\n".encode() + bodies[number])
+                connection.sendall(f"{head}Content-Length: {len(phantom.pgm)}\r\n\r\n".encode() + bodies[number])
                 return True
         reply = server.invoke(bodies[number])
         return bool(reply.json["image"]["sha256"] == hashlib.sha256(bodies[number]).hexdigest())
@@ -213,15 +213,15 @@ def test_each_client_gets_the_answer_to_its_own_image_while_others_go(server: An
         assert all(pool.map(ask, range(24)))
 
 
-def test_log_has_a_line_for_each_request_and_nobody_in_it(server: Any, films: Any) -> None:
+def test_log_has_a_line_for_each_request_and_nobody_in_it(server: Any, phantom: Any) -> None:
     text = chunk(b"tEXt", b"PatientName\0DOE^JANE")
-    named = films.png[:33] + text + films.png[33:]
+    named = phantom.png[:33] + text + phantom.png[33:]
     reply = server.invoke(named, PNG, X_Amzn_SageMaker_Inference_Id="DOE^JANE", User_Agent="DOE^JANE")
     refused = [
         server.invoke(named[:-30], PNG),
-        server.invoke(films.pgm, **{ATTRIBUTES: "patient=DOE^JANE"}),
-        server.invoke(films.pgm, "text/DOE^JANE"),
-        server.invoke(films.pgm, path="/endpoints/DOE^JANE/invocations?DOE^JANE=1"),
+        server.invoke(phantom.pgm, **{ATTRIBUTES: "patient=DOE^JANE"}),
+        server.invoke(phantom.pgm, "text/DOE^JANE"),
+        server.invoke(phantom.pgm, path="/endpoints/DOE^JANE/invocations?DOE^JANE=1"),
         server.request("GET", "/DOE^JANE"),
     ]
     assert reply.status == 200 and all(400 <= one.status < 500 for one in refused)

@@ -5,7 +5,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,34 +14,35 @@ from typing import Any
 import pytest
 
 from mammopipe.processing.files import write_bytes
+from tests.support import fork_server
 
 
-def test_full_server_answers_503_until_there_is_room(narrow_server: Any, films: Any) -> None:
+def test_full_server_answers_503_until_there_is_room(narrow_server: Any, phantom: Any) -> None:
     server = narrow_server
-    with server.unfinished(films.pgm) as finish:
-        reply = server.invoke(films.pgm)
+    with server.unfinished(phantom.pgm) as finish:
+        reply = server.invoke(phantom.pgm)
         assert (reply.status, reply.code, reply.headers["retry-after"]) == (503, "busy", "1")
         assert server.ping() == 200
         assert finish().status == 200
-    assert server.invoke(films.pgm).status == 200
+    assert server.invoke(phantom.pgm).status == 200
 
 
-def test_a_request_over_its_time_is_given_up(narrow_server: Any, films: Any) -> None:
-    with narrow_server.unfinished(films.pgm) as finish:
+def test_a_request_over_its_time_is_given_up(narrow_server: Any, phantom: Any) -> None:
+    with narrow_server.unfinished(phantom.pgm) as finish:
         refusal = finish(early=True)
         assert (refusal.status, refusal.code) == (504, "time_limit")
-    assert narrow_server.invoke(films.pgm).status == 200
+    assert narrow_server.invoke(phantom.pgm).status == 200
 
 
 def test_sigterm_finishes_what_runs_and_refuses_what_comes(
-    own_server: Callable[..., Any], films: Any, wait_for: Callable[..., Any]
+    own_server: Callable[..., Any], phantom: Any, wait_for: Callable[..., Any]
 ) -> None:
     server = own_server()
-    with server.unfinished(films.pgm) as finish:
+    with server.unfinished(phantom.pgm) as finish:
         wait_for(lambda: server.ping() == 200)
         server.process.send_signal(signal.SIGTERM)
         wait_for(lambda: server.ping() == 503)
-        late = server.invoke(films.pgm)
+        late = server.invoke(phantom.pgm)
         assert (late.status, late.code) == (503, "stopping")
         assert finish().status == 200
     assert server.process.wait(30) == 0
@@ -52,7 +52,7 @@ def test_sigterm_finishes_what_runs_and_refuses_what_comes(
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_sigterm_under_load_loses_none(
-    own_server: Callable[..., Any], films: Any, wait_for: Callable[..., Any], workers: str
+    own_server: Callable[..., Any], phantom: Any, wait_for: Callable[..., Any], workers: str
 ) -> None:
     server = own_server(MAMMOPIPE_WORKERS=workers)
 
@@ -60,7 +60,7 @@ def test_sigterm_under_load_loses_none(
         statuses: list[int] = []
         while 503 not in statuses:
             try:
-                statuses.append(server.invoke(films.pgm).status)
+                statuses.append(server.invoke(phantom.pgm).status)
             except ConnectionRefusedError:  # never taken on
                 break
         return statuses
@@ -75,16 +75,16 @@ def test_sigterm_under_load_loses_none(
     assert set(statuses) <= {200, 503} and statuses == answered and statuses[200] >= 8
 
 
-def test_not_ready_before_the_model_is_loaded(own_server: Callable[..., Any], films: Any) -> None:
+def test_not_ready_before_the_model_is_loaded(own_server: Callable[..., Any], phantom: Any) -> None:
     server = own_server(ready=False)
-    reply = server.invoke(films.pgm)
+    reply = server.invoke(phantom.pgm)
     assert (server.ping(), reply.status, reply.code) == (503, 503, "starting")
     assert server.stop() == 0
 
 
 def serve(base: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "mammopipe.inference.server"],
+        [*fork_server.shared(), "-m", "mammopipe.inference.server"],
         cwd=Path(__file__).parents[3],
         text=True,
         env={**os.environ, "SAGEMAKER_BIND_TO_PORT": "0", "MAMMOPIPE_BASE": str(base), **environment},
@@ -127,21 +127,21 @@ def test_bad_settings_are_one_line_and_exit_1(base: Path, name: str, value: str)
 
 
 def test_a_body_whose_framing_breaks_is_answered_once_and_leaves_no_trace_on_standard_error(
-    own_server: Callable[..., Any], films: Any
+    own_server: Callable[..., Any], phantom: Any
 ) -> None:
     server = own_server()
     head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/x-portable-graymap\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as broken:
         broken.sendall(head + b"Transfer-Encoding: chunked\r\n\r\nZZZ\r\n")
         assert broken.makefile("rb").readline() == b"HTTP/1.1 400 Bad Request\r\n"
-    assert server.invoke(films.pgm).status == 200
+    assert server.invoke(phantom.pgm).status == 200
     assert "Traceback" not in server.stderr.read_text()
 
 
-def test_a_batch_transform_gets_an_answer_for_every_body(own_server: Any, films: Any) -> None:
+def test_a_batch_transform_gets_an_answer_for_every_body(own_server: Any, phantom: Any) -> None:
     server = own_server(SAGEMAKER_BATCH="true", MAMMOPIPE_ENGINE="torch")
     any_type = "application/octet-stream"
-    reply = server.invoke(films.pgm, any_type, Accept="application/json")
+    reply = server.invoke(phantom.pgm, any_type, Accept="application/json")
     assert reply.status == 200 and b"\n" not in reply.body, "one line of the job's output"
     for body, code in (
         (b"a,b\n1,2\n", "unsupported_type"),
@@ -150,14 +150,14 @@ def test_a_batch_transform_gets_an_answer_for_every_body(own_server: Any, films:
     ):
         refused = server.invoke(body, any_type)
         assert refused.status == 200 and refused.json["error"]["code"] == code
-    assert server.invoke(films.pgm, "text/plain").json["error"]["code"] == "unsupported_type"
+    assert server.invoke(phantom.pgm, "text/plain").json["error"]["code"] == "unsupported_type"
     assert {line["status"] for line in server.lines() if "status" in line} >= {415, 422}, "the log has the true status"
 
 
 @pytest.mark.parametrize("first", ["", "?result=report"])
-def test_an_option_that_states_its_default_is_not_taken_for_none(server: Any, films: Any, first: str) -> None:
+def test_an_option_that_states_its_default_is_not_taken_for_none(server: Any, phantom: Any, first: str) -> None:
     found = {}
     for query in (first, "?result=report", "", "?result=report", ""):
-        reply = server.invoke(films.pgm, path=f"/invocations{query}")
+        reply = server.invoke(phantom.pgm, path=f"/invocations{query}")
         found.setdefault(query, set()).add(reply.status)
     assert found == {"": {200}, "?result=report": {400}}

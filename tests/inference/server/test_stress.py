@@ -41,7 +41,7 @@ def answer(connection: socket.socket) -> http.client.HTTPResponse:
 
 
 def memory(process: int) -> int:
-    """Return the resident memory that belongs to no file, in bytes."""
+    """Return the anonymous resident memory of a process (RssAnon), in bytes."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
@@ -71,12 +71,12 @@ def stressed(
     server.process.wait()
 
 
-# --- outputs
+# Outputs that cannot be written
 
 
 @contextmanager
 def unlogged(base: Path, redirection: str, wait_for: Callable[..., Any], **environment: str) -> Iterator[Any]:
-    """Start a server whose standard output is what the shell's `redirection` makes it; it cannot say its port."""
+    """Start a server with redirected standard output, on a fixed port because its log cannot state one."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(
@@ -120,54 +120,54 @@ def unlogged(base: Path, redirection: str, wait_for: Callable[..., Any], **envir
 
 @pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
 def test_a_log_that_cannot_be_written_fails_no_request_and_ping_says_so(
-    exported: Path, films: Any, wait_for: Callable[..., Any], redirection: str
+    exported: Path, phantom: Any, wait_for: Callable[..., Any], redirection: str
 ) -> None:
     with unlogged(exported, redirection, wait_for) as request:
-        assert [request("POST", "/invocations", films.pgm)[0] for _ in range(2)] == [200, 200]
+        assert [request("POST", "/invocations", phantom.pgm)[0] for _ in range(2)] == [200, 200]
         assert request("POST", "/invocations", b"no image")[0] == 422
         assert request("GET", "/ping") == (200, {"status": "degraded", "degraded": ["log"]})
 
 
 def test_a_full_disk_leaves_no_file_of_a_capture_and_no_request_fails(
-    stressed: Any, films: Any, captures: Path, wait_for: Callable[..., Any]
+    stressed: Any, phantom: Any, captures: Path, wait_for: Callable[..., Any]
 ) -> None:
     server = stressed
-    assert server.invoke(films.pgm).status == 200
+    assert server.invoke(phantom.pgm).status == 200
     kept = wait_for(lambda: [path for path in captures.rglob("*") if path.is_file() and path.suffix != UNFINISHED])
     # Large enough for a body in memory and the log, too small for a body in base64.
     before = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))
-    assert server.invoke(films.pgm).status == 200
+    assert server.invoke(phantom.pgm).status == 200
     wait_for(lambda: json.loads(server.request("GET", "/ping").body)["degraded"] == ["capture"])
     assert [path for path in captures.rglob("*") if path.is_file()] == kept
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, before)
-    assert server.invoke(films.pgm).status == 200
+    assert server.invoke(phantom.pgm).status == 200
     line = [line for line in server.lines() if line["event"] == "request"][-1]
     assert line["DroppedCaptures"] == 1
     wait_for(lambda: json.loads(server.request("GET", "/ping").body) == {"status": "ok", "degraded": []})
     assert "Traceback" not in server.stderr.read_text()
 
 
-# --- clients
+# Clients that are slow or gone
 
 
-def test_a_half_closed_client_gets_its_answer(stressed: Any, films: Any) -> None:
+def test_a_half_closed_client_gets_its_answer(stressed: Any, phantom: Any) -> None:
     with connect(stressed) as connection:
-        connection.sendall(head(films.pgm) + films.pgm)
+        connection.sendall(head(phantom.pgm) + phantom.pgm)
         connection.shutdown(socket.SHUT_WR)
         assert answer(connection).status == 200
 
 
 def test_a_half_closed_client_that_waits_gets_its_answer_too(
-    stressed: Any, films: Any, wait_for: Callable[..., Any]
+    stressed: Any, phantom: Any, wait_for: Callable[..., Any]
 ) -> None:
     (worker,) = stressed.workers()
     os.kill(worker, signal.SIGSTOP)
     with connect(stressed) as running, connect(stressed) as waiting:
-        running.sendall(head(films.pgm) + films.pgm)
+        running.sendall(head(phantom.pgm) + phantom.pgm)
         wait_for(lambda: [stressed.ping() for _ in range(5)] == [200] * 5)
-        waiting.sendall(head(films.pgm) + films.pgm)
+        waiting.sendall(head(phantom.pgm) + phantom.pgm)
         waiting.shutdown(socket.SHUT_WR)
-        # The probe of a client that waits: it says nothing that a client must not discard.
+        # The server's probe of a waiting client: every client discards a status 100.
         assert waiting.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
         os.kill(worker, signal.SIGCONT)
         assert answer(running).status == 200 and answer(waiting).status == 200
@@ -190,7 +190,7 @@ def reset(connection: socket.socket) -> None:
 )
 def test_clients_that_have_gone_free_their_places(
     stressed: Any,
-    films: Any,
+    phantom: Any,
     wait_for: Callable[..., Any],
     close: Callable[[socket.socket], None],
     requests: int,
@@ -206,16 +206,16 @@ def test_clients_that_have_gone_free_their_places(
     os.kill(worker, signal.SIGSTOP)
     gone = [connect(server) for _ in range(4)]
     for connection in gone:
-        connection.sendall(requests * (head(films.pgm) + films.pgm))
-    wait_for(lambda: server.invoke(films.pgm).status == 503)
+        connection.sendall(requests * (head(phantom.pgm) + phantom.pgm))
+    wait_for(lambda: server.invoke(phantom.pgm).status == 503)
     for connection in gone:
         close(connection)
 
-    # The one that the worker has got is over, too, as far as places go.
+    # The request in the worker has freed its place, too.
     wait_for(lambda: lines("client_gone") >= before + noticed)
     refused = lines("busy")
     os.kill(worker, signal.SIGCONT)
-    assert [server.invoke(films.pgm).status for _ in range(3)] == [200] * 3
+    assert [server.invoke(phantom.pgm).status for _ in range(3)] == [200] * 3
     assert lines("busy") == refused and server.workers() == [worker], "no worker was given up for a client that left"
 
 
@@ -262,13 +262,13 @@ def burst_of_resets(server: Any, body: bytes, count: int) -> Iterator[None]:
         os.kill(server.process.pid, signal.SIGCONT)
 
 
-def test_connections_that_are_reset_leave_no_memory(server: Any, films: Any, wait_for: Callable[..., Any]) -> None:
+def test_connections_that_are_reset_leave_no_memory(server: Any, phantom: Any, wait_for: Callable[..., Any]) -> None:
     def left_by_a_burst() -> int:
-        with burst_of_resets(server, films.pgm, 400):
+        with burst_of_resets(server, phantom.pgm, 400):
             before = memory(server.process.pid)
         assert server.ping() == 200
         # The heap keeps its peak until the server has been idle for a second.
-        assert memory(server.process.pid) - before < 20 * 2**20 < 400 * len(films.pgm) / 2
+        assert memory(server.process.pid) - before < 20 * 2**20 < 400 * len(phantom.pgm) / 2
         wait_for(lambda: memory(server.process.pid) - before < 4 * 2**20, 60)
         return memory(server.process.pid)
 
@@ -276,8 +276,8 @@ def test_connections_that_are_reset_leave_no_memory(server: Any, films: Any, wai
     assert left_by_a_burst() - first < 2 * 2**20, "a second burst uses the memory of the first"
 
 
-def test_ping_is_answered_while_more_connections_than_the_limit_are_reset(stressed: Any, films: Any) -> None:
-    with burst_of_resets(stressed, films.pgm, 200), ExitStack() as stack:
+def test_ping_is_answered_while_more_connections_than_the_limit_are_reset(stressed: Any, phantom: Any) -> None:
+    with burst_of_resets(stressed, phantom.pgm, 200), ExitStack() as stack:
         pings = [stack.enter_context(connect(stressed)) for _ in range(4)]
         for ping in pings:
             ping.sendall(PING)
@@ -285,18 +285,18 @@ def test_ping_is_answered_while_more_connections_than_the_limit_are_reset(stress
         assert [answer(ping).status for ping in pings] == [200] * 4
 
 
-# --- requests
+# Requests of unusual forms
 
 
-def test_a_path_with_a_slash_more_is_no_redirect(server: Any, films: Any) -> None:
-    reply = server.invoke(films.pgm, path="/invocations/", Host="elsewhere.example")
+def test_a_path_with_a_slash_more_is_no_redirect(server: Any, phantom: Any) -> None:
+    reply = server.invoke(phantom.pgm, path="/invocations/", Host="elsewhere.example")
     assert (reply.status, reply.code) == (404, "not_found") and "location" not in reply.headers
 
 
-def test_an_encoded_body_is_refused(server: Any, films: Any) -> None:
-    reply = server.invoke(films.pgm, Content_Encoding="gzip")
+def test_an_encoded_body_is_refused(server: Any, phantom: Any) -> None:
+    reply = server.invoke(phantom.pgm, Content_Encoding="gzip")
     assert (reply.status, reply.code) == (415, "unsupported_encoding")
-    assert server.invoke(films.pgm, Content_Encoding="identity").status == 200
+    assert server.invoke(phantom.pgm, Content_Encoding="identity").status == 200
 
 
 @pytest.mark.parametrize(
@@ -311,16 +311,16 @@ def test_an_encoded_body_is_refused(server: Any, films: Any) -> None:
         "Root=1-67891233-abcdef012345678912345678",
     ],
 )
-def test_an_opaque_attribute_is_echoed_with_every_answer(server: Any, films: Any, value: str) -> None:
-    for body, status in ((films.pgm, 200), (b"no image", 422)):
+def test_an_opaque_attribute_is_echoed_with_every_answer(server: Any, phantom: Any, value: str) -> None:
+    for body, status in ((phantom.pgm, 200), (b"no image", 422)):
         reply = server.invoke(body, **{ATTRIBUTES: value})
         assert reply.status == status and reply.headers[ATTRIBUTES.lower()].endswith(value)
     assert not any(value in json.dumps(line) for line in server.lines())
 
 
 @pytest.mark.parametrize("value", ["laterality", "lateralty=L", "view=CC,trace=7", "patient=7"])
-def test_what_looks_like_an_option_is_none_of_the_caller_s_own(server: Any, films: Any, value: str) -> None:
-    assert server.invoke(films.pgm, **{ATTRIBUTES: value}).code == "bad_option"
+def test_what_looks_like_an_option_is_none_of_the_caller_s_own(server: Any, phantom: Any, value: str) -> None:
+    assert server.invoke(phantom.pgm, **{ATTRIBUTES: value}).code == "bad_option"
 
 
 def test_no_process_of_the_server_leaves_a_core_file(server: Any, wait_for: Callable[..., Any]) -> None:

@@ -20,7 +20,7 @@ MIB = 2**20
 
 
 def alive(process: int) -> bool:
-    """Return whether the process runs: one that only waits for its parent to take notice does not."""
+    """Return whether the process runs; a zombie, which waits for its parent, does not."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
     except FileNotFoundError:
@@ -47,9 +47,9 @@ def test_the_server_process_imports_nothing_heavy(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_serving_process_has_nothing_heavy_mapped(server: Any, films: Any) -> None:
-    assert server.invoke(films.pgm).status == 200
-    refused = server.invoke(films.pgm, Accept="application/dicom")
+def test_the_serving_process_has_nothing_heavy_mapped(server: Any, phantom: Any) -> None:
+    assert server.invoke(phantom.pgm).status == 200
+    refused = server.invoke(phantom.pgm, Accept="application/dicom")
     assert refused.code == "no_source_identity"
     libraries = Path(f"/proc/{server.process.pid}/maps").read_text()
     assert "libpython" in libraries or "python3" in libraries
@@ -62,8 +62,8 @@ def test_workers_do_not_interrupt_the_server(server: Any) -> None:
     assert {os.sched_getscheduler(worker) for worker in server.workers()} == {os.SCHED_BATCH}
 
 
-def test_the_serving_processes_hold_the_weights_only_once(server: Any, films: Any) -> None:
-    assert server.invoke(films.pgm).status == 200
+def test_the_serving_processes_hold_the_weights_only_once(server: Any, phantom: Any) -> None:
+    assert server.invoke(phantom.pgm).status == 200
     for worker in server.workers():
         maps = Path(f"/proc/{worker}/smaps").read_text()
         (size, resident) = re.findall(r"network\.bin\nSize:\s+(\d+).*?\nRss:\s+(\d+)", maps, re.DOTALL)[0]
@@ -71,16 +71,16 @@ def test_the_serving_processes_hold_the_weights_only_once(server: Any, films: An
 
 
 def test_a_killed_worker_costs_the_request_in_it_and_no_other(
-    own_server: Callable[..., Any], films: Any, wait_for: Callable[..., Any]
+    own_server: Callable[..., Any], phantom: Any, wait_for: Callable[..., Any]
 ) -> None:
     server = own_server()
     (worker,) = server.workers()
     os.kill(worker, signal.SIGSTOP)
-    with server.unfinished(films.pgm) as finish, ThreadPoolExecutor(2) as pool:
+    with server.unfinished(phantom.pgm) as finish, ThreadPoolExecutor(2) as pool:
         running = pool.submit(finish)
-        # What the loop has answered after the body arrived, it has answered after handing the body on.
+        # Pings that are answered after the body arrived show that the event loop has passed the body on.
         wait_for(lambda: [server.ping() for _ in range(5)] == [200] * 5)
-        waiting = pool.submit(server.invoke, films.pgm)
+        waiting = pool.submit(server.invoke, phantom.pgm)
         os.kill(worker, signal.SIGKILL)
         lost, kept = running.result(), waiting.result()
     assert (lost.status, lost.code) == (503, "worker_lost") and kept.status == 200
@@ -91,7 +91,7 @@ def test_a_killed_worker_costs_the_request_in_it_and_no_other(
 
 
 def test_kill_under_load_loses_at_most_one_request_a_kill(
-    own_server: Callable[..., Any], films: Any, wait_for: Callable[..., Any]
+    own_server: Callable[..., Any], phantom: Any, wait_for: Callable[..., Any]
 ) -> None:
     server = own_server(MAMMOPIPE_WORKERS="2")
     wait_for(lambda: len(server.workers()) == 2)
@@ -99,7 +99,7 @@ def test_kill_under_load_loses_at_most_one_request_a_kill(
 
     def ask() -> None:
         while not stop.is_set():
-            replies.append(server.invoke(films.pgm))
+            replies.append(server.invoke(phantom.pgm))
 
     with ThreadPoolExecutor(4) as pool:
         clients = [pool.submit(ask) for _ in range(4)]
@@ -108,7 +108,7 @@ def test_kill_under_load_loses_at_most_one_request_a_kill(
                 answered = len(replies)
                 wait_for(lambda answered=answered: len(replies) > answered)
                 os.kill(server.workers()[0], signal.SIGKILL)
-                # However long the next worker takes to start, the load goes on.
+                # The load continues while the next worker starts.
                 wait_for(
                     lambda kill=kill: (
                         len(server.workers()) == 2 and server.stdout.read_text().count('"worker_ended"') == kill + 1
@@ -119,34 +119,34 @@ def test_kill_under_load_loses_at_most_one_request_a_kill(
         assert all(client.result() is None for client in clients)
     codes = Counter("ok" if reply.status == 200 else reply.code for reply in replies)
     assert set(codes) <= {"ok", "worker_lost"} and codes["worker_lost"] <= kills < codes["ok"]
-    assert server.invoke(films.pgm).status == 200 and server.stop() == 0
+    assert server.invoke(phantom.pgm).status == 200 and server.stop() == 0
 
 
 def test_a_worker_that_hangs_is_replaced(
-    own_server: Callable[..., Any], films: Any, wait_for: Callable[..., Any]
+    own_server: Callable[..., Any], phantom: Any, wait_for: Callable[..., Any]
 ) -> None:
     server = own_server(MAMMOPIPE_MAX_SECONDS="3")
     (worker,) = server.workers()
     os.kill(worker, signal.SIGSTOP)
-    reply = server.invoke(films.pgm)
+    reply = server.invoke(phantom.pgm)
     assert (reply.status, reply.code) == (504, "time_limit")
     wait_for(lambda: server.ping() == 200)
     assert not alive(worker) and server.workers() != [worker]
-    assert server.invoke(films.pgm).status == 200
+    assert server.invoke(phantom.pgm).status == 200
 
 
 def test_ping_is_503_while_the_only_worker_is_replaced(
-    own_server: Callable[..., Any], films: Any, wait_for: Callable[..., Any]
+    own_server: Callable[..., Any], phantom: Any, wait_for: Callable[..., Any]
 ) -> None:
     server = own_server()
     os.kill(server.workers()[0], signal.SIGKILL)
     wait_for(lambda: server.ping() == 503)
-    assert server.invoke(films.pgm).status == 200, "it waits for the next worker"
+    assert server.invoke(phantom.pgm).status == 200, "it waits for the next worker"
     assert server.ping() == 200
 
 
 def test_the_fork_server_is_replaced_too(
-    own_server: Callable[..., Any], films: Any, wait_for: Callable[..., Any]
+    own_server: Callable[..., Any], phantom: Any, wait_for: Callable[..., Any]
 ) -> None:
     server = own_server()
     (worker,) = server.workers()
@@ -154,7 +154,7 @@ def test_the_fork_server_is_replaced_too(
     assert parent(fork_server) == server.process.pid
     os.kill(fork_server, signal.SIGKILL)
     wait_for(lambda: not alive(worker))
-    assert server.invoke(films.pgm).status == 200
+    assert server.invoke(phantom.pgm).status == 200
     assert parent(server.workers()[0]) != fork_server
     assert server.stop() == 0
 
@@ -182,13 +182,13 @@ def test_a_server_that_is_killed_while_starting_leaves_no_process(
     wait_for(lambda: not alive(fork_server))
 
 
-def test_a_signal_to_the_whole_group_loses_nothing(own_server: Callable[..., Any], films: Any) -> None:
+def test_a_signal_to_the_whole_group_loses_nothing(own_server: Callable[..., Any], phantom: Any) -> None:
     server = own_server()
     (worker,) = server.workers()
     for process in (worker, parent(worker)):
         os.kill(process, signal.SIGTERM)
         os.kill(process, signal.SIGINT)
-    assert server.invoke(films.pgm).status == 200 and server.workers() == [worker]
+    assert server.invoke(phantom.pgm).status == 200 and server.workers() == [worker]
 
 
 def test_a_body_is_in_memory_no_more_than_twice(own_server: Callable[..., Any]) -> None:

@@ -26,7 +26,7 @@ def test_nobody_answers_at_a_closed_port() -> None:
 
 
 def test_a_run_that_keeps_no_endpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="keeps no endpoint"):
+    with pytest.raises(ConfigError, match="kept no endpoint"):
         local_endpoint.read_kept(tmp_path)
 
 

@@ -128,7 +128,7 @@ def test_the_server_s_refusal_is_one_line_with_its_code(endpoint: Answering, fil
     ("options", "message"),
     [
         (["--laterality", "X"], "--laterality X: 'X' is none of L, R"),
-        (["--view", "MLO,CC,CC"], "--view MLO,CC,CC: 3 words for 2 files"),
+        (["--view", "MLO,CC,CC"], "--view MLO,CC,CC: 3 values for 2 files"),
         (["--async"], "delivery=async needs uploads"),
         (["--uploads", "films"], "Uploads.prefix='films' must be s3://"),
     ],

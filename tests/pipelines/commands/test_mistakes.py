@@ -94,7 +94,7 @@ MISTAKES = [
     ("run --source s3://bucket/films", "s3://bucket/films: the S3 of a local run starts empty"),
     ("run --weights s3://bucket/weights", "s3://bucket/weights: the S3 of a local run starts empty"),
     ("run --phantoms -5", "--phantoms -5: must be at least 2"),
-    ("run --phantoms 4 --source few", "--phantoms: how many phantoms to make"),
+    ("run --phantoms 4 --source few", "--phantoms: sets how many phantoms are made"),
     ("predict none few -o out.csv", "no run"),
     ("predict few few -o out.csv", "neither model.json nor model.tar.gz"),
     ("data check few/nolabel.txt", "a table ends in .csv"),

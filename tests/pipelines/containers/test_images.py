@@ -149,9 +149,9 @@ def test_a_build_that_fails_is_one_line(checkout: Path, tmp_path: Path) -> None:
 
 
 def test_a_client_that_is_missing_is_one_line(checkout: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no such command; install Docker"):
+    with pytest.raises(ConfigError, match="no such command; install Docker"):
         images.build(checkout, images.ImageBuildOptions(), client="/no/such/docker")
-    with pytest.raises(ConfigError, match="there is no such command; install Docker"):
+    with pytest.raises(ConfigError, match="no such command; install Docker"):
         images.sizes(["mammopipe/serving:x"], client="/no/such/docker")
 
 
@@ -179,13 +179,13 @@ def test_what_ecr_has_is_not_pushed_again(
     ecr.put_image(repositoryName="mammopipe/training", imageManifest=manifest, imageTag=tag)
     images.push(checkout, PLAIN, account, client=str(client.path))
     assert [words[1].split("/")[2].split(":")[0] for words in client.asked("push")] == ["processing", "serving"]
-    assert f"mammopipe/training:{tag}: ECR has it already" in capfd.readouterr().err
+    assert f"mammopipe/training:{tag}: already in ECR" in capfd.readouterr().err
 
 
 def test_without_repositories_a_push_says_what_makes_them(
     checkout: Path, tmp_path: Path, account: boto3.Session
 ) -> None:
-    with pytest.raises(ConfigError, match=r"ECR refused DescribeRepositories: .* infra/stack.yaml makes"):
+    with pytest.raises(ConfigError, match=r"ECR refused DescribeRepositories: .* infra/stack.yaml creates"):
         images.push(checkout, PLAIN, account, client=str(Client(tmp_path).path))
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ QUOTAS = {
 DUTIES = ("processing", "training", "serving")
 
 
+@cache
+def shared_client(service: str) -> Any:
+    """Return a client of the emulated account, whichever it is now: a new one takes longer than what it is asked."""
+    return boto3.client(service, region_name=REGION)
+
+
 class Session(boto3.Session):
     """The emulated account; service quotas, which the emulator lacks, are stubbed."""
 
@@ -37,6 +44,8 @@ class Session(boto3.Session):
         self.quotas, self.forbidden = quotas, forbidden
 
     def client(self, service_name: str, **options: Any) -> Any:
+        if service_name not in ("iam", "service-quotas"):
+            return shared_client(service_name)
         client = super().client(service_name, **options)
         if service_name == "service-quotas":
             stub = Stubber(client)
@@ -66,7 +75,7 @@ class Account:
         self.quotas: dict[str, float] = dict(QUOTAS)
         self.forbidden: set[str] = set()
         self.file = folder / "pipeline.toml"
-        self.client = lambda service: boto3.client(service, region_name=REGION)
+        self.client = shared_client
         for duty in ("pipeline", *DUTIES):
             self.client("iam").create_role(RoleName=f"mammopipe-{duty}", AssumeRolePolicyDocument=json.dumps(TRUST))
         self.key = self.client("kms").create_key()["KeyMetadata"]["Arn"]

@@ -167,7 +167,7 @@ def test_a_serverless_model_has_what_serverless_takes(definitions: dict[str, Com
     ("values", "message"),
     [
         ({"endpoint": {"capture_percent": 5}}, "set security.kms_key"),
-        ({"endpoint": {"capture_percent": 5, "mode": "serverless"}}, "captures nothing in mode serverless"),
+        ({"endpoint": {"capture_percent": 5, "mode": "serverless"}}, "not possible in mode serverless"),
         ({"endpoint": {"serverless_memory_mb": 1500}}, "a multiple of 1024"),
         ({"endpoint": {"serverless_concurrency": 0}}, "between 1 and 200"),
         ({"endpoint": {"rollback_alarms": [f"a{number}" for number in range(11)]}}, "at most 10"),

@@ -1,117 +1,36 @@
 """Executions on AWS, by Stubber and an emulated S3: shown live, explained when they fail, read like local runs."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError
-from botocore.stub import ANY, Stubber
 
 from mammopipe.pipelines import cli
-from mammopipe.pipelines.backends.sessions import ExpiredCredentialsError, LocalServices
-from mammopipe.pipelines.backends.step_status import Status, StepRecord
+from mammopipe.pipelines.backends.sessions import LocalServices
+from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.commands import runs as run_views
 from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.data.s3 import ExpiredAccessError, Storage
 from mammopipe.pipelines.runs import aws as aws_runs
 from mammopipe.pipelines.runs import aws_watch, launch
 from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.pipelines.runs.results import WHOLE
 from mammopipe.pipelines.runs.run import Run
 from mammopipe.pipelines.runs.tracking import mlflow
-from mammopipe.processing.errors import ConfigError
+from tests.pipelines.aws_account import (
+    ARN,
+    FAILED,
+    ID,
+    JOB,
+    PREPARED,
+    REGION,
+    START,
+    TRAINING,
+    Aws,
+    Screen,
+)
 from tests.pipelines.scripted import EVALUATION
-
-REGION, ID = "eu-central-1", "abcd1234efgh"
-ARN = f"arn:aws:sagemaker:{REGION}:123456789012:pipeline/mammopipe/execution/{ID}"
-START = datetime(2026, 3, 1, 8, tzinfo=UTC)
-JOB = "pipelines-abcd1234efgh-Train-alexnet-XyZ"
-TRAIN = f"arn:aws:sagemaker:{REGION}:123456789012:training-job/{JOB}"
-PREPARE = f"arn:aws:sagemaker:{REGION}:123456789012:processing-job/pipelines-{ID}-Prepare-Q"
-
-
-def client(service: str) -> Any:
-    return boto3.client(service, region_name=REGION, aws_access_key_id="a", aws_secret_access_key="b")
-
-
-class Aws:
-    """An account whose answers are queued."""
-
-    def __init__(self, storage: Storage):
-        self.clients = aws_watch.Clients(client("sagemaker"), client("logs"), storage)
-        self.stub, self.logs = Stubber(self.clients.sagemaker), Stubber(self.clients.logs)
-        self.stub.activate()
-        self.logs.activate()
-
-    def shows(self, status: str, *steps: dict[str, Any], reason: str = "", arn: str = ARN) -> None:
-        shown = {
-            "PipelineExecutionArn": arn,
-            "PipelineExecutionStatus": status,
-            "CreationTime": START,
-            "LastModifiedTime": START + timedelta(seconds=300),
-            **({"FailureReason": reason} if reason else {}),
-        }
-        self.stub.add_response("describe_pipeline_execution", shown, {"PipelineExecutionArn": arn})
-        self.stub.add_response(
-            "list_pipeline_execution_steps",
-            {"PipelineExecutionSteps": list(steps)},
-            {"PipelineExecutionArn": arn, "SortOrder": "Ascending"},
-        )
-        values = {"PipelineParameters": [{"Name": "Epochs", "Value": "3"}]}
-        self.stub.add_response("list_pipeline_parameters_for_execution", values, {"PipelineExecutionArn": arn})
-
-    def logged(self, *messages: str) -> None:
-        self.logs.add_response(
-            "describe_log_streams",
-            {"logStreams": [{"logStreamName": f"{JOB}/algo-1"}]},
-            {"logGroupName": "/aws/sagemaker/TrainingJobs", "logStreamNamePrefix": JOB},
-        )
-        self.logs.add_response(
-            "get_log_events",
-            {"events": [{"message": message} for message in messages]},
-            {
-                "logGroupName": "/aws/sagemaker/TrainingJobs",
-                "logStreamName": f"{JOB}/algo-1",
-                "limit": ANY,
-                "startFromHead": False,
-            },
-        )
-
-
-def step(name: str, status: str, seconds: float | None = None, reason: str = "", **metadata: Any) -> dict[str, Any]:
-    ended = {"EndTime": START + timedelta(seconds=seconds)} if seconds is not None else {}
-    return {
-        "StepName": name,
-        "StepStatus": status,
-        "StartTime": START,
-        "Metadata": metadata,
-        **ended,
-        **({"FailureReason": reason} if reason else {}),
-    }
-
-
-PREPARED = step("Prepare", "Succeeded", 61.5, ProcessingJob={"Arn": PREPARE})
-TRAINING = step("Train-alexnet", "Executing", TrainingJob={"Arn": TRAIN})
-FAILED = step("Train-alexnet", "Failed", 250, "ClientError: lower   the rate", TrainingJob={"Arn": TRAIN})
-
-
-class Screen:
-    """Hears of every change, as the live table does."""
-
-    def __init__(self) -> None:
-        self.seen: list[dict[str, Status]] = []
-
-    @contextmanager
-    def show(self, logs: Path) -> Iterator["Screen"]:
-        yield self
-
-    def changed(self, records: list[StepRecord]) -> None:
-        self.seen.append({record.name: record.status for record in records})
 
 
 @pytest.fixture
@@ -277,72 +196,6 @@ def test_only_the_newest_are_adopted_and_that_is_said(
     assert [row["id"] for row in json.loads(shown.out)] == [ID]
     assert shown.err == "Only the 1 newest executions of pipeline mammopipe; runs --aws N takes more\n"
     assert cli.main(["runs", "--aws", "0", "--runs", str(tmp_path)]) == 2
-
-
-def refusal(code: str, status: int) -> ClientError:
-    answer = {"Error": {"Code": code, "Message": "slowly"}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return ClientError(answer, "DescribePipelineExecution")  # type: ignore[arg-type]
-
-
-DROPPED = EndpointConnectionError(endpoint_url="https://api")
-FAULTS = [refusal("ThrottlingException", 400), refusal("InternalFailure", 500), DROPPED]
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_poll_that_fails_for_a_while_does_not_end_the_watching(
-    aws: Aws, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, fault: Exception
-) -> None:
-    faults, describe = iter([fault] * 6), aws.clients.sagemaker.describe_pipeline_execution
-
-    def answer(**request: Any) -> Any:
-        for error in faults:
-            raise error
-        return describe(**request)
-
-    monkeypatch.setattr(aws.clients.sagemaker, "describe_pipeline_execution", answer)
-    aws.shows("Failed", PREPARED)
-    said, waited = [], []
-    ended = aws_watch.watch(folder, aws.clients, Screen().show, said.append, wait=waited.append)
-    assert ended["status"] == Status.FAILED and waited == [10, 20, 40, 80, 160, 300]
-    assert len([line for line in said if "trying again for up to 60 minutes" in line]) == 1
-
-
-def test_the_watching_ends_where_nobody_answers_and_says_how_to_look_again(
-    aws: Aws, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def answer(**request: Any) -> Any:
-        raise DROPPED
-
-    monkeypatch.setattr(aws.clients.sagemaker, "describe_pipeline_execution", answer)
-    waited: list[float] = []
-    with pytest.raises(ConfigError, match=f"for 60 minutes; {ID} continues .* mammopipe status {ID} --watch"):
-        aws_watch.watch(folder, aws.clients, Screen().show, lambda line: None, wait=waited.append)
-    assert aws_watch.LONGEST_SILENCE <= sum(waited) < aws_watch.LONGEST_SILENCE + aws_watch.LONGEST_PAUSE
-
-
-def test_a_poll_that_is_refused_for_good_ends_the_watching(aws: Aws, folder: RunFolder) -> None:
-    aws.stub.add_client_error("describe_pipeline_execution", "ExpiredTokenException", "expired", http_status_code=403)
-    with pytest.raises(ConfigError, match="AWS refused DescribePipelineExecution: expired"):
-        aws_watch.watch(folder, aws.clients, Screen().show, lambda line: None, wait=lambda seconds: None)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [ExpiredAccessError("s3://b/k: the credentials have expired"), ExpiredCredentialsError("AWS refused: expired")],
-)
-def test_credentials_that_expire_at_the_end_say_that_the_run_has_ended(
-    aws: Aws, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def expired(*given: Any, **named: Any) -> Any:
-        raise error
-
-    monkeypatch.setattr(aws_watch, "finish", expired)
-    aws.shows("Succeeded", PREPARED)
-    with pytest.raises(
-        ExpiredCredentialsError, match=f"{ID} has ended on AWS: Succeeded.*status {ID} --watch"
-    ) as shown:
-        aws_watch.watch(folder, aws.clients, Screen().show, lambda line: None, wait=lambda seconds: None)
-    assert shown.value.exit_code == 4
 
 
 def test_run_on_aws_follows_the_execution_and_exits_1_when_it_fails(

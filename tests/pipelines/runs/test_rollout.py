@@ -44,12 +44,16 @@ class Scaling:
 SCALING = Scaling()
 
 
+@cache
+def emulated() -> Any:
+    """Return a client of the emulated account, whichever it is now: a new one takes longer than most tests."""
+    return boto3.client("sagemaker", region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s")
+
+
 @pytest.fixture
-def sagemaker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+def sagemaker() -> Iterator[Any]:
     with mock_aws():
-        yield boto3.client("sagemaker", region_name="us-east-1")
+        yield emulated()
 
 
 def add_package(sagemaker: Any, number: int, status: str = "Approved") -> str:
@@ -218,7 +222,7 @@ OLD = "mammopipe-1-01234567"
 def new_name() -> str:
     """Return what a deployment of the second package creates."""
     with mock_aws():
-        client = boto3.client("sagemaker", region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s")
+        client = emulated()
         packages = [add_package(client, number) for number in (1, 2)]
         aws_rollout.deploy(GUARDED, client, SCALING, packages[1], wait=False, say=lambda line: None)
         return serving(client)

@@ -27,8 +27,8 @@ head_epochs = 0
 warmup_epochs = 0
 precision = "float32"
 [segmentation]
-height = 96
-width = 96
+height = 64
+width = 64
 [evaluation]
 bootstrap = 100
 [endpoint]

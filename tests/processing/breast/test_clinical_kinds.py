@@ -11,14 +11,14 @@ from mammopipe.processing.datasets.manifest import Laterality, View
 from tests.support.clinical_phantoms import ClinicalPhantom, Kind, make_clinical_phantom
 
 IMAGES = 8
-"""Of each kind: both sides and both views in turn."""
+"""Number of images of each kind: both sides and both views in turn."""
 NO_SIDE = (Kind.FULL_FIELD, Kind.CUT_OFF)
-"""Kinds that touch both sides of the image: there nothing but a header shows the chest wall."""
+"""Kinds that touch both sides of the image, so that only a header shows the chest wall's side."""
 
 
 @dataclass(frozen=True)
 class Segmented:
-    """A phantom, and what was found with its true header."""
+    """A phantom, and its segmentation with the true header."""
 
     phantom: ClinicalPhantom
     region: BreastRegion
@@ -59,7 +59,7 @@ def test_a_true_header_is_never_contradicted(segmented: dict[Kind, list[Segmente
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in NO_SIDE])
-def test_the_picture_shows_the_side_where_the_header_is_mirrored_or_missing(
+def test_the_image_shows_the_side_where_the_header_is_mirrored_or_missing(
     segmented: dict[Kind, list[Segmented]], kind: Kind
 ) -> None:
     for each in segmented[kind][:4]:
@@ -88,7 +88,7 @@ def test_a_header_wins_where_the_breast_touches_both_sides(segmented: dict[Kind,
         assert "chest-side-against-laterality" not in region.quality["flags"]
 
 
-def test_flags_say_what_is_there_and_nothing_else(segmented: dict[Kind, list[Segmented]]) -> None:
+def test_flags_name_what_the_image_shows_and_nothing_else(segmented: dict[Kind, list[Segmented]]) -> None:
     expected = {
         Kind.IMPLANT: {"implant"},
         Kind.CUT_OFF: {"skin-cut-off"},

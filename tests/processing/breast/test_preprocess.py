@@ -1,3 +1,5 @@
+"""The network's input: its orientation and size, its lesions, and the settings that determine it."""
+
 import cv2
 import numpy as np
 import pytest

@@ -17,7 +17,7 @@ from mammopipe.processing.jobs.contact_sheets import draw_contours
 
 @dataclass(frozen=True)
 class Film:
-    """A left oblique film, chest wall at the left, with the masks it was made of."""
+    """A left oblique film, chest wall at the left, with its true masks."""
 
     pixels: NDArray[np.uint16]
     breast: NDArray[np.bool_]
@@ -38,7 +38,7 @@ def make_film(
     y, x = np.mgrid[:height, :width].astype(np.float32) / height
     image = (x >= padding) & (x < width / height - padding)
     x = x - padding
-    # Distance to the skin, 0 at it and 1 deep inside: half an ellipse on the chest wall.
+    # Depth below the skin, 0 at the skin and up to 1; the breast is half an ellipse on the chest wall.
     depth = 1 - np.sqrt((x / 0.42) ** 2 + ((y - 0.45) / 0.52) ** 2)
     breast = (depth > 0) & image
     corner = (x < 0.22 - 0.4 * y) & breast
@@ -81,7 +81,7 @@ def test_leaves_out_what_is_not_breast(clutter: str) -> None:
     assert dice(region.pectoral, image.muscle) > 0.95
 
 
-def test_parts_a_label_that_touches_the_skin() -> None:
+def test_separates_a_label_that_touches_the_skin() -> None:
     image = make_film()
     pixels = image.pixels.copy()
     edge = int(np.flatnonzero(image.breast[60])[-1])
@@ -156,7 +156,7 @@ def test_every_size_gives_the_same_masks(height: int, width: int) -> None:
     assert dice(region.pectoral, image.muscle) > 0.93
 
 
-def test_the_reduced_copy_tells_what_the_whole_image_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reduced_copy_gives_the_segmentation_of_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
     image = make_film(1024, 1024, label=True)
     reduced = segment_breast(image.pixels, view=View.MLO)
     monkeypatch.setattr("mammopipe.processing.breast.working_copy.WORKING_SIZE", 1024)
@@ -185,7 +185,7 @@ def test_a_tilted_image_with_black_wedges_is_segmented(degrees: float) -> None:
     assert dice(region.mask, breast) > 0.97
 
 
-def test_no_muscle_is_invented() -> None:
+def test_no_muscle_is_found_where_there_is_none() -> None:
     image = make_film(muscle=False)
     region = segment_breast(image.pixels, view=View.MLO)
     assert not region.pectoral.any()
@@ -234,7 +234,7 @@ def test_padding_is_no_part_of_the_image() -> None:
     assert coverage[1] == pytest.approx(coverage[0] / 0.7, rel=0.05)
 
 
-def test_quality_is_json() -> None:
+def test_quality_can_be_written_as_json() -> None:
     quality = segment_breast(make_film().pixels, view=View.MLO).quality
     assert json.loads(json.dumps(dict(quality), allow_nan=False)) == quality
 
@@ -259,7 +259,7 @@ def test_an_image_with_only_a_label_is_refused() -> None:
         segment_breast(pixels)
 
 
-def test_a_speck_is_refused() -> None:
+def test_a_tiny_bright_spot_is_refused() -> None:
     pixels = np.zeros((400, 400), np.uint16)
     cv2.circle(pixels, (200, 200), 34, 20000, -1)
     cv2.circle(pixels, (200, 200), 10, 60000, -1)

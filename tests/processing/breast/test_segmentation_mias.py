@@ -58,7 +58,7 @@ def test_every_chest_wall_is_on_its_side(regions: list[tuple[ImageRecord, Breast
         assert region.chest_side is Side.of(record.laterality), record.image_id
 
 
-def test_the_muscle_is_found_on_nearly_all(regions: list[tuple[ImageRecord, BreastRegion]]) -> None:
+def test_the_muscle_is_found_on_nearly_all_images(regions: list[tuple[ImageRecord, BreastRegion]]) -> None:
     shares = [region.quality["pectoral_share"] for _, region in regions]
     assert sum(share > 0 for share in shares) >= 300
     assert 0.05 < np.median(shares) < 0.2

@@ -33,8 +33,8 @@ def test_the_exit_code_and_the_reason_name_the_cause_and_no_patient(
 
     monkeypatch.setenv("MAMMOPIPE_BASE", str(tmp_path))
     assert run(main, "message") == code
-    said = (tmp_path / "output" / "message").read_text()
-    assert said.startswith(reason) and "PATIENT" not in said
+    written = (tmp_path / "output" / "message").read_text()
+    assert written.startswith(reason) and "PATIENT" not in written
 
 
 def test_a_full_disk_behind_another_error_is_found() -> None:

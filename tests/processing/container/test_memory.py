@@ -1,3 +1,5 @@
+"""A mapped file's pages leave the memory of the process, and are read again when they are needed."""
+
 import mmap
 import os
 import re

@@ -1,4 +1,4 @@
-"""What a training job needs of its hosts: the interface between them, their names, and the GPUs that are paid."""
+"""What a training job needs from its hosts: the interface between them, their names, and the GPUs of their type."""
 
 import json
 from pathlib import Path
@@ -74,9 +74,7 @@ def test_only_the_other_hosts_wait_for_the_first(hosts: int, current: str, expec
         ("", 0, False),
     ],
 )
-def test_an_instance_that_is_paid_for_its_gpus_does_not_train_on_its_processor(
-    kind: str, gpus: int, refused: bool
-) -> None:
+def test_an_instance_with_gpus_does_not_train_on_its_processor(kind: str, gpus: int, refused: bool) -> None:
     resources = {"current_instance_type": kind} if kind else {}
     if refused:
         with pytest.raises(ConfigError, match=f"sees no GPU of {kind}"):

@@ -1,4 +1,4 @@
-"""Public collections as copies change them: other table formats, folders, suffixes, and rows that break a rule."""
+"""Copies of public collections: other table formats, folders and suffixes, and rows that break a rule."""
 
 import csv
 import io
@@ -42,7 +42,7 @@ def write_rows(path: Path, rows: Sequence[Sequence[str]], *, separator: str = ",
 
 
 def seen(table: LabelTable) -> list[tuple[object, ...]]:
-    """Return what a table says of each image, without its file."""
+    """Return what a table states about each image, without its file."""
     return [
         (each.image_id, each.patient_id, each.laterality, each.view, each.label, each.split, len(each.lesions))
         for each in table.records
@@ -190,7 +190,7 @@ def changed(path: Path, column: str, value: str) -> str:
 
 
 @pytest.mark.parametrize(("column", "value"), [("xmax", "-5"), ("xmin", "nan"), ("ymax", "1e999"), ("ymin", "left")])
-def test_a_vindr_box_that_is_none_refuses_its_image_alone(tree: Tree, column: str, value: str) -> None:
+def test_an_invalid_vindr_box_refuses_its_image_only(tree: Tree, column: str, value: str) -> None:
     folder = tree("vindr-mammo")
     image_id = changed(folder / vindr_mammo.FINDINGS, column, value)
     table, _ = read(folder)

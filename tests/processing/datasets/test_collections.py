@@ -229,7 +229,7 @@ def test_a_collection_is_arranged_for_training(trees: dict[str, Path], tmp_path:
         assert all(record.lesions for record in table.records if record.label is Label.MALIGNANT)
 
 
-def test_two_collections_in_one_folder_must_be_told_apart(trees: dict[str, Path], tmp_path: Path) -> None:
+def test_two_collections_in_one_folder_are_refused(trees: dict[str, Path], tmp_path: Path) -> None:
     for name in ("cmmd", "vindr-mammo"):
         shutil.copytree(trees[name], tmp_path, dirs_exist_ok=True)
     with pytest.raises(ConfigError, match="label tables of cmmd, vindr-mammo; say which it is: --as NAME"):

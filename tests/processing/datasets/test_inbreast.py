@@ -65,7 +65,7 @@ def test_classes_follow_the_stated_convention(tmp_path: Path, birads: str, label
     assert record.label == label and "4 to 6 malignant" in str(DATASET.terms)
 
 
-def test_an_image_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_missing_image_is_refused_by_name(tmp_path: Path) -> None:
     folder = release(tmp_path)
     next((folder / "ALL-IMGS").glob("20586908*")).unlink()
     table = read_table(folder / "INbreast.csv")
@@ -163,7 +163,7 @@ def test_single_calcifications_and_the_pectoral_muscle_are_no_lesions(tmp_path: 
     assert [(lesion.finding, lesion.radius) for lesion in record.lesions] == [("Calcifications", 100), ("Mass", 10)]
 
 
-def test_a_damaged_outline_refuses_its_image_alone(tmp_path: Path) -> None:
+def test_a_damaged_outline_refuses_its_image_only(tmp_path: Path) -> None:
     folder = release(tmp_path)
     (folder / "AllXML" / "20586934.xml").write_text("<plist><dict>")
     found = read_table(folder / "INbreast.csv")

@@ -1,3 +1,5 @@
+"""Manifests: rows that read back as written, parts that are joined, and rows that are refused by name."""
+
 from dataclasses import replace
 from pathlib import Path
 

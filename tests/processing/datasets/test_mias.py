@@ -1,3 +1,5 @@
+"""The label table of mini-MIAS: labels, lesions and patients, and tables that are not the released one."""
+
 from collections import Counter
 from pathlib import Path
 

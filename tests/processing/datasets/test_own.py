@@ -1,4 +1,4 @@
-"""A site's own table: columns and values as it has them, images found, what cannot be used refused by name."""
+"""A site's own table: its columns and values are mapped, its images found, and unusable rows refused by name."""
 
 import json
 import re
@@ -80,14 +80,14 @@ def test_a_row_that_cannot_be_used_is_left_out_with_its_line_and_reason(tmp_path
     text = f"{HEAD},lesion_x,lesion_y,lesion_radius\n1.png,P1,normal,,,\n{row}\n"
     found = read_own(table(tmp_path, text, "1.png", "2.png"))
     assert [record.image_id for record in found.records] == ["1"]
-    ((_, said),) = found.refused
-    assert said.startswith("labels.csv, line 3: ") and reason in said
+    ((_, stated),) = found.refused
+    assert stated.startswith("labels.csv, line 3: ") and reason in stated
 
 
 def test_rows_that_contradict_each_other_are_left_out(tmp_path: Path) -> None:
     path = table(tmp_path, f"{HEAD}\n1.png,P1,normal\n1.png,P1,benign\n2.png,P1,normal\n", "1.png", "2.png")
-    ((_, said),) = read_own(path).refused
-    assert "image '1.png' has label 'normal' and, in line 3, 'benign'" in said
+    ((_, reason),) = read_own(path).refused
+    assert "image '1.png' has label 'normal' and, in line 3, 'benign'" in reason
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_columns_that_no_field_takes_are_named(tmp_path: Path) -> None:
     assert unused_columns(path, OwnTable(columns={"side": "Laterality"})) == ["agee (age?)", "BMI"]
 
 
-def test_a_parquet_table_says_the_same(tmp_path: Path) -> None:
+def test_a_parquet_table_gives_the_same_records(tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     (tmp_path / "1.png").touch()
@@ -169,7 +169,7 @@ def test_the_folder_of_a_table_must_hold_one(tmp_path: Path) -> None:
         find_table(tmp_path)
 
 
-def test_what_is_arranged_is_read_as_the_dataset_own(tmp_path: Path) -> None:
+def test_an_arranged_table_is_read_as_the_dataset_own(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     path = table(tmp_path / "mine", f"{HEAD},split\na/1.png,P1,normal,train\n", "a/1.png")
     arranged = arrange(path, tmp_path / "out").records
@@ -233,7 +233,7 @@ def test_a_spreadsheet_is_a_table(tmp_path: Path) -> None:
     assert (first.patient_id, first.age, second.patient_id, second.age) == ("7", 61.5, "008", None)
 
 
-def test_a_file_that_is_no_spreadsheet_is_said(tmp_path: Path) -> None:
+def test_a_file_that_is_no_spreadsheet_is_named(tmp_path: Path) -> None:
     path = table(tmp_path, ROWS, name="labels.xlsx")
     with pytest.raises(LabelError, match="labels.xlsx: cannot be read as a spreadsheet"):
         read_own(path)
@@ -245,7 +245,7 @@ def test_absolute_paths_within_the_folder_of_images_are_found(tmp_path: Path) ->
     assert (record.path, record.image_id) == ("a/1.png", "a_1")
 
 
-def test_a_table_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match="none.csv: no such file or folder"):
         read_own(tmp_path / "none.csv")
 
@@ -281,7 +281,7 @@ def test_a_table_that_is_not_there_is_said(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_table_that_cannot_be_read_is_said_in_words(tmp_path: Path, text: str, message: str) -> None:
+def test_an_unreadable_table_is_refused_in_words(tmp_path: Path, text: str, message: str) -> None:
     table(tmp_path, "", "1.png").write_bytes(text.encode("latin-1"))
     with pytest.raises(LabelError) as refused:
         read_own(tmp_path)

@@ -1,4 +1,4 @@
-"""A dataset is one object: whatever the pipeline asks of one, it asks of that object."""
+"""Each dataset is one object, from which the pipeline takes everything that it needs to know about the dataset."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_labels_are_read_from_the_table_or_its_folder_by_the_name_of_the_dataset
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_dataset_says_its_terms_and_stages_its_own_label_table(name: str) -> None:
+def test_a_dataset_states_its_terms_and_stages_its_own_label_table(name: str) -> None:
     dataset = DATASETS[name]
     assert dataset.name == name
     assert dataset.terms.licence in str(dataset.terms)

@@ -1,3 +1,5 @@
+"""The label table of RSNA 2023, and Prepare on its exams."""
+
 import csv
 from collections import Counter
 from collections.abc import Callable
@@ -35,7 +37,7 @@ def test_cancer_goes_before_biopsy(tmp_path: Path, cancer: str, biopsy: str, lab
     assert record.label is label
 
 
-def test_what_is_stated_is_kept_and_what_is_missing_stays_missing(tmp_path: Path) -> None:
+def test_stated_values_are_kept_and_missing_ones_stay_missing(tmp_path: Path) -> None:
     stated = {"age": "61.0", "density": "B", "BIRADS": "2.0", "implant": "1", "view": "MLO", "laterality": "R"}
     first, second = read_labels("rsna", table(tmp_path, {"age": ""}, stated))
     assert (first.age, first.density, first.birads, first.implant) == (None, "", "", False)

@@ -75,7 +75,7 @@ REFUSED: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("keyword", "value"), REFUSED, ids=lambda value: str(value))
-def test_what_is_no_whole_breast_view_is_refused_by_its_attribute(
+def test_images_that_are_no_view_of_a_whole_breast_are_refused_by_attribute(
     make_dicom: MakeDicom, keyword: str, value: Any
 ) -> None:
     with pytest.raises(NotAMammogramError, match=rf"{keyword} \([0-9A-F]{{4}},[0-9A-F]{{4}}\)") as caught:
@@ -144,7 +144,7 @@ def test_magnification_from_the_distances_alone(make_dicom: MakeDicom) -> None:
 @pytest.mark.parametrize(
     "code", ["399163009", "399055006", "399110001", "399161006", "442580003", "442593008", "R-102C2"]
 )
-def test_modifiers_count_wherever_they_stand(make_dicom: MakeDicom, make_item: MakeItem, code: str) -> None:
+def test_modifiers_count_in_either_sequence(make_dicom: MakeDicom, make_item: MakeItem, code: str) -> None:
     modifier = [make_item(CodeValue=code, CodingSchemeDesignator="SCT")]
     inside = [make_item(CodeValue="399162004", ViewModifierCodeSequence=modifier)]
     for values in ({"ViewCodeSequence": inside}, {"ViewModifierCodeSequence": modifier}):
@@ -290,7 +290,7 @@ def test_a_mask_of_two_values_is_refused(make_dicom: MakeDicom) -> None:
         ("attribute-ignored", {"PatientOrientation": ["A", "A"]}),
     ],
 )
-def test_what_a_file_warns_of_is_a_flag(make_dicom: MakeDicom, flag: str, values: dict[str, Any]) -> None:
+def test_warnings_of_a_file_become_flags(make_dicom: MakeDicom, flag: str, values: dict[str, Any]) -> None:
     image = read(make_dicom, **values)
     assert flag in image.flags and flag in str(image.facts["flags"]).split(";")
     assert flag not in read(make_dicom).flags

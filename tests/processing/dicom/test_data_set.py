@@ -1,8 +1,9 @@
-"""Data sets that are valid and odd, or hostile: empty attributes, other representations, many and deep elements."""
+"""Unusual but valid data sets, and hostile ones: empty attributes, other representations, many and deep elements."""
 
 import struct
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,10 @@ REQUIRED = {
     Tag.PIXEL_REPRESENTATION,
 }
 """Type 1 attributes of the Image Pixel Module that the reader needs."""
-SIGNAL = {"Laterality": "L"}
 
 
 def raw(tag: int, syntax: str, value: bytes = b"", vr: str | None = None) -> bytes:
-    """Return one element as it is in a file."""
+    """Return the bytes of one element in a file."""
     order = ">" if syntax == BIG else "<"
     head = struct.pack(order + "HH", tag >> 16, tag & 0xFFFF)
     if syntax == IMPLICIT:
@@ -45,9 +45,15 @@ def raw(tag: int, syntax: str, value: bytes = b"", vr: str | None = None) -> byt
     return head + code.encode() + struct.pack(order + "H", len(value)) + value
 
 
+@cache
+def plain(make_dicom: MakeDicom, syntax: str) -> bytes:
+    """Return a file as it should be."""
+    return make_dicom(CELLS, bits=12, syntax=syntax)
+
+
 def with_element(make_dicom: MakeDicom, syntax: str, tag: int, element: bytes) -> bytes:
-    """Return a file in which `element` stands in place of the attribute `tag`, at its place in the order of tags."""
-    data = make_dicom(CELLS, bits=12, syntax=syntax)
+    """Return a file with `element` in place of the attribute `tag`, at its position in the order of tags."""
+    data = plain(make_dicom, syntax)
     order = ">" if syntax == BIG else "<"
     start = data.index(struct.pack(order + "HH", 0x0028, 0x0002), 132)
     position, out, done = start, data[:start], False
@@ -77,7 +83,7 @@ def test_an_empty_attribute_is_an_absent_one(make_dicom: MakeDicom, syntax: str,
             read_mammogram(data)
     else:
         image = read_mammogram(data)
-        assert np.array_equal(image.pixels, read_mammogram(make_dicom(CELLS, bits=12, syntax=syntax)).pixels)
+        assert np.array_equal(image.pixels, read_mammogram(plain(make_dicom, syntax)).pixels)
     assert identity_fields(data) == () and origin(data, where="x") == ("", "")
 
 
@@ -142,7 +148,7 @@ def test_a_sequence_of_unknown_representation_is_implicit(make_dicom: MakeDicom)
 
 
 @pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT])
-def test_a_bare_data_set_is_read_and_says_so(make_dicom: MakeDicom, syntax: str) -> None:
+def test_a_data_set_without_file_header_is_read_and_flagged(make_dicom: MakeDicom, syntax: str) -> None:
     data = make_dicom(CELLS, bits=12, syntax=syntax, ImageType=["ORIGINAL", "PRIMARY"], Modality="MG")
     bare = data[data.index(b"\x08\0\x08\0", 132) :]
     image = read_mammogram(bare)
@@ -154,7 +160,7 @@ def test_a_bare_data_set_is_read_and_says_so(make_dicom: MakeDicom, syntax: str)
         read_mammogram(compressed[compressed.index(b"\x08\0\x08\0", 132) :])
 
 
-def test_functional_groups_say_what_the_image_does_not(make_dicom: MakeDicom, make_item: Callable[..., Any]) -> None:
+def test_functional_groups_supply_missing_attributes(make_dicom: MakeDicom, make_item: Callable[..., Any]) -> None:
     """C.7.6.16: a single generated 2-D image in tomosynthesis storage has its attributes there."""
     shared = make_item(
         FrameAnatomySequence=[make_item(FrameLaterality="R")],

@@ -1,4 +1,4 @@
-"""Identifying attributes are named, their values are not."""
+"""Identifying attributes are reported by name; their values are never shown."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -189,9 +189,7 @@ def test_each_identifying_attribute_is_named_at_any_depth(
     assert identity_fields(make_dicom(CELLS, **{keyword: [] if vr == "SQ" else ""})) == ()
 
 
-def test_a_patients_number_in_a_sequence_is_the_real_one(
-    make_dicom: Callable[..., bytes], make_item: Callable[..., Any]
-) -> None:
+def test_a_patient_id_in_a_sequence_is_named(make_dicom: Callable[..., bytes], make_item: Callable[..., Any]) -> None:
     original = make_item(ModifiedAttributesSequence=[make_item(PatientID="4711")])
     data = make_dicom(CELLS, PatientID="pseudonym", OriginalAttributesSequence=[original])
     assert identity_fields(data) == ("PatientID",)
@@ -203,7 +201,7 @@ def test_the_list_is_that_of_the_table_in_the_order_of_tags() -> None:
     assert tags == sorted(set(tags), key=lambda tag: tag or 0)
 
 
-def test_burned_in_text_counts(make_dicom: Callable[..., bytes]) -> None:
+def test_burned_in_text_is_named(make_dicom: Callable[..., bytes]) -> None:
     assert identity_fields(make_dicom(CELLS, BurnedInAnnotation="YES")) == ("BurnedInAnnotation",)
     assert identity_fields(make_dicom(CELLS, BurnedInAnnotation="NO")) == ()
 
@@ -240,7 +238,7 @@ def test_an_error_names_the_file_and_the_limit(make_dicom: Callable[..., bytes],
         identity_fields(data, config=small)
 
 
-def test_the_patients_number_of_each_depth_is_named_once(
+def test_the_patient_id_of_each_depth_is_named_once(
     make_dicom: Callable[..., bytes], make_item: Callable[..., Any]
 ) -> None:
     original = make_item(ModifiedAttributesSequence=[make_item(PatientID="4711", PatientName="Doe^Jane")])
@@ -284,7 +282,7 @@ HIDDEN = {
 
 
 @pytest.mark.parametrize("name", HIDDEN)
-def test_a_name_in_a_private_sequence_counts(make_dicom: Callable[..., bytes], name: str) -> None:
+def test_a_name_in_a_private_sequence_is_found(make_dicom: Callable[..., bytes], name: str) -> None:
     data = with_private(make_dicom(CELLS), HIDDEN[name])
     assert identity_fields(data) == ("PatientName",) and read_mammogram(data).pixels.shape == CELLS.shape
     implicit = with_private(make_dicom(CELLS, syntax="1.2.840.10008.1.2"), private(b"", one_item(IMPLICIT_NAME)))
@@ -298,13 +296,13 @@ def test_private_bytes_that_are_no_sequence_are_passed_over(make_dicom: Callable
 
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.80"])
-def test_a_name_after_the_pixel_data_counts(make_dicom: Callable[..., bytes], syntax: str) -> None:
+def test_a_name_after_the_pixel_data_is_found(make_dicom: Callable[..., bytes], syntax: str) -> None:
     data = make_dicom(CELLS, syntax=syntax)
     assert identity_fields(data + NAME) == ("PatientName",)
     assert identity_fields(data + b"\0" * 100) == identity_fields(data + b"\xff" * 3) == ()
 
 
-def test_comments_of_an_overlay_count(make_dicom: Callable[..., bytes]) -> None:
+def test_comments_of_an_overlay_are_found(make_dicom: Callable[..., bytes]) -> None:
     data = make_dicom(CELLS)
     place = data.index(b"\xe0\x7f\x10\x00OW")
     assert identity_fields(data[:place] + b"\x02\x60\0\x40LT\x08\0Doe Jane" + data[place:]) == ("OverlayComments",)

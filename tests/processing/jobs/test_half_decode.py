@@ -1,4 +1,4 @@
-"""Half a decode: off unless asked for, of the same geometry as a whole one, measured, and refused where it differs."""
+"""Decoding at half resolution: off by default, of the same geometry, measured, and not used if it differs too much."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ RECORD = ImageRecord(
 
 @pytest.fixture(scope="module")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """The first patient's machine is the linear one, the second's pads its frame and inverts."""
+    """The first patient's machine is the linear one; the second patient's pads its frame and inverts the values."""
     folder = tmp_path_factory.mktemp("trees")
     for patients in (1, 2):
         write_rsna_tree(folder / str(patients), patients=patients, height=500)
@@ -57,7 +57,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     return start
 
 
-def test_it_is_off_unless_asked_for_and_then_leaves_no_trace(trees: dict[int, Path], run: Callable[..., Path]) -> None:
+def test_half_resolution_is_off_by_default_and_then_leaves_no_trace(
+    trees: dict[int, Path], run: Callable[..., Path]
+) -> None:
     default, off = run(trees[1], "default"), run(trees[1], "off", "--reduced-decode", "false")
     names = sorted(path.relative_to(default) for path in default.rglob("*") if path.is_file())
     tables = {name.name for name in names if name.suffix != ".png"}
@@ -66,7 +68,7 @@ def test_it_is_off_unless_asked_for_and_then_leaves_no_trace(trees: dict[int, Pa
     assert "reduced_decode" not in (default / "stage.json").read_text()
 
 
-def test_half_decodes_give_the_same_manifest_and_say_how_other_their_pixels_are(
+def test_half_resolution_gives_the_same_manifest_and_states_how_much_the_pixels_differ(
     trees: dict[int, Path], run: Callable[..., Path]
 ) -> None:
     whole, half = run(trees[1], "whole"), run(trees[1], "half", "--reduced-decode", "true")
@@ -84,7 +86,7 @@ def test_half_decodes_give_the_same_manifest_and_say_how_other_their_pixels_are(
     assert [replace(each, sha256="") for each in first] == [replace(each, sha256="") for each in second]
 
 
-def test_an_image_with_bright_padding_is_decoded_whole(trees: dict[int, Path], run: Callable[..., Path]) -> None:
+def test_an_image_with_bright_padding_is_decoded_in_full(trees: dict[int, Path], run: Callable[..., Path]) -> None:
     """Half a decode would blend the padding lines of the second patient's machine into the tissue beside them."""
     whole, half = run(trees[2], "whole"), run(trees[2], "half", "--reduced-decode", "true")
     measured = json.loads((half / "stage.json").read_text())["reduced_decode"]["images"]
@@ -123,7 +125,7 @@ def test_images_that_half_resolution_changes_too_much_are_decoded_in_full(
 
 
 @pytest.mark.parametrize("size", [(402, 301), (403, 401), (401, 207), (777, 555)])
-def test_lesions_size_and_spacing_are_those_of_the_whole_decode(
+def test_lesions_size_and_spacing_are_those_of_full_resolution(
     make_dicom: Callable[..., bytes], tmp_path: Path, size: tuple[int, int]
 ) -> None:
     cells = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 4096, size, np.uint16), (0, 0), 8)
@@ -139,7 +141,7 @@ def test_lesions_size_and_spacing_are_those_of_the_whole_decode(
     assert half.lesions[0].x == pytest.approx((60.5) * 200 / size[0] - 0.5)
 
 
-def test_what_is_not_tall_enough_or_no_jpeg_2000_is_not_measured(
+def test_images_that_are_low_or_not_jpeg_2000_are_not_measured(
     make_dicom: Callable[..., bytes], tmp_path: Path
 ) -> None:
     cells = np.tile(np.arange(300, dtype=np.uint16), (399, 1))

@@ -62,7 +62,7 @@ def stage(folder: Path) -> Stage:
     return Stage("test", folder, "algo-1", ["algo-1"], {}, "digest")
 
 
-def test_whatever_a_worker_raises_costs_its_image_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_any_error_of_a_worker_refuses_its_image_only(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     at_work = stage(tmp_path)
     at_work.work(work, [Task(record(number)) for number in range(9)])
     reasons = dict(at_work.quarantined)

@@ -32,7 +32,7 @@ from mammopipe.processing.jobs import augment, prepare, segment
 from mammopipe.processing.jobs.split_settings import Division
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 from mammopipe.processing.read_config import ForProcessing
-from mammopipe.processing.weight_sums import require_whole
+from mammopipe.processing.weight_sums import check_sums
 
 FILMS = 24
 Container = Callable[..., Path]
@@ -220,7 +220,7 @@ def test_copies_of_the_rarer_classes_alone_make_all_classes_equally_large(prepar
     assert copies == {label: most - count for label, count in counts.items() if count < most}
 
 
-def test_no_copy_at_all_is_refused(prepared: Path, container: Container, tmp_path: Path) -> None:
+def test_zero_copies_are_refused(prepared: Path, container: Container, tmp_path: Path) -> None:
     records = read_manifest(prepared)
     write_manifest([record for record in records if record.label is Label.NORMAL], tmp_path / "manifest.csv")
     output = container(manifest=tmp_path, stage=prepared, images=prepared / "images")
@@ -244,8 +244,8 @@ def test_without_copies_the_stage_is_passed_through(
 ) -> None:
     output = container(manifest=prepared, stage=prepared, images=prepared / "images") / "data_augmentation"
     augment.main(["--copies", "0", "--balance", balance])
-    said = capsys.readouterr().out
-    assert "copies=0: no copy is stored" in said and ("training.sampling balances" in said) is (balance == "true")
+    text = capsys.readouterr().out
+    assert "copies=0: no copy is stored" in text and ("training.sampling balances" in text) is (balance == "true")
     assert read_manifest(output) == []
     (stage,) = output.glob("stage*.json")
     described = json.loads(stage.read_text())
@@ -290,10 +290,10 @@ def test_whole_weights_and_a_packed_model_are_accepted(tmp_path: Path) -> None:
     for name in ("model.tar.gz", "resnet50.pth"):
         (tmp_path / name).write_text("a")
     (tmp_path / "resnet50.pth.sha256").write_text(f"{hashlib.sha256(b'a').hexdigest()}  resnet50.pth\n")
-    require_whole(tmp_path)
+    check_sums(tmp_path)
 
 
-def test_segment_hands_on_what_prepare_did_with_raw_images(tree: Path, container: Container, tmp_path: Path) -> None:
+def test_segment_passes_on_how_prepare_treated_raw_images(tree: Path, container: Container, tmp_path: Path) -> None:
     prepared = container(labels=tree, images=tree) / "prepared"
     prepare.main(["--dataset", "mias", "--for-processing", "convert"])
     source = tmp_path / "stage"

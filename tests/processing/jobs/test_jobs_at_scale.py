@@ -90,7 +90,7 @@ def run_on(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 
 
 @pytest.mark.parametrize(("films", "hosts"), [(FILMS, HOSTS), (4, 5)])
-def test_several_instances_make_what_one_makes_even_where_some_get_no_image(
+def test_several_instances_write_what_one_writes_even_if_some_get_no_image(
     run_on: Callable[..., Stages], tree: Path, tmp_path: Path, films: int, hosts: int
 ) -> None:
     source = tree
@@ -140,7 +140,7 @@ def test_a_picture_that_vanished_between_two_stages_is_missed(
         run_on(1)
 
 
-def test_only_what_stands_in_every_instances_list_is_missed(tmp_path: Path) -> None:
+def test_an_image_is_missing_only_if_no_instance_saw_it(tmp_path: Path) -> None:
     for host, ids in (("algo-1", "a b"), ("algo-2", "b c")):
         (tmp_path / f"manifest-{host}.csv").touch()
         (tmp_path / f"unseen-{host}.csv").write_text("image_id\n" + "\n".join(ids.split()))
@@ -173,7 +173,7 @@ def test_an_image_that_no_row_names_is_refused(
 @pytest.mark.parametrize(
     ("manifests", "lists"), [("algo-1 algo-2", "algo-1"), ("algo-1", "algo-1 algo-2"), ("algo-1", "algo-2")]
 )
-def test_an_instance_without_its_manifest_or_its_list_is_noticed(tmp_path: Path, manifests: str, lists: str) -> None:
+def test_an_instance_without_its_manifest_or_its_list_is_refused(tmp_path: Path, manifests: str, lists: str) -> None:
     for host in manifests.split():
         (tmp_path / f"manifest-{host}.csv").touch()
     for host in lists.split():
@@ -205,7 +205,7 @@ def make_container(tree: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv(BASE_VARIABLE, str(base))
 
 
-def test_a_job_started_again_keeps_what_is_whole_and_makes_the_rest(
+def test_a_restarted_job_keeps_complete_images_and_makes_the_rest(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_container(tree, tmp_path, monkeypatch)
@@ -232,7 +232,7 @@ def test_a_job_started_again_keeps_what_is_whole_and_makes_the_rest(
     assert all(len(path.read_bytes()) > 1000 for path in images.values())
 
 
-def test_other_settings_start_over(
+def test_a_restarted_job_with_other_settings_makes_every_image(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_container(tree, tmp_path, monkeypatch)

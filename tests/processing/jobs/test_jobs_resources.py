@@ -43,7 +43,7 @@ def start(job: str, base: Path, inputs: dict[str, Path], *arguments: str) -> "su
 
 
 def children(pid: int) -> list[int]:
-    """Return the ids of a job's workers: what its fork server forked. Its resource tracker is none of them."""
+    """Return the ids of a job's workers: the children of its fork server, without the resource tracker."""
 
     def below(parent: int) -> list[int]:
         return [int(each) for each in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]

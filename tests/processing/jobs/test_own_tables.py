@@ -57,7 +57,7 @@ def record(image: str, patient: str, split: Split | None) -> ImageRecord:
     return ImageRecord(image, patient, "own", None, None, Label.NORMAL, split)
 
 
-def test_without_a_validation_split_a_fold_of_the_training_images_is_it() -> None:
+def test_without_a_validation_split_one_fold_of_the_training_images_becomes_it() -> None:
     stated = [record(f"i{number}", f"p{number}", Split.TEST if number < 2 else Split.TRAIN) for number in range(12)]
     placed = keep_splits(stated, SplitConfig())
     assert [item.split for item in placed[:2]] == [Split.TEST, Split.TEST]
@@ -66,7 +66,7 @@ def test_without_a_validation_split_a_fold_of_the_training_images_is_it() -> Non
     assert {item.split for item in placed[2:] if item.fold != 0} == {Split.TRAIN}
 
 
-def test_splits_that_contradict_themselves_are_refused() -> None:
+def test_contradictory_splits_are_refused() -> None:
     train, test = record("a", "p", Split.TRAIN), record("b", "p", Split.TEST)
     with pytest.raises(LabelError, match="image b: the table puts its patient in the splits test and train"):
         keep_splits([train, test], SplitConfig())

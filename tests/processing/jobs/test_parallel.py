@@ -1,3 +1,5 @@
+"""Many images on several processes: every image has its result, whatever happens to its worker."""
+
 import io
 import os
 import select
@@ -70,7 +72,7 @@ def test_workers_end_with_a_killed_parent() -> None:
         os.close(worker)
 
 
-def test_a_fault_of_ours_is_not_taken_for_a_bad_image() -> None:
+def test_a_programming_error_is_not_taken_for_a_bad_image() -> None:
     with pytest.raises(KeyError):
         list(map_images(fault, range(3), total=3, title="Fault", workers=2))
 
@@ -90,7 +92,7 @@ def test_items_are_taken_as_they_are_needed() -> None:
     results.close()  # type: ignore[attr-defined]
 
 
-def test_progress_is_told_in_lines_with_speed_time_left_and_refusals() -> None:
+def test_progress_lines_state_speed_time_left_and_refusals() -> None:
     now, stream = 100.0, io.StringIO()
     progress = ProgressDisplay("Prepare", 1000, stream=stream, clock=lambda: now)
     for number in range(1, 1001):
@@ -117,7 +119,7 @@ def test_progress_on_a_terminal_is_one_bar() -> None:
     assert "Prepare: 100%" in last and "3/3" in last and "image/s" in last and "refused=1" in last
 
 
-def test_a_short_job_tells_its_end(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_short_job_logs_its_end(capfd: pytest.CaptureFixture[str]) -> None:
     list(map_images(square, range(5), total=5, title="Square", workers=1))
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("Square:")]
     assert line.startswith("Square: 5 of 5 images, ") and line.endswith(" left, 0 refused")

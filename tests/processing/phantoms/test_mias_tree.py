@@ -84,7 +84,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_films(tree: P
         assert sha256(tmp_path / "other" / name) != sha256(tree / name)
 
 
-def test_forty_films_hold_patients_enough_of_every_class():
+def test_forty_films_hold_enough_patients_of_every_class():
     plan = {name: film.label for name, film in mias_films(40) if film.label is not Label.NORMAL}
     assert Counter(plan.values()) == {Label.MALIGNANT: 7, Label.BENIGN: 7}
     patients = [(int(name[3:]) + 1) // 2 for name in plan]

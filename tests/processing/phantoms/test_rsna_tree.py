@@ -121,7 +121,7 @@ def test_the_reader_gives_back_the_image(tree: Path):
         assert not mammogram.pixels[image.padding].any()
 
 
-def test_padding_is_no_grey_value_of_the_picture(tree: Path):
+def test_padding_is_no_grey_value_of_the_image(tree: Path):
     padded = [image for image in rsna_images(6, 1, height=HEIGHT) if image[1] is Machine.SIGMOID]
     for row, _, image in padded:
         dataset = pydicom.dcmread(file_of(tree, row))

@@ -1,3 +1,5 @@
+"""The division into splits and folds: by patient, by class, the same on every machine, or as the table states."""
+
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace

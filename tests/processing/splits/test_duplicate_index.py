@@ -43,7 +43,7 @@ def test_each_image_keeps_its_likeliest_partners(phantoms: Images, monkeypatch: 
     assert len(pairs) <= 2 * len(phantoms)
 
 
-def test_nothing_is_found_in_nothing(phantoms: Images) -> None:
+def test_no_images_have_no_pairs(phantoms: Images) -> None:
     assert candidate_pairs({}, []) == []
     assert candidate_pairs({"phantom1": phantoms["phantom1"]}, ["train"]) == []
     assert candidate_pairs({"blank": phantoms["blank"], "again": phantoms["blank"]}, ["train", "test"]) == []
@@ -80,7 +80,9 @@ def test_the_number_of_pairs_grows_with_the_images_not_with_their_square() -> No
     assert sizes[400] <= CANDIDATES * 401
 
 
-def test_pairs_do_not_depend_on_how_the_search_is_cut(phantoms: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_do_not_depend_on_the_block_sizes_of_the_search(
+    phantoms: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
     twins = phantoms | {f"{name}-twin": item for name, item in phantoms.items()}
     groups = [name.endswith("-twin") for name in twins]
     whole = candidate_pairs(twins, groups)

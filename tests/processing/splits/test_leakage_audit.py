@@ -1,5 +1,6 @@
 """Each kind of leak is planted in a clean set of segmented phantoms, and must be found by its kind."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,16 +41,25 @@ def segmented(pixels: np.ndarray) -> np.ndarray:
     return preprocess(Mammogram(pixels, None, View.MLO), CONFIG).pixels
 
 
-@pytest.fixture
-def clean(images: Images, tmp_path: Path) -> list[ImageRecord]:
-    records = []
+@pytest.fixture(scope="module")
+def original(images: Images, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[ImageRecord]]:
+    """A folder with a clean set, never to be changed, and its rows."""
+    folder, records = tmp_path_factory.mktemp("clean"), []
     for number, (name, pixels) in enumerate(images.items()):
         record = ImageRecord(name, f"p{number}", "mias", Laterality.LEFT, View.MLO, Label.NORMAL, SPLITS[number])
-        records.append(store(tmp_path, record, segmented(pixels)))
+        records.append(store(folder, record, segmented(pixels)))
     for index in range(3):
         copied, record = Augmenter().copy(images["film0"], records[0], index)
-        records.append(store(tmp_path, record, segmented(copied)))
-    return records
+        records.append(store(folder, record, segmented(copied)))
+    return folder, records
+
+
+@pytest.fixture
+def clean(original: tuple[Path, list[ImageRecord]], tmp_path: Path) -> list[ImageRecord]:
+    """The rows of a copy of the clean set in `tmp_path`."""
+    folder, records = original
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return list(records)
 
 
 def test_a_clean_set_raises_nothing(clean: list[ImageRecord], tmp_path: Path) -> None:
@@ -99,7 +109,7 @@ def test_a_copy_of_a_training_image_under_another_name_is_found_in_the_test(
     assert ("film1", "new") in {finding.images for finding in report.findings if finding.kind == "same-film"}
 
 
-def test_a_copy_that_claims_another_source_is_found_by_its_picture(
+def test_a_copy_that_states_another_source_is_found_by_its_pixels(
     clean: list[ImageRecord], images: Images, tmp_path: Path
 ) -> None:
     copied, record = Augmenter().copy(images["film5"], clean[0], 7)
@@ -112,7 +122,7 @@ def change(records: list[ImageRecord], image_id: str, **values: object) -> list[
     return [replace(record, **values) if record.image_id == image_id else record for record in records]  # type: ignore[arg-type]
 
 
-def test_what_the_table_gives_away_is_found_by_kind(clean: list[ImageRecord], tmp_path: Path) -> None:
+def test_leaks_that_the_table_shows_are_found_by_kind(clean: list[ImageRecord], tmp_path: Path) -> None:
     cases = {
         "patient-in-two-splits": change(clean, "film5", patient_id="p0"),
         "source-in-two-splits": change(clean, "film0-a01", split=Split.TEST),

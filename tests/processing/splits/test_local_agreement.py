@@ -100,7 +100,7 @@ def test_the_audit_finds_a_deformed_copy_and_says_how(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("below", [0, 16])
-def test_low_images_are_not_compared_place_by_place(tmp_path: Path, below: int) -> None:
+def test_small_images_are_not_compared_place_by_place(tmp_path: Path, below: int) -> None:
     """They hold no fine detail, and different images of smooth patterns would be taken for one."""
     findings = audit_leakage(deformed_set(tmp_path, LEAST_HEIGHT - below, seed=2), tmp_path).findings
     assert len(findings) == (below == 0)

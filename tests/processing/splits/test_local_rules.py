@@ -162,7 +162,7 @@ def test_the_share_is_of_the_places_between_the_features() -> None:
 
 
 @pytest.mark.parametrize("count", [7, 8])
-def test_fewer_than_eight_places_are_no_answer(count: int) -> None:
+def test_fewer_than_eight_places_give_no_share(count: int) -> None:
     """The tissue of the first image holds the blocks of just so many places."""
     first = noise(width=300)
     points = np.array([[x, y] for y in (56, 88) for x in range(4, 300, 16)], float)

@@ -49,12 +49,12 @@ def test_a_mirrored_copy_correlates_by_a_transform_that_mirrors():
     assert correlation(detail(original), detail(mirrored), mirror) > 0.95
 
 
-def test_different_images_do_not_correlate_however_they_are_laid():
+def test_different_images_do_not_correlate_under_any_transform():
     values = [correlation(detail(phantom(3)), detail(phantom(seed)), SAME) for seed in (4, 5, 6)]
     assert max(values) < CORRELATION.least
 
 
-def test_without_a_common_block_there_is_no_answer():
+def test_without_a_common_block_there_is_no_correlation():
     away = np.array([[1.0, 0.0, 1000.0], [0.0, 1.0, 0.0]])
     assert correlation(detail(phantom(3)), detail(phantom(3)), away) is None
     assert correlation(detail(np.zeros((320, 200), np.uint16)), detail(phantom(3)), SAME) is None
@@ -69,7 +69,7 @@ def test_the_limit_follows_the_number_of_pairs(pairs):
     assert found.expected_false_alarms <= ALLOWED_FALSE_ALARMS * 1.01 or found.limit == CORRELATION.most
 
 
-def test_few_pairs_are_held_against_what_was_measured_before():
+def test_few_pairs_are_judged_by_earlier_measurements():
     assert Confirmation.of([0.9] * 3, 5) == Confirmation.of([], 5)
 
 

@@ -114,7 +114,8 @@ def run_jobs(tree: Path, base: Path, protocol: str, copies_of: str) -> Path:
         (inputs / name).symlink_to(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(BASE_VARIABLE, str(base / "job"))
-        prepare.main(["--dataset", "mias", "--protocol", protocol, "--test-fraction", "0.3", "--folds", "2"])
+        settings = ["--max-height", "256", "--test-fraction", "0.3", "--folds", "2"]
+        prepare.main(["--dataset", "mias", "--protocol", protocol, *settings])
         (inputs / "images").unlink()
         (inputs / "images").symlink_to(prepared / "images")
         augment.main(["--copies", "1", "--copies-of", copies_of])
@@ -122,7 +123,7 @@ def run_jobs(tree: Path, base: Path, protocol: str, copies_of: str) -> Path:
     return base / "job" / "processing" / "output" / "data_segmentation"
 
 
-def test_as_published_every_image_is_augmented_before_the_pictures_are_divided(tree: Path, tmp_path: Path) -> None:
+def test_as_published_every_image_is_augmented_before_the_images_are_divided(tree: Path, tmp_path: Path) -> None:
     output = run_jobs(tree, tmp_path, "published", "all")
     records = read_manifest(output, SplitProtocol.PUBLISHED)
     assert {record.split for record in records if record.source_image_id} == set(Split)

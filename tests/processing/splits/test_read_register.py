@@ -76,11 +76,11 @@ def test_the_same_images_are_the_same_test_whatever_is_done_with_them() -> None:
     assert same == frozen_test_digest(iter(rows)) == "4f14366abfb4a5ed"
 
 
-def test_the_account_counts_the_reads_of_this_split_and_names_those_of_others() -> None:
+def test_the_summary_counts_the_reads_of_this_split_and_names_those_of_others() -> None:
     earlier = [FIRST, replace(FIRST, test_digest="other"), replace(FIRST, test_digest="phantoms", synthetic=True)]
     now = replace(FIRST, date="2026-02-02T00:00:00Z")
-    said = account(earlier, now)
-    assert said == {
+    stated = account(earlier, now)
+    assert stated == {
         "register": True,
         "test_digest": "t",
         "reads": 2,
@@ -88,7 +88,7 @@ def test_the_account_counts_the_reads_of_this_split_and_names_those_of_others() 
         "earlier": [asdict(FIRST)],
     }
     others = " Other test splits of the dataset were read 1 times; they may share images with this one."
-    assert sentence(said) == (
+    assert sentence(stated) == (
         "This test split was read 2 times, first on 2026-01-02; this evaluation is number 2. A figure that was chosen "
         f"among several reads is too good.{others}"
     )

@@ -1,5 +1,8 @@
 """A run learns, keeps its best epoch, stops early, and ends the same whether or not it was interrupted."""
 
+import shutil
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -37,14 +40,31 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def films(make_job):
-    paths = make_job()
+def read_films(paths):
     records = read_manifest(paths.channel("manifest"))
     return tuple(
         ImageDataset([record for record in records if record.split is split], paths.channel(str(split)), shape=(64, 64))
         for split in (Split.TRAIN, Split.VALIDATION)
     )
+
+
+@pytest.fixture
+def films(make_job):
+    return read_films(make_job())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_job):
+    """Return a function that gives the network and the progress of an undisturbed run."""
+    return cache(lambda pretrained: run(read_films(make_job()), pretrained=pretrained))
+
+
+@pytest.fixture(scope="module")
+def finished(make_job, tmp_path_factory):
+    """The folder of the checkpoint of a finished run, its network and its progress; never to be changed."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, run(read_films(make_job()), checkpoints=CheckpointStore(folder, "digest"))
 
 
 class Interrupted(Exception):
@@ -100,8 +120,8 @@ def test_a_run_learns(films, sampling, capsys):
     assert capsys.readouterr().out.splitlines() == [item.line() for item in progress.history]
 
 
-def test_the_network_ends_as_in_its_best_epoch(films):
-    network, progress = run(films)
+def test_the_network_ends_as_in_its_best_epoch(films, undisturbed):
+    network, progress = undisturbed(False)
     best = progress.history[progress.best_epoch - 1]
     assert best.rank == max(item.rank for item in progress.history)
     logits = predict(network, films[1], batch_size=5, precision=Precision.FLOAT32)
@@ -113,8 +133,8 @@ def test_the_network_ends_as_in_its_best_epoch(films):
 
 @pytest.mark.parametrize("pretrained", [False, True])
 @pytest.mark.parametrize("checks", [1, 7, 10])
-def test_an_interrupted_run_ends_as_an_undisturbed_one(films, tmp_path, capsys, checks, pretrained):
-    whole = run(films, pretrained=pretrained)
+def test_an_interrupted_run_ends_as_an_undisturbed_one(films, undisturbed, tmp_path, capsys, checks, pretrained):
+    whole = undisturbed(pretrained)
     store = CheckpointStore(tmp_path, "digest")
     with pytest.raises(Interrupted):
         run(films, checkpoints=store, check_stop=interrupt_after(checks), pretrained=pretrained)
@@ -124,23 +144,24 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(films, tmp_path, capsys, 
     assert_same(whole, resumed)
 
 
-def test_a_finished_run_is_not_repeated(films, tmp_path, capsys):
-    store = CheckpointStore(tmp_path, "digest")
-    first = run(films, checkpoints=store)
+def test_a_finished_run_is_not_repeated(films, finished, tmp_path, capsys):
+    folder, first = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     capsys.readouterr()
-    again = run(films, checkpoints=store)
+    again = run(films, checkpoints=CheckpointStore(tmp_path, "digest"))
     assert capsys.readouterr().out == "resumed from epoch 4\n"
     assert_same(first, again)
 
 
-def test_a_foreign_checkpoint_is_ignored_and_kept(films, tmp_path, capsys):
-    run(films, checkpoints=CheckpointStore(tmp_path, "other"))
+def test_a_foreign_checkpoint_is_ignored_and_kept(films, finished, tmp_path, capsys):
+    folder, whole = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     capsys.readouterr()
-    resumed = run(films, checkpoints=CheckpointStore(tmp_path, "digest"))
+    resumed = run(films, checkpoints=CheckpointStore(tmp_path, "other"))
     out = capsys.readouterr().out
     assert "checkpoint checkpoint.pt belongs to other data, settings or code; moved to checkpoint.ignored" in out
     assert "resumed" not in out and (tmp_path / "checkpoint.ignored").is_file()
-    assert_same(resumed, run(films))
+    assert_same(resumed, whole)
 
 
 @pytest.mark.parametrize(
@@ -152,9 +173,9 @@ def test_a_foreign_checkpoint_is_ignored_and_kept(films, tmp_path, capsys):
         lambda content: content[:2000] + b"\0" + content[2001:],
     ],
 )
-def test_a_damaged_checkpoint_is_ignored(films, tmp_path, capsys, damage):
+def test_a_damaged_checkpoint_is_ignored(finished, tmp_path, capsys, damage):
     store = CheckpointStore(tmp_path, "digest")
-    run(films, checkpoints=store)
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     store.path.write_bytes(damage(store.path.read_bytes()))
     (tmp_path / ".checkpoint.pt.left-over").write_bytes(b"half")
     assert store.load() is None

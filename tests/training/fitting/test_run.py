@@ -1,7 +1,9 @@
 """A run resumes in the middle of an epoch, and ends the same wherever its images are kept and however they are read."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -51,6 +53,13 @@ def figures(description):
     return description["weights_sha256"], [{**epoch, "seconds": 0} for epoch in history]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(make_job) -> Callable[..., dict[str, object]]:
+    """Return a function that gives the description of the model of an undisturbed run with further settings."""
+    run = cache(lambda more: finish(make_job(**SETTINGS, **dict(more))))
+    return lambda **more: run(tuple(sorted(more.items())))
+
+
 @pytest.mark.parametrize(
     "more",
     [
@@ -61,10 +70,10 @@ def figures(description):
     ],
 )
 @pytest.mark.parametrize("checks", [2, 5])
-def test_a_run_that_stops_in_the_middle_of_an_epoch_ends_as_one_that_does_not(make_job, capsys, more, checks):
-    settings = SETTINGS | more
-    undisturbed, disturbed = make_job(**settings), make_job(**settings)
-    expected = finish(undisturbed)
+def test_a_run_that_stops_in_the_middle_of_an_epoch_ends_as_one_that_does_not(
+    make_job, undisturbed, capsys, more, checks
+):
+    disturbed, expected = make_job(**SETTINGS, **more), undisturbed(**more)
     with pytest.raises(SystemExit):
         finish(disturbed, StopAfter(checks))
     # An epoch asks after each of its 3 steps, then while it measures.
@@ -78,31 +87,29 @@ def test_a_run_that_stops_in_the_middle_of_an_epoch_ends_as_one_that_does_not(ma
 @pytest.mark.parametrize(
     "other", [{"cache": "disk"}, {"cache": "disk", "workers": "2"}, {"checkpoint_minutes": "1e-9"}]
 )
-def test_how_images_are_read_changes_no_weight(make_job, other):
-    expected = finish(make_job(**SETTINGS, cache="memory"))
-    assert figures(finish(make_job(**SETTINGS, **other))) == figures(expected)
+def test_how_images_are_read_changes_no_weight(make_job, undisturbed, other):
+    assert figures(finish(make_job(**SETTINGS, **other))) == figures(undisturbed(cache="memory"))
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk"])
-def test_shards_change_no_weight(make_job, cache):
-    single, shards = make_job(**SETTINGS), make_job(**SETTINGS, cache=cache)
+def test_shards_change_no_weight(make_job, undisturbed, cache):
+    shards = make_job(**SETTINGS, cache=cache)
     for split in ("train", "validation"):
         folder = shards.channel(split)
         pack(folder, sorted(path.name for path in folder.iterdir()), megabytes=0.03)
         assert len(list(folder.glob("*.tar"))) > 1 and not list(folder.glob("*.png"))
-    expected, found = finish(single), finish(shards)
+    expected, found = undisturbed(), finish(shards)
     assert figures(found) == figures(expected)
     assert found["training"]["data_digest"] == expected["training"]["data_digest"]
 
 
-def test_a_run_goes_on_with_other_ways_of_reading(make_job):
+def test_a_run_goes_on_with_other_ways_of_reading(make_job, undisturbed):
     paths = make_job(**SETTINGS)
-    expected = finish(make_job(**SETTINGS))
     with pytest.raises(SystemExit):
         finish(paths, StopAfter(2))
     hyperparameters = json.loads(paths.hyperparameters.read_text())
     write_json(paths.hyperparameters, {**hyperparameters, "cache": "disk", "workers": "1"})
-    assert figures(finish(paths)) == figures(expected)
+    assert figures(finish(paths)) == figures(undisturbed())
 
 
 def test_a_checkpoint_in_the_middle_of_an_epoch_says_where_it_is(make_job):

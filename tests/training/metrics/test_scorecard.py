@@ -77,6 +77,12 @@ def test_the_roc_curve_keeps_its_corners_alone() -> None:
     roc = scorecard(labels, shares, classes=CLASSES, resamples=draws)["roc"]["malignant"]
     assert roc["false_positive_rate"] == pytest.approx([0, 0, 1 / 3, 1 / 3, 1])
     assert roc["sensitivity"] == pytest.approx([0, 2 / 3, 2 / 3, 1, 1])
+    # Two scores, each of one image of either kind: the curve passes straight through the point between them.
+    ties = np.array([0.2, 0.6, 0.2, 0.6])
+    shares = np.stack([1 - ties, np.zeros(4), ties], axis=1)
+    labels, draws = np.array([0, 0, 2, 2]), Resamples.draw(list("abcd"), n=100, seed=0)
+    roc = scorecard(labels, shares, classes=CLASSES, resamples=draws)["roc"]["malignant"]
+    assert roc == {"false_positive_rate": [0, 1], "sensitivity": [0, 1]}
 
 
 @pytest.mark.parametrize(("images", "points"), [(198, 200), (201, 200), (800, 200)])

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import shutil
 import tarfile
 from contextlib import nullcontext
 
@@ -39,11 +40,17 @@ def description(**changes):
     }
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("original")
+    model_directory.save(folder, build_model("modified_cnn", classes=3, dropout=0.5, seed=3), description())
+    return folder
+
+
 @pytest.fixture
-def saved(tmp_path):
-    network = build_model("modified_cnn", classes=3, dropout=0.5, seed=3)
-    model_directory.save(tmp_path / "model", network, description())
-    return tmp_path / "model"
+def saved(original, tmp_path):
+    """A model directory that a test may change."""
+    return shutil.copytree(original, tmp_path / "model")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,5 +1,6 @@
 """Plots share a figure, and no plot shows anything of an earlier one."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -47,3 +48,17 @@ def test_a_plot_is_the_same_in_a_new_figure_and_in_a_used_one(monkeypatch: pytes
         for draw in order:
             assert draw() == new[DRAWINGS.index(draw)]
     assert len(plot._USED) == 1, "every plot was drawn into the one figure"
+
+
+def test_plots_take_their_colours_from_the_page_and_share_no_names() -> None:
+    curve = {"false_positive_rate": [0, 0.2, 1], "sensitivity": [0, 0.7, 1]}
+    roc = plots.roc_plot({"roc": {"normal": curve, "benign": None, "malignant": curve}}, "<title>")
+    points = [{"predicted": 0.1, "observed": 0.2, "low": 0.1, "high": 0.3, "images": 10, "malignant": 2}]
+    reliability = plots.reliability_plot(points, "reliability")
+    assert "&lt;title&gt;" in roc and "var(--malignant)" in roc and "var(--text)" in roc and "2/10" in reliability
+    names = [set(re.findall(r'id="([^"]+)"', drawn)) for drawn in (roc, reliability)]
+    assert names[0] and names[1] and not names[0] & names[1]
+    for drawn in (roc, reliability):
+        assert not re.search(r"#[0-9a-f]{6}\b", re.sub(r'(href|id|clip-path)="[^"]*"', "", drawn)), "a fixed colour"
+        assert set(re.findall(r'href="#([^"]+)"', drawn)) <= set.union(*names)
+    assert roc == plots.roc_plot({"roc": {"normal": curve, "benign": None, "malignant": curve}}, "<title>")

@@ -11,13 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from mammopipe.processing.datasets.manifest import Split
-from mammopipe.training.model.calibration import Calibration
-from mammopipe.training.model.predictions import TestPredictions, ValidationPredictions
 from mammopipe.training.reporting import plots
-from mammopipe.training.reporting.examples import MOST_MISSED_SHOWN, Circle, Picture, overlay, pick_examples
+from mammopipe.training.reporting.examples import MOST_MISSED_SHOWN, Circle, Picture
 from mammopipe.training.reporting.figures import figure
-from mammopipe.training.reporting.plots import reliability_plot, roc_plot
 from mammopipe.training.reporting.report import origin_of, render
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -288,25 +284,6 @@ def test_example_images_are_shown_with_their_lesions(evaluated, page):
     assert np.abs(decoded - original).mean() < 3
 
 
-def test_examples_are_the_surest_right_and_wrong_image_of_each_class():
-    logits = np.log([[0.8, 0.1, 0.1], [0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.1, 0.3, 0.6]])
-    names = tuple("abcde")
-    test = TestPredictions(names, names, names, np.array([0, 0, 0, 2, 2]), logits)
-    validation = ValidationPredictions(names[:1], names[:1], names[:1], np.array([0]), logits[:1])
-    examples = pick_examples(
-        {Split.VALIDATION: validation, Split.TEST: test}, Calibration(), ["normal", "benign", "malignant"]
-    )
-    keys = ("split", "image_id", "truth", "predicted", "correct")
-    assert [tuple(item[key] for key in keys) for item in examples] == [
-        ("test", "e", "malignant", "malignant", True),
-        ("test", "d", "malignant", "benign", False),
-        ("test", "b", "normal", "normal", True),
-        ("test", "c", "normal", "benign", False),
-        ("validation", "a", "normal", "normal", True),
-    ]
-    assert examples[0]["probabilities"]["malignant"] == pytest.approx(0.6)
-
-
 def test_a_lesion_without_an_image_of_it_is_drawn_nowhere(evaluated):
     example = evaluated.evaluation["examples"][0]["image_id"]
     picture = Picture(10, 20, "AAAA", "BBBB", (Circle(1.0, 2.0, 3.0, "benign"),))
@@ -315,30 +292,6 @@ def test_a_lesion_without_an_image_of_it_is_drawn_nowhere(evaluated):
         "data:image/jpeg;base64,AAAA",
         "data:image/jpeg;base64,BBBB",
     }
-
-
-def test_an_overlay_is_the_image_where_there_is_no_heat():
-    image = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
-    heat = np.zeros((4, 6), np.float32)
-    heat[3] = 1
-    mixed = overlay(image, heat)
-    assert mixed.shape == (4, 6, 3) and mixed.dtype == np.uint8
-    assert (mixed[:3] == image[:3, :, None]).all()
-    assert (mixed[3] != image[3, :, None]).any()
-
-
-def test_plots_take_their_colours_from_the_page_and_share_no_names():
-    curve = {"false_positive_rate": [0, 0.2, 1], "sensitivity": [0, 0.7, 1]}
-    roc = roc_plot({"roc": {"normal": curve, "benign": None, "malignant": curve}}, "<title>")
-    points = [{"predicted": 0.1, "observed": 0.2, "low": 0.1, "high": 0.3, "images": 10, "malignant": 2}]
-    reliability = reliability_plot(points, "reliability")
-    assert "&lt;title&gt;" in roc and "var(--malignant)" in roc and "var(--text)" in roc and "2/10" in reliability
-    names = [set(re.findall(r'id="([^"]+)"', drawn)) for drawn in (roc, reliability)]
-    assert names[0] and names[1] and not names[0] & names[1]
-    for drawn in (roc, reliability):
-        assert not re.search(r"#[0-9a-f]{6}\b", re.sub(r'(href|id|clip-path)="[^"]*"', "", drawn)), "a fixed colour"
-        assert set(re.findall(r'href="#([^"]+)"', drawn)) <= set.union(*names)
-    assert roc == roc_plot({"roc": {"normal": curve, "benign": None, "malignant": curve}}, "<title>")
 
 
 def test_missed_cancers_are_listed_with_what_is_known_of_them(evaluated, page):

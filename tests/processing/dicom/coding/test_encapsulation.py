@@ -1,4 +1,4 @@
-"""Frames in pixel data: fragments, offset tables, padding, and what shows that there are several."""
+"""Frames in pixel data: fragments, offset tables, padding, and the signs of several frames."""
 
 import struct
 from collections.abc import Callable
@@ -74,7 +74,7 @@ def test_a_frame_in_several_fragments_is_joined(make_dicom: MakeDicom, syntax: s
 
 
 @SYNTAXES
-def test_several_frames_are_refused_whatever_tells_of_them(make_dicom: MakeDicom, syntax: str) -> None:
+def test_several_frames_are_refused_wherever_they_are_stated(make_dicom: MakeDicom, syntax: str) -> None:
     data = frame(syntax)
     three = b"".join(item(data) for _ in range(3)) + DELIMITER
     step = len(data) + 8

@@ -1,4 +1,4 @@
-"""JPEG and JPEG Lossless data that are damaged: libjpeg only warns, so the reader finds out for itself."""
+"""Damaged JPEG and JPEG Lossless data: libjpeg only warns, so the reader checks the data itself."""
 
 from collections.abc import Callable
 from typing import Any
@@ -97,7 +97,7 @@ def test_padding_after_the_end_is_no_damage(make_dicom: MakeDicom, syntax: str, 
 @pytest.mark.parametrize("syntax", LIBJPEG)
 @pytest.mark.parametrize("kind", ["zeros", "flat", "white", "air below", "ramp", "one pixel", "noise"])
 def test_whole_data_of_any_picture_are_read(make_dicom: MakeDicom, syntax: str, kind: str) -> None:
-    """The checks must not take a picture for damaged that ends in air, or is coded in a few bits."""
+    """An image that ends in air, or is coded in a few bits, must not count as damaged."""
     bits = bits_of(syntax)
     top = 2**bits - 1
     random = np.random.default_rng(2)

@@ -1,4 +1,4 @@
-"""JPEG 2000 codestreams that cost a decoder more than a mammogram may: refused from their headers."""
+"""JPEG 2000 codestreams that are too expensive to decode are refused by their headers."""
 
 import resource
 import struct
@@ -37,7 +37,7 @@ def codestream(
     in_tile: bytes = b"",
     packets: bytes = b"\0" * 64,
 ) -> bytes:
-    """Return a codestream whose headers announce what is asked for; its packets are empty."""
+    """Return a codestream whose headers announce what the arguments say; its packets are empty."""
     tile_rows, tile_columns = tile or (rows, columns)
     size = struct.pack(">H8IH3B", 0, columns, rows, 0, 0, tile_columns, tile_rows, 0, 0, 1, 11, 1, 1)
     coding = struct.pack(">BBHB5B", bool(precincts), 0, layers, 0, levels, *block, 0, 1) + precincts

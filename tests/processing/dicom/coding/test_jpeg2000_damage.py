@@ -1,4 +1,4 @@
-"""Overwritten stretches of JPEG 2000 data: noticed by where decoding ends, without a false alarm on whole files."""
+"""The reader notices overwritten JPEG 2000 data by the position where decoding ends; intact files raise no alarm."""
 
 import logging
 import threading
@@ -77,7 +77,7 @@ def test_whole_files_of_every_kind_are_read(
     ],
 )
 def test_other_encoders_end_where_they_should(name: str, encoder: bytes) -> None:
-    """The files come with pydicom; they are no mammograms, so only their codestreams are decoded."""
+    """The files come with pydicom; they are not mammograms, so only their codestreams are decoded."""
     dataset = pydicom.dcmread(get_testdata_file(name))
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     assert encoder in frame

@@ -1,4 +1,4 @@
-"""Each transfer syntax, whole and damaged."""
+"""Pixel data of each transfer syntax, intact and damaged."""
 
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +49,7 @@ def test_8_bit_pixels_in_big_endian_words(make_dicom: MakeDicom) -> None:
     assert np.array_equal(pixels, cells.astype(np.uint16) * 257)
 
 
-def test_fragments_are_joined_and_jp2_boxes_taken_off(make_dicom: MakeDicom) -> None:
+def test_fragments_are_joined_and_jp2_boxes_removed(make_dicom: MakeDicom) -> None:
     import imagecodecs  # the encoder; the module under test never encodes
 
     whole = imagecodecs.jpeg2k_encode(RAMP, codecformat="jp2", reversible=True, level=0, bitspersample=12)
@@ -86,7 +86,7 @@ def test_a_codestream_cut_inside_an_intact_file_is_an_error(make_dicom: MakeDico
         (b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x08junk", "JP2 file without a codestream"),
     ],
 )
-def test_what_is_no_codestream(make_dicom: MakeDicom, frame: bytes, message: str) -> None:
+def test_data_without_a_codestream_are_refused(make_dicom: MakeDicom, frame: bytes, message: str) -> None:
     with pytest.raises(CorruptImageError, match=message):
         read_mammogram(make_dicom(RAMP, bits=12, syntax=J2K, pixel_data=encapsulate([frame])))
 
@@ -109,7 +109,7 @@ def test_a_high_bit_that_compressed_data_cannot_have(make_dicom: MakeDicom) -> N
 
 
 @pytest.mark.parametrize("header", [[3, 64, 70, 80], [2, 64, 5000, 0], [2, 80, 64, 0], [2, 10, 80, 0], [0, 0, 0, 0]])
-def test_rle_headers_that_point_nowhere(make_dicom: MakeDicom, header: list[int]) -> None:
+def test_rle_headers_with_offsets_outside_the_data_are_refused(make_dicom: MakeDicom, header: list[int]) -> None:
     frame = np.array(header + [0] * 12, "<u4").tobytes() + b"\x81\x00" * 100
     with pytest.raises(CorruptImageError, match="RLE"):
         read_mammogram(make_dicom(RAMP, syntax="1.2.840.10008.1.2.5", pixel_data=encapsulate([frame])))
