@@ -49,7 +49,8 @@ def exam_tables(answer: ExamAnswer, names: Sequence[str]) -> RenderableType:
             _finding(image.decision),
             _referral(image.referral),
         )
-    cases = _scores("case", "images", "score", "prob.", "decision", "referral")
+    known = any(case.probability is not None for case in (*answer.breasts, answer.exam))
+    cases = _scores("case", "images", "score", "prob." if known else "", "decision", "referral")
     for breast in answer.breasts:
         how = f"{breast.rule}, beside the other" if breast.compared else breast.rule
         title = f"breast {breast.laterality or 'of unknown side'} ({how})"
@@ -61,7 +62,7 @@ def exam_tables(answer: ExamAnswer, names: Sequence[str]) -> RenderableType:
 
 def _case(case: BreastAnswer | ExamScore) -> tuple[str | Text, ...]:
     """Return score, calibrated probability, decision and referral of a breast or an exam."""
-    probability = "-" if case.probability is None else f"{case.probability:.3f}"
+    probability = "" if case.probability is None else f"{case.probability:.3f}"
     return _score(case.malignancy_score), probability, _finding(case.decision), _referral(case.referral)
 
 
