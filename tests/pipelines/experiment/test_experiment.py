@@ -1,4 +1,4 @@
-"""The matrix of networks and protocols: through the command line on phantoms, and its tables on figures made up."""
+"""The matrix of networks and protocols: through the command line on phantoms, and its tables from invented figures."""
 
 import csv
 import json
@@ -104,7 +104,7 @@ def test_what_was_measured_is_not_run_again_and_other_settings_are_refused(hones
     shutil.copytree(honest / "out", tmp_path / "out")
     (tmp_path / "out" / "results.csv").unlink()
     again = experiment(tmp_path, "--protocols", "patient,film", "--noise", "none")
-    assert again.returncode == 0 and again.stdout.count("measured before") == 2 and "Staged" not in again.stdout
+    assert again.returncode == 0 and again.stdout.count("already measured") == 2 and "Staged" not in again.stdout
     assert read_rows(tmp_path) == read_rows(honest)
     other = experiment(tmp_path, "--protocols", "patient,film", "--noise", "none", "--profile", "full")
     assert other.returncode == 2 and "was measured with other images or settings" in other.stderr

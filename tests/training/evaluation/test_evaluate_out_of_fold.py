@@ -1,6 +1,7 @@
 """The evaluation of cross-validated candidates decides everything out of fold."""
 
 import csv
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -59,22 +60,33 @@ def evaluate(base, monkeypatch, *arguments):
     return base.evaluation
 
 
-def test_figures_thresholds_and_choice_come_from_out_of_fold_predictions(evaluation_base, monkeypatch):
+@pytest.fixture(scope="module")
+def cross_validated(evaluation_inputs, tmp_path_factory):
+    """The evaluation of cross-validated candidates, never to be changed, and the records that they were made of."""
+    base = type(evaluation_inputs)(tmp_path_factory.mktemp("cross-validated") / "base")
+    shutil.copytree(evaluation_inputs.base, base.base)
     for seed, name in enumerate(("first", "second")):
-        records = cross_validate(evaluation_base, name, seed)
-    evaluation = evaluate(evaluation_base, monkeypatch, "--predict-training", "true")
+        records = cross_validate(base, name, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        evaluate(base, patch, "--predict-training", "true")
+    return base, records
+
+
+def test_figures_thresholds_and_choice_come_from_out_of_fold_predictions(cross_validated, tmp_path):
+    base, records = cross_validated
+    evaluation = base.evaluation
     assert evaluation["validation_folds"] == 2 and evaluation["selected"]["rule"] == "highest out-of-fold macro AUC"
     assert evaluation["selected"]["validation"]["images"] == len(records)
     # The networks have random weights: only what was said out of fold can be so good.
     assert evaluation["selected"]["validation"]["macro_auc"]["value"] > 0.9
     assert evaluation["selected"]["test"]["macro_auc"]["value"] < 0.8
-    unpack(evaluation_base.output / "model" / "model.tar.gz", evaluation_base.base / "served")
-    served = model_directory.read_description(evaluation_base.base / "served")
+    unpack(base.output / "model" / "model.tar.gz", tmp_path)
+    served = model_directory.read_description(tmp_path)
     assert served["calibration"]["fitted_on"] == "out-of-fold" and served["metrics"]["protocol"] == "patient"
-    assert "Cross-validation," in evaluation_base.page
-    card = (evaluation_base.output / "evaluation" / "model_card.md").read_text()
+    assert "Cross-validation," in base.page
+    card = (base.output / "evaluation" / "model_card.md").read_text()
     assert "learnt from the images called validation" in card
-    with (evaluation_base.output / "evaluation" / "predictions.csv").open(newline="") as stream:
+    with (base.output / "evaluation" / "predictions.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["network"] == "first"]
     of_split = {
         name: {row["image_id"]: row for row in rows if row["split"] == name} for name in ("train", "validation")
@@ -83,10 +95,9 @@ def test_figures_thresholds_and_choice_come_from_out_of_fold_predictions(evaluat
     assert all(row["malignant"] != of_split["train"][name]["malignant"] for name, row in of_split["validation"].items())
 
 
-def test_what_was_fitted_on_the_development_set_passes_the_audit_and_is_named(evaluation_base, monkeypatch):
-    for seed, name in enumerate(("first", "second")):
-        records = cross_validate(evaluation_base, name, seed)
-    evaluation = evaluate(evaluation_base, monkeypatch)
+def test_what_was_fitted_on_the_development_set_passes_the_audit_and_is_named(cross_validated):
+    base, records = cross_validated
+    evaluation = base.evaluation
     assert evaluation["leakage"]["passed"], evaluation["leakage"]["verdict"]
     splits = Counter(str(record.split) for record in records)
     assert len(evaluation["fitted"]) == 8

@@ -36,7 +36,7 @@ def one_thread():
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_is_trained_exported_and_explained(make_job, name):
     paths = make_job(
-        cnn=name, epochs="2", head_epochs="0", warmup_epochs="0", learning_rate="0.001", precision="float32",
+        cnn=name, epochs="1", head_epochs="0", warmup_epochs="0", learning_rate="0.001", precision="float32",
         pooling=FAMILIES[name], location_weight="1", top_places="2", noise="0", holes="0",
     )  # fmt: skip
     inputs = read_inputs(paths)
