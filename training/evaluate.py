@@ -310,13 +310,13 @@ def _fits(
 ) -> tuple[list[Fit], list[Leak]]:
     """Return the fits of the selection, and findings for values that differ when fitted again on validation."""
     fits, findings = [], []
-    for name, predictions in validation.items():
+    for name, judged in validation.items():
         used = choice.candidates[name]
         for what in ("calibration and thresholds", "probabilities of breasts and patients"):
-            fits.append(Fit.on(f"{what} of {name}", predictions))
-        findings += audit_calibration(name, used.fit, predictions)
-        findings += audit_score_maps(name, used.maps, used.fit.calibration, predictions, rule)
-        findings += audit_comparison(name, used.comparison, predictions, rule)
+            fits.append(Fit.on(f"{what} of {name}", judged))
+        findings += audit_calibration(name, used.fit, judged)
+        findings += audit_score_maps(name, used.maps, used.fit.calibration, judged, rule)
+        findings += audit_comparison(name, used.comparison, judged, rule)
     fits.append(Fit.on("choice of the network", validation[choice.selected]))
     return fits, findings
 
