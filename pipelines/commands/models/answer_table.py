@@ -49,8 +49,8 @@ def exam_tables(answer: ExamAnswer, names: Sequence[str]) -> RenderableType:
             _finding(image.decision),
             _referral(image.referral),
         )
-    known = any(case.probability is not None for case in (*answer.breasts, answer.exam))
-    cases = _scores("case", "images", "score", "prob." if known else "", "decision", "referral")
+    probabilities = [answer.exam.probability, *(breast.probability for breast in answer.breasts)]
+    cases = _scores("case", "images", "score", "prob." if any(probabilities) else "", "decision", "referral")
     for breast in answer.breasts:
         how = f"{breast.rule}, beside the other" if breast.compared else breast.rule
         title = f"breast {breast.laterality or 'of unknown side'} ({how})"
