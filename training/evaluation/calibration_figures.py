@@ -11,30 +11,36 @@ from typing import Any
 import numpy as np
 
 from mammopipe.processing.datasets.manifest import Split
+from mammopipe.training.evaluation.calibration import FittedMaps, fit_map
 from mammopipe.training.evaluation.calibration_methods import (
     SERVED,
     Method,
     choose_method,
     cross_fitted,
     fit,
+    fit_calibration,
     fit_served,
     patient_folds,
 )
-from mammopipe.training.evaluation.score_calibration import score_figures
 from mammopipe.training.evaluation.selection import Candidate
 from mammopipe.training.metrics import calibration, classification
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.scorecard import figure
-from mammopipe.training.model.exam_scores import BreastRule, compared
+from mammopipe.training.model.calibration import MAPPED, Calibration
+from mammopipe.training.model.exam_scores import BreastRule, Cases, Level, cases_of, compared
 from mammopipe.training.model.predictions import (
     Floats,
     Integers,
     Predictions,
     TestPredictions,
     ValidationPredictions,
+    pick,
 )
 
 MEASURED = (classification.expected_calibration_error, classification.brier, classification.log_loss)
+
+OF_CASES = (calibration.expected_over_observed, calibration.calibration_intercept, calibration.calibration_slope)
+"""The metrics of the probabilities of breasts and patients, beside their log loss."""
 
 
 def calibration_figures(
@@ -151,3 +157,75 @@ def _frequencies(fitted_on: ValidationPredictions, predictions: Predictions) -> 
     classes = predictions.logits.shape[1]
     shares = np.bincount(fitted_on.labels, minlength=classes) / len(fitted_on.labels)
     return np.tile(shares, (len(predictions.labels), 1))
+
+
+def cross_fitted_cases(validation: ValidationPredictions, rule: BreastRule) -> dict[Level, Floats]:
+    """Return the probability of each breast and patient from fits without its patient.
+
+    Calibration method, calibration and map of a fold's cases are fitted on the other folds' patients. The order is that
+    of `cases_of`.
+    """
+    fold = patient_folds(validation)
+    all_cases = cases_of(validation, Calibration(), rule)
+    found = {level: np.empty(len(all_cases[level].scores)) for level in MAPPED}
+    for number in np.unique(fold):
+        inside, outside = (pick(validation, np.flatnonzero(chosen)) for chosen in (fold == number, fold != number))
+        fitted = fit_calibration(outside, choose_method(outside))
+        fitted_on, judged = cases_of(outside, fitted, rule), cases_of(inside, fitted, rule)
+        for level in MAPPED:
+            scores = judged[level].scores
+            if len(all_cases[level].scores) < len(validation.labels):
+                scores = fit_map(fitted_on[level].malignant, fitted_on[level].scores).probabilities(scores)
+            found[level][fold[all_cases[level].images] == number] = scores
+    return found
+
+
+def score_figures(
+    maps: FittedMaps, fitted: Calibration, rule: BreastRule, predictions: Predictions, draws: Resamples
+) -> dict[str, Any]:
+    """Return, for breasts and patients, the calibration of their probabilities and expected over observed of scores.
+
+    Validation is judged cross-fitted; test is judged by the maps that were fitted on validation.
+
+    Args:
+        maps: The fitted maps.
+        fitted: Calibration of the logits.
+        rule: How the scores of a breast's views are combined.
+        predictions: The predictions to judge.
+        draws: Bootstrap draws of the predictions' images.
+
+    Returns:
+        {level: {"cases", "malignant", "patients", "log_loss", "log_loss_of_frequencies", "expected_over_observed",
+        "calibration_intercept", "calibration_slope", "of_the_score": expected over observed}}; for a level without a
+        map, {"reason"}.
+    """
+    cases = cases_of(predictions, fitted, rule)
+    crossed: dict[Level, Floats] | None = None
+    if isinstance(predictions, ValidationPredictions) and any(maps[level].map for level in MAPPED):
+        crossed = cross_fitted_cases(predictions, rule)
+    found: dict[str, Any] = {}
+    for level in MAPPED:
+        score_map = maps[level].map
+        if score_map is None:
+            found[str(level)] = {"reason": maps[level].reason}
+            continue
+        shown = score_map.probabilities(cases[level].scores) if crossed is None else crossed[level]
+        found[str(level)] = _case_figures(cases[level], shown, score_map.prevalence, draws.of(cases[level].images))
+    return found
+
+
+def _case_figures(cases: Cases, probabilities: Floats, frequency: float, draws: Resamples) -> dict[str, Any]:
+    malignant, always = cases.malignant, np.full(len(probabilities), frequency)
+    return {
+        "cases": len(malignant),
+        "malignant": int(malignant.sum()),
+        "patients": draws.patients,
+        "log_loss": figure(classification.log_loss, malignant, _of_both(probabilities), draws),
+        "log_loss_of_frequencies": figure(classification.log_loss, malignant, _of_both(always), draws),
+        **{metric.name: figure(metric, malignant, probabilities, draws) for metric in OF_CASES},
+        "of_the_score": figure(calibration.expected_over_observed, malignant, cases.scores, draws),
+    }
+
+
+def _of_both(probabilities: Floats) -> Floats:
+    return np.stack([1 - probabilities, probabilities], axis=1)

@@ -13,12 +13,12 @@ from mammopipe.training.evaluation.calibration import (
     COMPARED,
     Comparison,
     FittedCalibration,
+    FittedMaps,
     calibrate,
     fit_comparison,
 )
 from mammopipe.training.evaluation.data import SegmentedData
 from mammopipe.training.evaluation.detection import by_level
-from mammopipe.training.evaluation.score_calibration import FittedMaps
 from mammopipe.training.evaluation.selection import Candidate, Choice
 from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.metrics.bootstrap import Resamples

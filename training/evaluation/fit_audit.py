@@ -15,8 +15,14 @@ from typing import Any
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProtocol
 from mammopipe.processing.images.image_files import ImageFiles
 from mammopipe.processing.splits.leakage_audit import Leak, LeakageReport
-from mammopipe.training.evaluation.calibration import Comparison, FittedCalibration, calibrate, fit_comparison
-from mammopipe.training.evaluation.score_calibration import FittedMaps, fit_score_maps
+from mammopipe.training.evaluation.calibration import (
+    Comparison,
+    FittedCalibration,
+    FittedMaps,
+    calibrate,
+    fit_comparison,
+    fit_score_maps,
+)
 from mammopipe.training.fitting.checkpoint import data_digest
 from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.model.calibration import Calibration

@@ -11,11 +11,12 @@ from typing import Any
 from mammopipe.training.evaluation.calibration import (
     Comparison,
     FittedCalibration,
+    FittedMaps,
     calibrate,
     fit_comparison,
+    fit_score_maps,
     fit_thresholds,
 )
-from mammopipe.training.evaluation.score_calibration import FittedMaps, fit_score_maps
 from mammopipe.training.metrics.bootstrap import MetricError, Resamples
 from mammopipe.training.metrics.choice import ChoiceFigure
 from mammopipe.training.metrics.scorecard import scorecard

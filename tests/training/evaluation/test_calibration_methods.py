@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.isotonic import IsotonicRegression
 
-from mammopipe.training.evaluation.calibration import calibrate
+from mammopipe.training.evaluation.calibration import calibrate, fit_score_maps
 from mammopipe.training.evaluation.calibration_figures import calibration_figures
 from mammopipe.training.evaluation.calibration_methods import (
     FOLDS,
@@ -20,7 +20,6 @@ from mammopipe.training.evaluation.calibration_methods import (
     fit_served,
     patient_folds,
 )
-from mammopipe.training.evaluation.score_calibration import fit_score_maps
 from mammopipe.training.evaluation.selection import Candidate
 from mammopipe.training.metrics import classification
 from mammopipe.training.metrics.bootstrap import MetricError, Resamples

@@ -7,16 +7,10 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
+from mammopipe.training.evaluation.calibration import LEAST_PATIENTS, FittedMap, fit_map, fit_score_maps
+from mammopipe.training.evaluation.calibration_figures import cross_fitted_cases, score_figures
 from mammopipe.training.evaluation.calibration_methods import choose_method, fit_calibration, patient_folds
 from mammopipe.training.evaluation.fit_audit import audit_score_maps
-from mammopipe.training.evaluation.score_calibration import (
-    LEAST_PATIENTS,
-    FittedMap,
-    cross_fitted_cases,
-    fit_map,
-    fit_score_maps,
-    score_figures,
-)
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.calibration import expected_over_observed
 from mammopipe.training.model.calibration import Calibration, ScoreMap, log_odds
