@@ -34,13 +34,13 @@ from mammopipe.training.model.predictions import Floats
 from mammopipe.training.model.views.attention import ViewAttention, ViewMask
 
 _TEXTS = {
-    "no-breast-rule": "the model does not say how views become breasts; their mean is given",
+    "no-breast-rule": "the model does not state how the views of a breast are combined; their mean is used",
     "no-breast-operating-point": "the model has no such threshold for breasts; it gives scores but no decisions",
     "no-exam-operating-point": "the model has no such threshold for exams; it gives a score but no decision",
-    "laterality-missing": "some images do not show which breast they are of; they are taken as one breast",
+    "laterality-missing": "the laterality of some images is unknown; they are treated as one breast",
     "one-breast": "the exam shows one breast; its answer says nothing about the other",
     "not-compared": "the model scores a breast beside the other one, which this exam does not allow; each was scored "
-    "by itself, by other thresholds",
+    "alone, with other thresholds",
 }
 
 
@@ -90,7 +90,7 @@ def unseen_breasts(judged: Iterable[Laterality | None]) -> set[Laterality]:
 
 
 def of_unseen_breast(index: int, judged: Iterable[Laterality | None], message: str) -> LeftOut | None:
-    """Return an image that is no whole-breast view if it may be all that the exam shows of a breast.
+    """Return an image that does not show one whole breast, if the exam may show that breast nowhere else.
 
     Args:
         index: Index of the image in the request.
@@ -130,9 +130,10 @@ def combine_views(
         thresholds: The model's thresholds.
         name: The operating point that decides.
         indices: Indices of the views in the request, which breasts and reasons refer to; `None` counts from 0.
-        left_out: Refused views of the exam. They are in no score; their breast and the exam are referred for them.
-        model: For a model that judges breasts: what scores a breast from all its views.
+        left_out: Refused views of the exam, which are in no score; their breast and the exam are referred.
+        model: How a model that judges breasts scores a breast; `None` for other models.
     """
+    # Breasts and reasons name images by their indices in the request, which have gaps if files were skipped.
     named = list(zip(range(len(views)) if indices is None else indices, views, strict=True))
     sides = [view.laterality or "" for view in views]
     scores, rule, compared = _breast_scores(views, sides, thresholds, model)
@@ -174,6 +175,7 @@ def _breast_scores(
     rule = thresholds.breast_rule or BreastRule.MEAN
     compared = _beside_each_other(views, sides, thresholds)
     alone = np.array([view.probability for view in views]) if compared is None else compared
+    # The truth is not known here: 0 for every image. Only the scores of the result are used.
     images = Cases(Level.IMAGE, np.zeros(len(views), np.int64), alone, np.arange(len(views)))
     found = combine(images, np.array(sides), Level.BREAST, rule)
     return found.scores, ViewsRule(rule), compared is not None
@@ -184,7 +186,7 @@ def _by_attention(
 ) -> float:
     """Return the probability of malignant of the breast of a side, from all views of the exam.
 
-    Images of unknown laterality are a breast of their own: they are no views of the other side, and have none.
+    Images of unknown laterality form a breast of their own, which is not compared with any other.
     """
     shown = [ViewMask.OWN if each == side else ViewMask.OTHER if each and side else ViewMask.ABSENT for each in sides]
     logits = np.array([view.logits for view in views], np.float64)

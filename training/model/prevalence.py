@@ -49,6 +49,7 @@ class PrevalenceShift:
                     f"{LOWEST_STATED_PREVALENCE} to {HIGHEST_STATED_PREVALENCE}"
                 )
             found = self._as_stated(self.stated)
+        # A frozen dataclass refuses plain assignment here, too.
         object.__setattr__(self, "prevalence", found)
 
     @classmethod
