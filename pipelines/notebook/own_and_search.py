@@ -104,7 +104,7 @@ def sweep(
     for text in ranges:
         space = tune.space_of(text)
         if space is None:
-            raise ConfigError(f"{text}: no range; write KEY=log(LOW,HIGH), uniform, int or choice")
+            raise ConfigError(f"{text}: must be a range: KEY=log(LOW,HIGH), or uniform, int or choice")
         spaces.append(space)
 
     def configure(assignments: Sequence[str]) -> PipelineConfig:
