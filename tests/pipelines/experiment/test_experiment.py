@@ -95,7 +95,7 @@ def test_the_other_protocols_name_themselves(honest: Path) -> None:
         assert said["protocol"] == protocol and said["leakage"]["passed"] is passed
         assert said["validation_folds"] == 2
     execution = json.loads((honest / "out" / "cells" / "film-modified_cnn" / "execution.json").read_text())
-    assert "only what was split by patient is registered" in execution["reason"]
+    assert "only models of a split by patient are registered" in execution["reason"]
     kept = [path.name for path in (honest / "out" / "runs").glob("[!.]*")]
     assert kept == ["test-reads"], "the register of test reads outlives the runs"
 
