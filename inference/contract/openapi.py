@@ -19,6 +19,8 @@ from mammopipe.inference.contract.schema import NOTICE, SCHEMA_VERSION, Answer, 
 from mammopipe.inference.contract.task import ExamType
 from mammopipe.processing.files import write_bytes
 
+VERSION = f"{SCHEMA_VERSION}.1.0"
+"""Version of the document. A field that is added raises the second number; one that changes, `schema_version`."""
 CODES: Mapping[int, Mapping[str, str]] = {
     400: {
         "bad_option": "an option is unknown, given twice, or breaks its rule",
@@ -112,12 +114,15 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "mammopipe endpoint",
-            "version": f"{SCHEMA_VERSION}.0.0",
+            "version": VERSION,
             "description": f"Scores mammograms; {NOTICE}. The deployment limits bytes, pixels, images and time.",
         },
         "paths": {
             "/ping": {"get": _ping()},
-            "/invocations": {"post": _invocations("invoke", _errors())},
+            # 405 belongs to no documented operation: it answers methods that a path does not have.
+            "/invocations": {
+                "post": _invocations("invoke", {str(each): _error(each, CODES[each]) for each in CODES if each != 405})
+            },
             "/endpoints/{name}/invocations": {
                 "post": {
                     **_invocations("invokeEndpoint", {"424": _runtime_error()}),
@@ -239,11 +244,6 @@ def _success() -> dict[str, Any]:
             },
         },
     }
-
-
-def _errors() -> dict[str, Any]:
-    # 405 belongs to no documented operation: it answers methods that a path does not have.
-    return {str(status): _error(status, codes) for status, codes in CODES.items() if status != 405}
 
 
 def _error(status: int, codes: Mapping[str, str]) -> dict[str, Any]:

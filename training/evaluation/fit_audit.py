@@ -1,7 +1,7 @@
 """Records which images each fitted value used; verifies that none is from the test split.
 
-A clean split does not guarantee a clean evaluation: a temperature, threshold or mean that was fitted with a single test
-image also makes the test metrics too good. Therefore everything that is fitted names its images.
+A split without leaks does not guarantee an unbiased evaluation: a temperature, threshold or mean that was fitted with a
+single test image also makes the test metrics too good. Each fitted value therefore records its images.
 """
 
 import hashlib
@@ -15,7 +15,14 @@ from typing import Any
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProtocol
 from mammopipe.processing.images.image_files import ImageFiles
 from mammopipe.processing.splits.leakage_audit import Leak, LeakageReport
-from mammopipe.training.evaluation.calibration import Comparison, FittedCalibration, calibrate, fit_comparison
+from mammopipe.training.evaluation.calibration import (
+    Comparison,
+    FittedCalibration,
+    FittedMaps,
+    calibrate,
+    fit_comparison,
+    fit_score_maps,
+)
 from mammopipe.training.fitting.checkpoint import data_digest
 from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.model.calibration import Calibration
@@ -88,6 +95,14 @@ def audit_calibration(name: str, used: FittedCalibration, validation: Validation
     return _not_from(validation, name, pairs)
 
 
+def audit_score_maps(
+    name: str, used: FittedMaps, calibration: Calibration, validation: ValidationPredictions, rule: BreastRule
+) -> list[Leak]:
+    """Fit a candidate's maps of breast and patient scores again; return a finding for each different value."""
+    fitted = fit_score_maps(validation, calibration, rule)
+    return _not_from(validation, name, _map_pairs("", used, fitted))
+
+
 def audit_comparison(
     name: str, used: Comparison | None, validation: ValidationPredictions, rule: BreastRule
 ) -> list[Leak]:
@@ -97,14 +112,34 @@ def audit_comparison(
         return []
     fitted = fit_comparison(validation, used.weight, rule)
     if fitted is None:
-        return [Leak("not-from-validation", (), f"{name}: breasts are compared, and validation has none to compare")]
+        return [
+            Leak(
+                "not-from-validation",
+                (),
+                f"{name}: breasts are compared, but no patient of validation has images of both breasts",
+            )
+        ]
     pairs = _pairs(" of compared breasts", used.calibration, fitted.calibration)
     pairs += [
         (f"threshold {goal} of the compared {level}", value, fitted.thresholds[level].get(goal, math.nan))
         for level, thresholds in used.thresholds.items()
         for goal, value in thresholds.items()
     ]
-    return _not_from(validation, name, pairs)
+    return _not_from(validation, name, pairs + _map_pairs("compared ", used.maps, fitted.maps))
+
+
+def _map_pairs(of: str, used: FittedMaps, fitted: FittedMaps) -> list[tuple[str, float, float]]:
+    """Return (what, value, expected) of the maps' values; NaN, which equals nothing, for a map that one side lacks."""
+    pairs = []
+    for level, mine in used.items():
+        values, expected = mine.map, fitted[level].map
+        if values is None and expected is None:
+            continue
+        pairs += [
+            (f"{key} of the map of the {of}{level}", getattr(values, key, math.nan), getattr(expected, key, math.nan))
+            for key in ("slope", "intercept", "cases", "malignant")
+        ]
+    return pairs
 
 
 def _pairs(of: str, used: Calibration, fitted: Calibration) -> list[tuple[str, float, float]]:
@@ -125,6 +160,7 @@ def _not_from(validation: ValidationPredictions, name: str, pairs: Sequence[tupl
             f"{len(validation.image_ids)} images of validation it is {expected:.6g}",
         )
         for what, value, expected in pairs
+        # `not <=` instead of `>`, so that NaN, which stands for an absent threshold, differs from every value.
         if not abs(value - expected) <= _SAME * max(1.0, abs(expected))
     ]
 
@@ -142,8 +178,8 @@ def audit_training(digests: Mapping[str, str], records: Sequence[ImageRecord], f
         Leak(
             "trained-on-other-films",
             (),
-            f"{name}: weights, and the statistics in them, were fitted on images "
-            f"of digest {digest[:12]}; those of {Split.TRAIN} and {Split.VALIDATION} have {expected[:12]}",
+            f"{name}: weights and batch statistics were fitted on images with digest {digest[:12]}; those of "
+            f"{Split.TRAIN} and {Split.VALIDATION} have digest {expected[:12]}",
         )
         for name, digest in sorted(digests.items())
         if digest != expected
@@ -153,13 +189,13 @@ def audit_training(digests: Mapping[str, str], records: Sequence[ImageRecord], f
 def audit_folds(name: str, held: OutOfFold, records: Sequence[ImageRecord], protocol: SplitProtocol) -> list[Leak]:
     """Return a finding for each patient (or other unit of the protocol) whose images are in two folds.
 
-    For such a patient, a fold's network was trained on another image of the patient whose image it predicts.
+    The network of such a fold was trained on other images of a patient whose held-out image it predicts.
 
     Args:
         name: Name of the candidate.
         held: Its out-of-fold predictions.
         records: The held-out images, in any order.
-        protocol: What the folds keep together.
+        protocol: Defines which images must be in the same fold.
     """
     members: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
     for record, fold in zip(records, held.of(records).folds.tolist(), strict=True):

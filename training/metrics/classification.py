@@ -1,4 +1,4 @@
-"""Metrics of a classifier. An undefined metric raises `MetricError`; the result is never NaN and never a false 0.
+"""Metrics of a classifier. An undefined metric raises `MetricError`; the result is never NaN, nor 0 in its place.
 
     labels (n,) class index, probabilities (n, classes)    accuracy, balanced_accuracy, macro_auc, malignant_auc,
                                                            log_loss, brier, expected_calibration_error;
@@ -20,9 +20,9 @@ from mammopipe.training.metrics.metric import (
     Metric,
     against_rest,
     all_alike,
-    alone,
     check_binary,
     check_classes,
+    only_class,
     predicted,
     ratio,
 )
@@ -58,9 +58,8 @@ __all__ = [
 ]
 
 LEAST_IMAGES_FOR_CALIBRATION_ERROR = 3000
-"""With fewer images, chance raises the calibration error so much that its intervals miss the true value too often:
-88 % coverage with 258 images, in the simulation of `benchmarks.studies.bench_coverage` when such intervals were still
-made."""
+"""With fewer images, chance raises the calibration error so much that its intervals miss the true value too often: with
+258 images, 88 % of them covered it, in the simulation of `benchmarks.studies.bench_coverage` before this limit."""
 CALIBRATION_BINS = 10
 """Number of equal-width bins over the confidence. Ten suit small test splits: that of MIAS has 64 images."""
 
@@ -68,6 +67,7 @@ CALIBRATION_BINS = 10
 def _confusion(labels: Integers, probabilities: Floats, weights: Floats) -> Floats:
     """Return confusion matrices (resamples, classes, classes); rows are the truth, columns the predicted class."""
     classes = probabilities.shape[1]
+    # One-hot cells of the matrix, so that one product counts all resamples.
     cells = np.eye(classes * classes)[labels * classes + probabilities.argmax(axis=1)]
     counts: Floats = weights @ cells
     return counts.reshape(-1, classes, classes)
@@ -121,6 +121,8 @@ def auc(positive: npt.NDArray[np.bool_], scores: Floats, weights: Floats) -> Flo
     """
     order = np.flatnonzero(~positive)[np.argsort(scores[~positive], kind="stable")]
     below = np.concatenate([np.zeros((len(weights), 1)), np.cumsum(weights[:, order], axis=1)], axis=1)
+    # Negatives below a positive's score are counted by `left`, those at or below it by `right`; half of both counts a
+    # tie as one half.
     left = np.searchsorted(scores[order], scores[positive], "left")
     right = np.searchsorted(scores[order], scores[positive], "right")
     of_positives = weights[:, positive]
@@ -140,6 +142,7 @@ def _macro_auc(labels: Integers, probabilities: Floats, weights: Floats) -> Floa
 
 def _log_loss(labels: Integers, probabilities: Floats, weights: Floats) -> Floats:
     true = probabilities[np.arange(len(labels)), labels] / probabilities.sum(axis=1)
+    # The bound of scikit-learn: a single image with probability 0 must not make the mean infinite.
     return _mean(-np.log(np.clip(true, np.finfo(np.float64).eps, 1)), weights)
 
 
@@ -179,9 +182,10 @@ def calibration_bins(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> lis
 def _rates(labels: Integers, scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Return sensitivity and specificity, each (resamples, thresholds).
 
-    Thresholds fall: at the first, no image is called positive; at the last, all are.
+    The thresholds decrease: at the first, no image is called positive; at the last, all are.
     """
     order = np.argsort(-scores, kind="stable")
+    # Only the last image of each run of equal scores: no threshold separates them.
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
     drawn = weights[:, order]
 
@@ -196,7 +200,9 @@ def _rates(labels: Integers, scores: Floats, weights: Floats) -> tuple[Floats, F
 
 def _best_where(wanted: Floats, held: Floats, target: float) -> Floats:
     """Return the highest `wanted` rate over the thresholds where the `held` rate reaches the target."""
+    # The tolerance accepts a rate that equals the target but for rounding.
     best = np.where(held >= target - 1e-12, wanted, -1.0).max(axis=1)
+    # A resample that lacks a class has a rate of NaN at every threshold.
     return np.where(np.isfinite(wanted[:, 0] + held[:, 0]), best, np.nan)
 
 
@@ -274,7 +280,7 @@ probabilistic_f1 = Metric("probabilistic_f1", _probabilistic_f1, needs="at least
 
 
 def malignant_or_not(labels: Integers, probabilities: Floats) -> tuple[Integers, Floats]:
-    """Return labels, (n,), and probabilities, (n, 2), of the classes negative and malignant; malignant was the last."""
+    """Return labels, (n,), and probabilities, (n, 2), for negative and malignant; the last given class is malignant."""
     malignant = probabilities[:, -1]
     return (labels == probabilities.shape[1] - 1).astype(np.int64), np.stack([1 - malignant, malignant], axis=1)
 
@@ -304,7 +310,7 @@ def recall(index: int) -> Metric:
         lambda *given: _recalls(*given)[:, index],
         needs="an image of this class",
         share=True,
-        kinds=alone(index),
+        kinds=only_class(index),
     )
 
 
@@ -314,7 +320,7 @@ def f1(index: int) -> Metric:
         f"f1 of class {index}",
         partial(_f1, index),
         needs="an image of this class, or predicted as it",
-        kinds=alone(index),
+        kinds=only_class(index),
     )
 
 

@@ -22,11 +22,11 @@ def by_label(labels: Integers, values: Floats) -> Integers:
 
 
 def all_alike(labels: Integers, values: Floats) -> Integers:
-    """Return one kind for all images, for metrics that every image enters alike."""
+    """Return one kind for all images, for metrics that treat all images alike."""
     return np.zeros_like(labels)
 
 
-def alone(index: int) -> Kinds:
+def only_class(index: int) -> Kinds:
     """Return the `Kinds` of metrics that depend only on the images of one class, such as sensitivity."""
     return lambda labels, values: np.where(labels == index, 0, -1)
 
@@ -73,7 +73,7 @@ class Metric:
             scale: Range of the metric.
             kinds: Kind of each image. The number of patients with the rarest kind gives the degrees of freedom.
             least_images: Minimum number of images for an interval.
-            raised: Whether chance raises the metric, the more the fewer images there are.
+            raised: Whether chance raises the metric; it does so more with fewer images.
         """
         self.name, self.needs, self.share, self._figures, self._binary = name, needs, share, figures, binary
         self.scale, self.kinds, self.least_images, self.raised = scale, kinds, least_images, raised
@@ -155,5 +155,6 @@ def check_binary(name: str, labels: npt.ArrayLike, values: npt.ArrayLike) -> tup
 
 def ratio(part: Floats, whole: Floats) -> Floats:
     """Return part / whole where the whole is positive, NaN elsewhere."""
+    # NumPy leaves the elements of `out` unchanged where the condition is false.
     shares: Floats = np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
     return shares

@@ -46,6 +46,7 @@ class _Stage(NamedTuple):
 
 
 _STEM_WIDTH = 32
+# Table 1 of Tan and Le 2019: Lite0 has the widths and depths of EfficientNet-B0.
 _STAGES = (
     _Stage(1, 3, 1, 1, 16),
     _Stage(2, 3, 2, 6, 24),
@@ -58,7 +59,7 @@ _STAGES = (
 
 
 def build(name: str, options: BuildOptions) -> ImageNetwork:
-    """Return the network as a `ImageNetwork`, with its layers in the order of computation.
+    """Return the network as an `ImageNetwork`, with its layers in the order of computation.
 
     `_last` gives the feature maps: (N, 1280, H / 32, W / 32), or (N, 224, H / 16, W / 16) at a stride of 16, which
     uses the maps before the final downsampling. `_fc` is the classifier.
@@ -94,10 +95,10 @@ def _without_last_blocks(state: State) -> State:
 
 
 class NeighbourhoodMeans(nn.Module):
-    """Averages each feature map over 3 x 3 and 7 x 7 places, because single places are noisy and lesions are larger."""
+    """Averages each feature map over 3 x 3 and 7 x 7 places: a single place is noisy, and lesions are larger."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return both means, (N, 2 x channels, h, w); places outside of the image do not count."""
+        """Return both means, (N, 2 x channels, h, w); positions outside of the image are left out."""
         return torch.cat(
             [functional.avg_pool2d(maps, side, 1, side // 2, count_include_pad=False) for side in _WINDOWS], dim=1
         )
@@ -118,6 +119,7 @@ class _Block(nn.Module):
         self._project_conv = _Convolution(wide, stage.width, kernel=1)
         self._bn2 = _normalisation(stage.width)
         self._relu = nn.ReLU6(inplace=True)
+        # A sum needs the same size and number of feature maps on both sides.
         self._adds = stage.stride == 1 and before == stage.width
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -147,6 +149,7 @@ def _blocks(stages: Sequence[_Stage]) -> list[_Block]:
     blocks, before = [], _STEM_WIDTH
     for stage in stages:
         for repeat in range(stage.repeats):
+            # Only the first block of a stage reduces the feature maps.
             blocks.append(_Block(before, stage._replace(stride=stage.stride if repeat == 0 else 1)))
             before = stage.width
     return blocks

@@ -160,7 +160,7 @@ def test_every_collection_gives_the_figures_that_its_labels_allow(
     assert sum(found["referral_reasons"].values()) >= found["referred"]["value"] * 20
     assert all(f"{code} <" in page for code in found["referral_reasons"])
     assert ("excluded as secondary-capture" in found["referral_reasons"]) == (name == "cbis-ddsm")
-    assert ("none is normal here, so false regions in healthy breasts" in page) == (name == "cbis-ddsm")
+    assert ("none is normal here, so false positive regions in healthy breasts" in page) == (name == "cbis-ddsm")
     assert found["synthetic"] and f"The images are synthetic, in the layout of {name}" in page
     assert ("readers' opinions, not pathology" in html.unescape(page)) == (name == "vindr-mammo")
     assert found["terms"] in html.unescape(page) and not (tmp_path / JOURNAL).exists()
@@ -192,7 +192,9 @@ def test_one_split_of_the_released_table_is_evaluated(
 ) -> None:
     arguments = ["evaluate", str(model), str(collections["vindr-mammo"]), "-o", str(tmp_path), "--bootstrap", "100"]
     assert main([*arguments, "--split", "test"]) == 0
-    assert json.loads((tmp_path / "external.json").read_text())["counts"]["images"] == 4
+    found = json.loads((tmp_path / "external.json").read_text())
+    assert found["counts"]["images"] == 4 and found["split"] == "test"
+    assert "those of the split <b>test</b> of the released table" in (tmp_path / "report.html").read_text()
     assert main([*arguments, "--split", "validation"]) == 2
     assert "no image of" in capsys.readouterr().err
 

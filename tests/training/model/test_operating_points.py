@@ -9,8 +9,8 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.exam_scores import Level
 from mammopipe.training.model.operating_points import (
     RATES,
+    DecisionThreshold,
     Goal,
-    OperatingPoint,
     Points,
     Rate,
     check_prevalence,
@@ -18,7 +18,7 @@ from mammopipe.training.model.operating_points import (
     read_operating_points,
 )
 
-POINT = OperatingPoint(
+POINT = DecisionThreshold(
     0.3, 0.9, Rate(0.9, 0.8, 0.95), Rate(0.6, 0.5, 0.7), Rate(0.5, None, None), Rate(None, None, None), 200, 20, 100
 )
 COUNTS = {"cases": 50, "malignant": 10, "patients": 40}
@@ -164,7 +164,7 @@ def test_an_unknown_goal_is_refused() -> None:
 def test_the_points_of_breasts_and_patients_have_the_counts_of_their_level() -> None:
     found = read(validation={"breast": of_level(sensitivity=0.2, f1=None), "patient": of_level(f1=0.4)})
     rate = Rate(0.5, 0.4, 0.6)
-    breast = OperatingPoint(0.2, 0.9, rate, rate, rate, rate, 50, 10, 40)
+    breast = DecisionThreshold(0.2, 0.9, rate, rate, rate, rate, 50, 10, 40)
     assert found == {
         Level.IMAGE: {},
         Level.BREAST: {Goal.SENSITIVITY: breast},
