@@ -58,6 +58,7 @@ def predict_rows(
     explain: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Yield one row per image as soon as it is judged; the arguments are those of `Predictor.predict_table`."""
+    # `repeat` never ends, so the lengths are compared only if there are records.
     for path, record in zip(
         map(Path, images), repeat(None) if records is None else records, strict=records is not None
     ):
