@@ -242,10 +242,10 @@ class ViewsRule(StrEnum):
 class BreastAnswer(StrictModel):
     """The answer for one breast, from all its views.
 
-    Its score ranks breasts. It is a calibrated probability only if the model judged all views at once (`attention`).
+    Its score ranks breasts, and its decision follows from the score. Its probability is calibrated.
     """
 
-    prevalence: Prevalence | None = Field(default=None, description="that the breast's score assumes")
+    prevalence: Prevalence | None = Field(default=None, description="that the breast's score and probability assume")
 
     laterality: Laterality | None = Field(
         description="null for the images of unknown laterality, which are treated as one breast"
@@ -259,6 +259,13 @@ class BreastAnswer(StrictModel):
         description="whether the breast was scored beside the other one; its images are always scored alone",
     )
     malignancy_score: float = Field(ge=0, le=100)
+    probability: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="calibrated, that the breast has a cancer; null where the model has no map for breasts: model.json "
+        "has the reason",
+    )
     decision: Decision | None = Field(description="by the model's threshold for breasts; null if it has none")
     referral: Referral = Field(description="one referred view refers the breast")
 
@@ -266,12 +273,19 @@ class BreastAnswer(StrictModel):
 class ExamResult(StrictModel):
     """The answer for the whole exam, from its most suspicious breast.
 
-    Its score ranks women; it is not calibrated as a woman's probability of cancer.
+    Its score ranks women, and its decision follows from the score. Its probability is calibrated.
     """
 
-    prevalence: Prevalence | None = Field(default=None, description="that the exam's score assumes")
+    prevalence: Prevalence | None = Field(default=None, description="that the exam's score and probability assume")
 
     malignancy_score: float = Field(ge=0, le=100)
+    probability: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="calibrated, that the woman has a cancer; null where the model has no map for patients: model.json "
+        "has the reason",
+    )
     decision: Decision | None = Field(description="by the model's threshold for patients; null if it has none")
     referral: Referral = Field(description="one referred image refers the exam")
 

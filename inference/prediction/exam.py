@@ -4,6 +4,8 @@ The arithmetic is that of training (`mammopipe.training.model.exam_scores.combin
 scores of a breast's views; the exam's score is that of its most suspicious breast. A model that compares breasts
 (`mammopipe.training.model.exam_scores`) scores the two breasts of an exam against each other. If an exam does not
 show both, it is scored without comparison.
+
+Such scores rank. The stored maps (`mammopipe.training.model.calibration.ScoreMap`) convert them to probabilities.
 """
 
 from collections.abc import Iterable, Sequence
@@ -136,13 +138,14 @@ def combine_views(
     sides = [view.laterality or "" for view in views]
     scores, rule, compared = _breast_scores(views, sides, thresholds, model)
     breasts = tuple(
-        _breast(score, rule, side, named, left_out, thresholds, name, compared=compared)
+        _breast(float(score), rule, side, named, left_out, thresholds, name, compared=compared)
         for score, side in zip(scores, sorted(set(sides)), strict=True)
     )
     highest = float(scores.max())
     exam = ExamResult(
         prevalence=shown_for(Level.PATIENT, thresholds),
         malignancy_score=100 * thresholds.shift.malignancy(Level.PATIENT, highest),
+        probability=thresholds.probability(Level.PATIENT, highest, compared=compared),
         decision=thresholds.decide(Level.PATIENT, highest, name, compared=compared),
         referral=referral.of_images([*((index, view.referral) for index, view in named), *_referrals(left_out)]),
     )
@@ -164,7 +167,7 @@ def shown_for(level: Level, thresholds: Thresholds) -> Prevalence:
 def _breast_scores(
     views: Sequence[ViewScore], sides: Sequence[str], thresholds: Thresholds, model: BreastModel | None
 ) -> tuple[Floats, ViewsRule, bool]:
-    """Return the breasts' probabilities of malignant, sorted by side, their rule, and whether breasts were compared."""
+    """Return the breasts' scores of malignant, sorted by side, their rule, and whether breasts were compared."""
     if model is not None:
         scores = [_by_attention(views, sides, side, thresholds, model) for side in sorted(set(sides))]
         beside = model.attention.other is not None and {str(side) for side in Laterality} == set(sides)
@@ -216,15 +219,15 @@ def _breast(
 ) -> BreastAnswer:
     own = [(index, view) for index, view in views if (view.laterality or "") == side]
     of_breast = [view for view in left_out if not (view.laterality and side) or view.laterality == side]
-    probability = float(score)
     return BreastAnswer(
         laterality=Laterality(side) if side else None,
         images=[index for index, _ in own],
         rule=rule,
         compared=compared,
         prevalence=shown_for(Level.BREAST, thresholds),
-        malignancy_score=100 * thresholds.shift.malignancy(Level.BREAST, probability),
-        decision=thresholds.decide(Level.BREAST, probability, name, compared=compared),
+        malignancy_score=100 * thresholds.shift.malignancy(Level.BREAST, score),
+        probability=thresholds.probability(Level.BREAST, score, compared=compared),
+        decision=thresholds.decide(Level.BREAST, score, name, compared=compared),
         referral=referral.of_images([*((index, view.referral) for index, view in own), *_referrals(of_breast)]),
     )
 
