@@ -12,7 +12,7 @@ from mammopipe.training.model import operating_points
 from mammopipe.training.model.calibration import Calibration, ScoreMap, read_score_maps
 from mammopipe.training.model.exam_scores import BreastRule, Level
 from mammopipe.training.model.operating_points import Goal, Rate
-from mammopipe.training.model.prevalence import PrevalenceShift, moved
+from mammopipe.training.model.prevalence import PrevalenceShift, adjusted
 
 Points = Mapping[Level, Mapping[Goal, operating_points.DecisionThreshold]]
 
@@ -130,7 +130,7 @@ class Thresholds:
         shown = self.shift.prevalence.get(level)
         if score_map is None or shown is None:
             return None
-        return moved(float(score_map.probabilities(score)), held=score_map.prevalence, wanted=shown)
+        return adjusted(float(score_map.probabilities(score)), prevalence=score_map.prevalence, to=shown)
 
     def distance(self, level: Level, probability: float, name: OperatingPoint, *, compared: bool = False) -> float:
         """Return the distance of a probability from its threshold, 0 to 1; infinite if there is no threshold."""
