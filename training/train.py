@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from mammopipe.processing.container.job import run
 from mammopipe.processing.container.memory import keep_heap
 from mammopipe.processing.container.network import await_host, check_hosts, meeting_point, network_environment
 from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.processing.container.stage_file import read_stage_files
 from mammopipe.processing.datasets.manifest import (
     ImageRecord,
     Split,
@@ -180,31 +180,24 @@ def _refuse_exact_leaks(manifest: Sequence[ImageRecord], protocol: SplitProtocol
 def read_stage(paths: ContainerPaths) -> PreprocessConfig:
     """Return the preprocessing of the images, `config.preprocess` of `stage.json`; all hosts' files must agree."""
     folder, configs = paths.channel("stage"), {}
-    parts = _stage_parts(paths)
-    for part in parts:
+    for path, content in read_stage_files(folder, "preprocess", "Segment").items():
         try:
-            configs[part] = PreprocessConfig.from_json(read_json(part)["config"]["preprocess"])
-        except (KeyError, TypeError):
-            raise ConfigError(
-                f"{part}: has no config.preprocess; the stage channel must be the output of the Segment job"
-            ) from None
+            configs[path] = PreprocessConfig.from_json(content["config"]["preprocess"])
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"{path}: config.preprocess cannot be read: {error}") from None
     if len(set(configs.values())) > 1:
-        raise ConfigError(f"{folder}: {', '.join(part.name for part in parts)} state different config.preprocess")
-    return configs[parts[0]]
+        raise ConfigError(f"{folder}: {', '.join(path.name for path in configs)} state different config.preprocess")
+    return next(iter(configs.values()))
 
 
 def read_protocol(paths: ContainerPaths) -> SplitProtocol:
     """Return the protocol that `stage.json` states (default: `patient`); all hosts' files must agree."""
-    found = {stated_protocol(read_json(part).get("config", {}), where=str(part)) for part in _stage_parts(paths)}
+    folder = paths.channel("stage")
+    files = read_stage_files(folder, "preprocess", "Segment")
+    found = {stated_protocol(content["config"], where=str(path)) for path, content in files.items()}
     if len(found) > 1:
-        raise ConfigError(f"{paths.channel('stage')}: its parts state different protocols: {', '.join(sorted(found))}")
+        raise ConfigError(f"{folder}: its parts state different protocols: {', '.join(sorted(found))}")
     return found.pop()
-
-
-def _stage_parts(paths: ContainerPaths) -> list[Path]:
-    if not (parts := sorted(paths.channel("stage").glob("*stage*.json"))):
-        raise ConfigError(f"{paths.channel('stage')}: no stage.json and no stage-<host>.json here")
-    return parts
 
 
 def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest) -> None:

@@ -1,11 +1,11 @@
 """Reads from Prepare's `stage.json` how the images are divided and how raw images were treated, for later jobs."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mammopipe.processing.container.stage_file import read_stage_files
 from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol, stated_protocol
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.read_config import ForProcessing
@@ -27,25 +27,23 @@ class Division:
     @classmethod
     def read(cls, folder: Path) -> "Division":
         """Return the division in a folder's `stage.json`; raises `ConfigError` if those of several hosts differ."""
-        parts = sorted(folder.glob("stage*.json"))
-        if not parts:
-            raise ConfigError(f"{folder}: no stage.json and no stage-<host>.json here, which say how images are split")
-        found = {part: cls._stated(part) for part in parts}
+        found = {
+            path: cls._stated(path, content["config"])
+            for path, content in read_stage_files(folder, "split", "Prepare").items()
+        }
         if len(set(found.values())) > 1:
-            raise ConfigError(
-                f"{folder}: {', '.join(part.name for part in parts)} state different splits or treatments of raw images"
-            )
-        return found[parts[0]]
+            names = ", ".join(path.name for path in found)
+            raise ConfigError(f"{folder}: {names} state different splits or treatments of raw images")
+        return next(iter(found.values()))
 
     @classmethod
-    def _stated(cls, part: Path) -> "Division":
+    def _stated(cls, path: Path, config: Mapping[str, Any]) -> "Division":
         try:
-            config: Mapping[str, Any] = json.loads(part.read_text(encoding="utf-8"))["config"]
             raw = ForProcessing(config.get("for_processing", ForProcessing.REFUSE))
-            return cls(stated_protocol(config, where=str(part)), SplitConfig(**config["split"]), raw)
-        except (ValueError, KeyError, TypeError) as error:
+            return cls(stated_protocol(config, where=str(path)), SplitConfig(**config["split"]), raw)
+        except (ValueError, TypeError) as error:
             raise ConfigError(
-                f"{part}: config.split or config.for_processing cannot be read: {error}; not a stage.json of Prepare"
+                f"{path}: config.split or config.for_processing cannot be read: {error}; not a stage.json of Prepare"
             ) from None
 
 

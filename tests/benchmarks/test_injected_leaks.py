@@ -85,7 +85,7 @@ def test_the_training_job_states_the_digest_that_the_evaluation_expects(clean: C
     assert training_digest(nameless, clean.folder) != stated, "the rows are part of it"
 
 
-def test_nothing_is_fitted_on_predictionspredictions_of_test(clean: CleanSet, tmp_path: Path) -> None:
+def test_nothing_is_fitted_on_predictions_of_the_test_split(clean: CleanSet, tmp_path: Path) -> None:
     test = predictions_of_test(clean, tmp_path)
     for attempt in (
         lambda: fit_temperature(test),

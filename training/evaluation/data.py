@@ -13,6 +13,7 @@ import torch
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.classes import TWO, Classes, Question, class_indices, class_of, classes_of, counted_labels
+from mammopipe.processing.container.stage_file import read_stage_files
 from mammopipe.processing.datasets.manifest import (
     ImageRecord,
     Split,
@@ -22,7 +23,6 @@ from mammopipe.processing.datasets.manifest import (
     stated_protocol,
 )
 from mammopipe.processing.errors import ConfigError, ManifestError
-from mammopipe.processing.files import read_json
 from mammopipe.training.evaluation.batch_prediction import folded
 from mammopipe.training.evaluation.fold_ensemble import join_folds
 from mammopipe.training.fitting.dataset import learnt
@@ -242,13 +242,9 @@ def read_stage(folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: No file is found, a file is invalid, or the files disagree.
     """
-    paths = sorted(folder.glob("stage*.json"))
-    if not paths:
-        raise ConfigError(f"{folder}: no stage.json and no stage-<host>.json here")
-    parts = {path: read_json(path) for path in paths}
+    parts = read_stage_files(folder, "preprocess", "Segment")
+    paths = list(parts)
     for path, part in parts.items():
-        if not isinstance(part.get("config"), dict) or "preprocess" not in part["config"]:
-            raise ConfigError(f"{path}: config.preprocess is missing; only the Segment job's output can be evaluated")
         if part["config"] != parts[paths[0]]["config"]:
             raise ConfigError(f"{path}: config differs from that of {paths[0].name}; one run has one configuration")
     if len(paths) == 1:
