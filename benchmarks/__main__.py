@@ -1,7 +1,7 @@
 """Run every benchmark of this folder in turn and write `benchmarks.json`: `python -m benchmarks [NAME ...]`.
 
-Where only some are named, or a benchmark prints fewer rows than before, the other rows stay as they were, in
-`benchmarks.json` and in the page. A figure that no longer exists is taken out by hand.
+Rows of benchmarks that did not run, or that a benchmark no longer prints, stay unchanged in `benchmarks.json` and in
+the page. Remove the row of an obsolete figure by hand.
 
 A benchmark is a script `bench_NAME.py` that prints a JSON list of {name, value, unit, bar, better, peers, command}.
 Only ratios within one run are comparable, because machines differ and the speed of one machine varies over time.
@@ -20,7 +20,7 @@ from benchmarks.table import fill_in
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
 HOURS = frozenset({"scale"})
-"""Benchmarks that take hours and run only where they are named."""
+"""Benchmarks that take hours and run only if they are named."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 def run(script: Path, rsna: Path | None) -> list[Row]:
     """Return the rows that a benchmark prints; its progress goes to standard error."""
     command = [sys.executable, "-m", module_of(script)]
+    # Only some benchmarks have the option; to import each in order to ask it would be slow.
     if rsna is not None and '"--rsna"' in script.read_text(encoding="utf-8"):
         command += ["--rsna", str(rsna.resolve())]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)

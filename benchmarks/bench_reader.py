@@ -53,7 +53,7 @@ CONFIG = ReadConfig()
 Times = dict[str, float]
 
 
-def film(rows: int, columns: int, bits: int) -> NDArray[np.uint16]:
+def synthetic_image(rows: int, columns: int, bits: int) -> NDArray[np.uint16]:
     """Return an image that compresses like a mammogram: half air, and tissue with structure and noise."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
@@ -138,6 +138,7 @@ def shrink(pixels: NDArray[np.uint16], height: int = HEIGHT) -> NDArray[np.uint1
 
 
 def result(name: str, value: float, unit: str, bar: float, better: Literal["lower", "higher"], **peers: float) -> Row:
+    """Return one row of this benchmark."""
     return row(name, value, unit, bar, better, COMMAND, **peers)
 
 
@@ -163,7 +164,7 @@ def reader(label: str, data: bytes, faster: float, repeats: int, folder: Path) -
         "prepare": ours,
         "half": lambda: read_mammogram(unpadded, config=ReadConfig(enough_rows=layout.rows // 2)),
     }
-    # In its own process with the default allocator: Prepare's workers keep their heap, a plain loop does not.
+    # In a process of its own with the default allocator, because `keep_heap` speeds up this process but no plain loop.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, initializer=cv2.setNumThreads, initargs=(1,)) as own:
         members["plain"] = lambda: own.submit(timed_plain_loop, data, folder / "plain.png").result()
@@ -261,9 +262,9 @@ def only_decode(source: Path) -> None:
 def processes(label: str, data: bytes, folder: Path, repeats: int) -> list[Row]:
     """Return the speed-up, in wall time, of two processes over one on the same files; both pools are warm.
 
-    The second row is that of processes that only decode: as much as the machine's processors allow.
+    The second row has processes that only decode; it shows the speed-up that the machine's processors allow.
     """
-    # Two files per worker: an odd file would leave a worker idle. The first, unmeasured round only warms up.
+    # Two files per worker, because an odd number would leave a worker idle. The first, unmeasured round only warms up.
     files = [folder / f"copy-{index}.dcm" for index in range(4)]
     for file in files:
         file.write_bytes(data)
@@ -313,9 +314,9 @@ def main() -> None:
         return
     window = {"WindowCenter": ["2048"], "WindowWidth": ["4096"]}
     real = sorted(arguments.rsna.rglob("*.dcm"))[:1] if arguments.rsna else []
-    small = real[0].read_bytes() if real else dicom(film(2776, 2082, 12), 12, **window)
+    small = real[0].read_bytes() if real else dicom(synthetic_image(2776, 2082, 12), 12, **window)
     large = dicom(
-        65535 - film(5355, 4915, 16),
+        65535 - synthetic_image(5355, 4915, 16),
         16,
         PhotometricInterpretation="MONOCHROME1",
         VOILUTFunction="SIGMOID",

@@ -1,13 +1,14 @@
 """The whole RSNA pipeline on sets of growing size: seconds by stage, CPU time, peak memory, size of the report.
 
 Run `python -m benchmarks.bench_scale --images 1000 5000 54706 [--rsna FOLDER]`: a JSON list on stdout, progress on
-stderr. With `--rsna`, the rows are the first ones of the real `train.csv` in that folder; else the table is made. Every
-row gets a synthetic DICOM of 256 rows. Each size is one run of `mammopipe run` with the process backend: staging,
+stderr. With `--rsna`, the rows are the first ones of the real `train.csv` in that folder; otherwise, the table is
+generated. Every row gets a synthetic DICOM of 256 rows. Each size is one run of `mammopipe run` with the process
+backend: staging,
 Prepare, Segment at 96 x 64 pixels, a small network for one epoch with `cache = "disk"`, and Evaluate with the leakage
 audit, subgroups, figures by breast and patient, and the report. 54,706 images take half an hour on two cores.
 
-`python -m benchmarks.bench_scale --page ROWS` measures nothing: it puts the rows of an earlier run (a file with what
-that run printed) into the table of docs/how-to/growing.md and into docs/BENCHMARKS.md.
+`python -m benchmarks.bench_scale --page ROWS` measures nothing. It copies the rows of an earlier run (a file with its
+output) into the table of docs/how-to/growing.md and into docs/BENCHMARKS.md.
 """
 
 import argparse
@@ -49,7 +50,7 @@ SETTINGS = {
     "training.cache": "disk",
     "evaluation.bootstrap": "500",
 }
-"""Settings of every run; the profile is `quick`, so that the gate judges the audit alone."""
+"""Settings of every run; the profile is `quick`, so that the gate tests only the audit."""
 DOCS = Path(__file__).parents[1] / "docs"
 STEPS = ("Prepare", "Augment", "Segment", "Train-modified-cnn", "Evaluate")
 HOURS_BAR, MEMORY_BAR, REPORT_BAR, GROWTH_BAR = 2.0, 3.0, 5.0, 1.15
@@ -57,7 +58,7 @@ HOURS_BAR, MEMORY_BAR, REPORT_BAR, GROWTH_BAR = 2.0, 3.0, 5.0, 1.15
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run of the pipeline took."""
+    """The time and memory of one run of the pipeline."""
 
     images: int
     seconds: Mapping[str, float]
@@ -65,7 +66,7 @@ class Measured:
     peaks: Mapping[str, int]
     """Greatest resident size in bytes of any process of a job, by job."""
     cpu: Mapping[str, float]
-    """CPU seconds by job; on a machine that does other work, they say more than `seconds`."""
+    """CPU seconds by job; on a machine with other load, they are more reliable than `seconds`."""
     report: int
     """Bytes of `report.html`."""
     audit: Mapping[str, Any]
@@ -78,7 +79,7 @@ class Measured:
 
 
 def table_rows(rsna: Path | None, images: int, scratch: Path) -> list[dict[str, str]]:
-    """Return the first rows of the label table; whole patients, so at most a few rows more than asked for."""
+    """Return the first rows of the label table; a few more than `images` if that completes a patient."""
     path = (rsna or scratch) / LABEL_TABLE
     if rsna is None:
         make_table(path)
@@ -98,7 +99,7 @@ def write_tree(rows: Sequence[dict[str, str]], folder: Path) -> None:
 
 
 def measure(source: Path, runs: Path, images: int) -> Measured:
-    """Run the pipeline on a folder in the layout of RSNA and return what it took."""
+    """Run the pipeline on a folder in the layout of RSNA and return its time and memory."""
     assignments = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "mammopipe.pipelines.cli", "run", "--dataset", "rsna", "--source", str(source)]
     started = time.perf_counter()

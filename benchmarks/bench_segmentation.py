@@ -1,4 +1,4 @@
-"""The time of segmentation, and the loss from its reduced copy, on images of 2776 x 2082 pixels.
+"""The time of segmentation on images of 2776 x 2082 pixels, and its accuracy, also compared with full resolution.
 
 Run `python -m benchmarks.bench_segmentation [--rsna FOLDER] [--repeats 15]`: a JSON list on stdout. One thread,
 processor time. Without `--rsna` (a folder with train_images), the images are phantoms.
@@ -29,51 +29,52 @@ COMMAND = "python -m benchmarks.bench_segmentation"
 ROWS, COLUMNS = 2776, 2082
 
 
-def films(folder: Path | None) -> list[Mammogram]:
+def mammograms(folder: Path | None) -> list[Mammogram]:
     """Return the real files of this size below a folder, or four phantoms of this size."""
     if folder is not None:
         found = [read_mammogram(path) for path in sorted(folder.rglob("*.dcm"))]
-        return [film for film in found if film.pixels.shape == (ROWS, COLUMNS)]
+        return [mammogram for mammogram in found if mammogram.pixels.shape == (ROWS, COLUMNS)]
     phantoms = [
         make_film(seed, label=Label.BENIGN, laterality=side, height=ROWS, width=COLUMNS)
         for seed, side in enumerate((*Laterality, *Laterality))
     ]
     return [
-        Mammogram(film.pixels, side, View.MLO) for film, side in zip(phantoms, (*Laterality, *Laterality), strict=True)
+        Mammogram(mammogram.pixels, side, View.MLO)
+        for mammogram, side in zip(phantoms, (*Laterality, *Laterality), strict=True)
     ]
 
 
-def seconds(film: Mammogram, repeats: int) -> tuple[float, float]:
+def seconds(mammogram: Mammogram, repeats: int) -> tuple[float, float]:
     """Return the median processor time of our segmentation and of the plain one; they alternate."""
     spent: dict[Callable[[Mammogram], None], list[float]] = {ours: [], plain: []}
     for turn in range(repeats + 1):
         for member, times in spent.items():
             begun = time.process_time()
-            member(film)
+            member(mammogram)
             if turn:
                 times.append(time.process_time() - begun)
     return statistics.median(spent[ours]), statistics.median(spent[plain])
 
 
-def ours(film: Mammogram) -> None:
+def ours(mammogram: Mammogram) -> None:
     """Segment the image."""
-    segmentation.segment_breast(film.pixels, laterality=film.laterality, view=film.view)
+    segmentation.segment_breast(mammogram.pixels, laterality=mammogram.laterality, view=mammogram.view)
 
 
-def plain(film: Mammogram) -> None:
+def plain(mammogram: Mammogram) -> None:
     """Use the common method at full size: Otsu's threshold, the largest component, a closing."""
-    eight_bit = (film.pixels >> 8).astype(np.uint8)
+    eight_bit = (mammogram.pixels >> 8).astype(np.uint8)
     _, objects = cv2.threshold(eight_bit, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(objects)
     largest = (labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())).astype(np.uint8)
     cv2.morphologyEx(largest, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (25, 25)))
 
 
-def overlap(film: Mammogram) -> float:
+def overlap(mammogram: Mammogram) -> float:
     """Return the Dice coefficient between our mask and the mask found without reducing the image first."""
-    reduced = segmentation.segment_breast(film.pixels, laterality=film.laterality, view=film.view).mask
-    with patch.object(working_copy, "WORKING_SIZE", max(film.pixels.shape)):
-        full = segmentation.segment_breast(film.pixels, laterality=film.laterality, view=film.view).mask
+    reduced = segmentation.segment_breast(mammogram.pixels, laterality=mammogram.laterality, view=mammogram.view).mask
+    with patch.object(working_copy, "WORKING_SIZE", max(mammogram.pixels.shape)):
+        full = segmentation.segment_breast(mammogram.pixels, laterality=mammogram.laterality, view=mammogram.view).mask
     return dice(reduced, full)
 
 
@@ -133,9 +134,9 @@ def main() -> None:
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     keep_heap()
-    measured = films(arguments.rsna)
-    spent, usual = zip(*(seconds(film, arguments.repeats) for film in measured), strict=True)
-    overlaps = [overlap(film) for film in measured]
+    measured = mammograms(arguments.rsna)
+    spent, usual = zip(*(seconds(mammogram, arguments.repeats) for mammogram in measured), strict=True)
+    overlaps = [overlap(mammogram) for mammogram in measured]
     size = f"{ROWS} x {COLUMNS}"
     rows: list[Row] = [
         row(

@@ -3,9 +3,9 @@
 Run `python -m benchmarks.bench_server [--rounds 10] [--requests 1000] [--engine auto|torch] [--parts PART ...]`: a JSON
 list on stdout; `--model FOLDER` keeps the model for the next part. A ResNet-50 of 224 x 224 with random weights answers
 an image of 1024 x 1024 (PGM, 1 MB). Server and plain loop alternate, for one client request by request, with one thread
-per process; only ratios are comparable. The clients do as little as clients can, because they run on the same
-processors; the figure of Python's `http.client` stands beside. Use `--requests 20000` for the slope of memory over a
-long run. Memory counts each shared page once (Pss); the peer figure counts it in every process (Rss).
+per process; only ratios are comparable. The clients use as little processor time as possible, because they run on the
+same processors; the latency with Python's `http.client` is a peer figure. Use `--requests 20000` for the slope of
+memory over a long run. Memory counts each shared page once (Pss); the peer figure counts it in every process (Rss).
 """
 
 import argparse
@@ -62,8 +62,8 @@ def latency(port: int, plain: Loop, body: bytes, rounds: int) -> list[Row]:
     with closing(Client(port)) as client, closing(usual):
         client.ask(body)
         for _ in range(30 * rounds):
-            # They alternate, so that other load on the machine affects all equally. The plain loop runs before each of
-            # the others, because it empties the server's caches.
+            # They alternate, so that other load on the machine affects all equally. The plain loop runs before each
+            # request to the server, because it evicts the server's data from the processor's caches.
             theirs += plain.run("film", 1)
             status, seconds = client.ask(body)
             assert status == 200 and b'"malignancy_score"' in client.answer

@@ -2,8 +2,8 @@
 
 Run `python -m benchmarks.bench_training [--size 224] [--batch 16] [--steps 12] [--processes 2]`: a JSON list on
 stdout. Members of a ratio alternate step by step, and the ratio is the median over the turns, so changes in the
-machine's speed have little effect; images a second are valid only for this run. `fp32` is the step of torchvision's
-reference classification script, unchanged except that it reads no images: float32, channels first, SGD.
+machine's speed have little effect. Images a second are comparable only within one run. `fp32` is the step of
+torchvision's reference classification script, except that it reads no images: float32, channels first, SGD.
 """
 
 import argparse
@@ -46,28 +46,29 @@ def make_images(folder: Path, *, count: int, size: int) -> ImageDataset:
     """Return images with noise in their left half; their content does not affect any time here."""
     random = np.random.default_rng(0)
     records = [
-        ImageRecord(f"film{number}", str(number), "mias", None, None, list(Label)[number % 3])
+        ImageRecord(f"image{number}", str(number), "mias", None, None, list(Label)[number % 3])
         for number in range(count)
     ]
     for record in records:
-        film = random.integers(1, 65536, (size, size)).astype(np.uint16)
-        film[:, size // 2 :] = 0
-        write_png(folder / f"{record.image_id}.png", film)
+        pixels = random.integers(1, 65536, (size, size)).astype(np.uint16)
+        pixels[:, size // 2 :] = 0
+        write_png(folder / f"{record.image_id}.png", pixels)
     return ImageDataset(records, folder, shape=(size, size))
 
 
-def batches(films: ImageDataset, config: TrainConfig) -> Iterator[Batch]:
+def batches(dataset: ImageDataset, config: TrainConfig) -> Iterator[Batch]:
     """Yield batches as in the training loop, with new noise and holes, epoch after epoch."""
     epoch = 0
     while True:
         epoch += 1
-        order = epoch_order(films.labels, config.sampling, seed=0, epoch=epoch, batch_size=config.batch_size)
+        order = epoch_order(dataset.labels, config.sampling, seed=0, epoch=epoch, batch_size=config.batch_size)
         sampler = EpochBatches(batch_size=config.batch_size).start(order, epoch=epoch)
-        loader = DataLoader(TrainingImages(films, config), batch_sampler=sampler, num_workers=config.workers)
+        loader = DataLoader(TrainingImages(dataset, config), batch_sampler=sampler, num_workers=config.workers)
         yield from ((images, labels) for images, labels, _ in loader)
 
 
 def our_step(config: TrainConfig, precision: Precision) -> Step:
+    """Return this project's training step."""
     network = build_model(config.cnn, classes=3, dropout=config.dropout).to(memory_format=torch.channels_last).train()
     optimiser, scaler = make_optimiser(network, config), torch.amp.GradScaler("cuda", enabled=False)
     for group in optimiser.param_groups:
@@ -85,6 +86,7 @@ def our_step(config: TrainConfig, precision: Precision) -> Step:
 
 
 def fp32_step(config: TrainConfig) -> Step:
+    """Return the step of torchvision's reference script (see above)."""
     network = build_model(config.cnn, classes=3, dropout=config.dropout).train()
     optimiser = torch.optim.SGD(network.parameters(), lr=1e-5, momentum=0.9, weight_decay=1e-4)
 
@@ -98,12 +100,12 @@ def fp32_step(config: TrainConfig) -> Step:
     return step
 
 
-def measure(config: TrainConfig, films: ImageDataset, steps: int) -> dict[str, list[float]]:
+def measure(config: TrainConfig, dataset: ImageDataset, steps: int) -> dict[str, list[float]]:
     """Return the seconds per turn of steps with data loading, of the same steps in memory, and of the fp32 step."""
-    height, width = films.shape
+    height, width = dataset.shape
     network = build_model(config.cnn, classes=3).to(memory_format=torch.channels_last)
     precision = choose_precision(Precision.AUTO, network, shape=(height, width), device=torch.device("cpu"))
-    fed, plain, feed = our_step(config, precision), fp32_step(config), batches(films, config)
+    fed, plain, feed = our_step(config, precision), fp32_step(config), batches(dataset, config)
     held = next(feed)
     members: dict[str, Callable[[], object]] = {
         "fed": lambda: fed(next(feed)),
@@ -165,8 +167,8 @@ def shared(cnn: Cnn, processes: int, *, batch: int, size: int) -> Row:
             str(batch),
             str(8 * batch),
         ]
-        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        rates[count].append(float(said.rpartition("images_per_second=")[2]))
+        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        rates[count].append(float(printed.rpartition("images_per_second=")[2]))
     alone, together = max(rates[1]), max(rates[processes])
     return row(
         f"training {cnn}, {size} px: images a second of {processes} processes, times those of one",
@@ -195,10 +197,10 @@ def main() -> None:
     keep_heap()
     found: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        films = make_images(Path(folder), count=4 * options.batch, size=options.size)
+        dataset = make_images(Path(folder), count=4 * options.batch, size=options.size)
         for cnn in NAMES:
             config = TrainConfig(cnn=Cnn(cnn), batch_size=options.batch)
-            found += results(cnn, measure(config, films, options.steps), batch=options.batch, size=options.size)
+            found += results(cnn, measure(config, dataset, options.steps), batch=options.batch, size=options.size)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     found.append(row("training: peak memory of all networks in turn", peak, "GiB", None, "lower", COMMAND))
     if options.processes > 1:

@@ -1,9 +1,9 @@
-"""Mutated image files, read one after the other: what they raise, and the time and memory that they cost.
+"""Reads mutated image files one after the other, and measures the exceptions, the time and the memory.
 
-Run `python -m benchmarks.fuzz_reader [--cases 40000] [--first 0] [--seconds 600]`. Case n is the same everywhere and
-the same as in tests/processing/images/test_fuzz.py. It stops after `--seconds` and prints how many cases it read, as
-JSON, with the greatest processor time of a case, the growth of the process's memory, and the cases that broke a rule:
-an undocumented exception, more than 2 s of processor time, more than 1.5 GB.
+Run `python -m benchmarks.fuzz_reader [--cases 40000] [--first 0] [--seconds 600]`. Case n is the same on every machine
+and the same as in tests/processing/images/test_fuzz.py. The script stops after `--seconds`. It prints as JSON: the
+number of cases read, the longest processor time of a case, the growth of the process's memory, and the cases that broke
+a rule: an undocumented exception, more than 2 s of processor time, more than 1.5 GB.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def outcome(data: bytes, config: ReadConfig) -> str:
         return f"fault: {str(error).split()[-1]}"
     except ImageError as error:
         return type(error).__name__
-    except Exception as error:  # what this command looks for
+    except Exception as error:  # An undocumented exception is the fault that this script looks for.
         return f"fault: {type(error).__name__}"
     return "read"
 

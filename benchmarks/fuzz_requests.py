@@ -98,7 +98,7 @@ def problem(answer: Answer, *, head: bool = False) -> str | None:
     try:
         status, code = answer.error
     except (ValueError, KeyError, TypeError):
-        return f"status {answer.status} with a body that is no error: {answer.body[:80]!r}"
+        return f"status {answer.status} with a body that is not an error: {answer.body[:80]!r}"
     return f"{status} {code}" if status >= 500 and (status, code) not in ALLOWED else None
 
 
@@ -228,8 +228,8 @@ def log_problems(server: Server) -> list[str]:
             problems.append(f"log: {line[:400]}")
         elif status >= 500 and (status, code) not in ALLOWED:
             problems.append(f"log: {line[:400]}")
-    said = set(server.stderr.read_text(errors="replace").splitlines()) - {UVICORN_REFUSAL}
-    return problems + [f"standard error: {line[:400]}" for line in said]
+    unexpected = set(server.stderr.read_text(errors="replace").splitlines()) - {UVICORN_REFUSAL}
+    return problems + [f"standard error: {line[:400]}" for line in unexpected]
 
 
 def fuzz(server: Server, *, cases: int, seed: int, only: int | None = None) -> Outcome:
@@ -258,7 +258,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz_requests", description=__doc__)
     parser.add_argument("--cases", type=int, default=50_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--case", type=int, help="send this one alone")
+    parser.add_argument("--case", type=int, help="send only the case with this number")
     options = parser.parse_args(arguments)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

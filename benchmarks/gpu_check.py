@@ -3,8 +3,8 @@
 The script generates all its input: synthetic images and random weights. For each network it measures: images a second
 of training steps on images in memory, the ratio when workers load them from disk, memory, 16 bits against float32, and
 whether the loss falls. Further rows: variation of images on the device against variation by CPU workers, and two
-processes of one job on the same device (gloo) against one. `--small` tries the script with small images, which also
-runs on a machine without a GPU.
+processes of one job on the same device (gloo) against one. `--small` tests the script itself, with small images; it
+also runs on a machine without a GPU.
 """
 
 import argparse
@@ -81,11 +81,11 @@ def make_images(folder: Path, case: Case, count: int) -> list[ImageRecord]:
     return records
 
 
-def batches(films: ImageDataset, config: TrainConfig, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(dataset: ImageDataset, config: TrainConfig, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches as in the training loop, epoch after epoch."""
     sampler = EpochBatches(batch_size=config.batch_size)
     loader = DataLoader(
-        TrainingImages(films, config),
+        TrainingImages(dataset, config),
         batch_sampler=sampler,
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
@@ -94,7 +94,7 @@ def batches(films: ImageDataset, config: TrainConfig, device: torch.device) -> I
     epoch = 0
     while True:
         epoch += 1
-        order = np.random.default_rng(epoch).permutation(len(films) // config.batch_size * config.batch_size)
+        order = np.random.default_rng(epoch).permutation(len(dataset) // config.batch_size * config.batch_size)
         sampler.start(order, epoch=epoch)
         yield from ((images, labels) for images, labels, _ in loader)
 
@@ -186,19 +186,19 @@ def measure_variation(case: Case, device: torch.device, workers: int) -> list[Ro
     rates = {}
     with tempfile.TemporaryDirectory() as name:
         records = make_images(Path(name), case, 4 * case.batch)
-        films = ImageDataset(records, Path(name), shape=(case.height, case.width), cache=Cache.MEMORY)
+        dataset = ImageDataset(records, Path(name), shape=(case.height, case.width), cache=Cache.MEMORY)
         for where, kind in ((AugmentOn.CPU, TrainingImages), (AugmentOn.GPU, UnvariedImages)):
             config = TrainConfig(batch_size=case.batch, augment=1.0, augment_on=where)
             sampler = EpochBatches(batch_size=case.batch)
             loader = DataLoader(
-                kind(films, config), batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0
+                kind(dataset, config), batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0
             )
             for epoch in (1, 2):  # the first epoch starts the workers and the device's libraries
-                sampler.start(np.arange(len(films)), epoch=epoch)
+                sampler.start(np.arange(len(dataset)), epoch=epoch)
                 start = finished(device)
                 for images, _, _ in loader:
                     varied_here(images, config, device).to(device)
-                rates[where] = len(films) / (finished(device) - start)
+                rates[where] = len(dataset) / (finished(device) - start)
     label = f"{case.height} x {case.width}: images varied"
     gain = rates[AugmentOn.GPU] / rates[AugmentOn.CPU]
     return [
@@ -208,7 +208,7 @@ def measure_variation(case: Case, device: torch.device, workers: int) -> list[Ro
 
 
 def measure_processes(small: bool) -> list[Row]:
-    """Return the rows of two processes on one device: whether they measure what one does, and how fast they are."""
+    """Return the rows of two processes on one device: whether their results are those of one, and their speed."""
     found = []
     for count in (1, 2):
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
@@ -242,11 +242,11 @@ def run_process(small: bool) -> None:
         precision=Precision.FLOAT32, dropout=0.0,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
-        # Each process writes the same images for itself; the first one's are the ones that both read.
+        # Each process writes the same images to its own folder; both read those of the first process.
         records = make_images(Path(name), case, 6 * case.batch)
-        films = ImageDataset(records, Path(name), shape=(case.height, case.width), cache=Cache.MEMORY, world=world)
+        dataset = ImageDataset(records, Path(name), shape=(case.height, case.width), cache=Cache.MEMORY, world=world)
         network = build_model(case.network, classes=3).to(device)
-        last = fit(network, films, films, config, pretrained=False, world=world).history[-1]
+        last = fit(network, dataset, dataset, config, pretrained=False, world=world).history[-1]
     if world.leads:
         print(json.dumps(asdict(last)))
     torch.distributed.destroy_process_group()
@@ -255,7 +255,9 @@ def run_process(small: bool) -> None:
 def main() -> None:
     """Print the rows."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--small", action="store_true", help="small images: tries the script, measures nothing")
+    parser.add_argument(
+        "--small", action="store_true", help="small images, to test the script; the figures mean nothing"
+    )
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1))
     parser.add_argument("--process", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,14 +1,13 @@
 """Ten minutes of load: latency and memory over time, as a table and a plot.
 
-Run `python -m benchmarks.load_test [--minutes 10] [--clients 8] [--hostile] [-o FOLDER]`. It writes load_test.csv (a
-line a second: seconds, requests answered, requests not answered 200, median and longest ms in that second, MiB of the
-server's process, its fork server and its workers) and load_test.svg. The exit code is 1 if any request was not
-answered 200.
+Run `python -m benchmarks.load_test [--minutes 10] [--clients 8] [--hostile] [-o FOLDER]`. It writes load_test.csv (one
+line per second: seconds, requests answered, answers other than 200, median and longest ms in that second, MiB of the
+server's process, its fork server and its workers) and load_test.svg. The exit code is 1 if any answer was not 200.
 
-With `--hostile`, further clients disconnect in the middle of a body or before the answer, close by a reset (RST), or
-stop after half a header, and the disk of the server's log is full (/dev/full). An honest client may then be answered
-503 `busy`; any other failure breaks the rule. The printed lines have the memory at the beginning and at the end, and
-its slope over the last two thirds, in all and by process.
+With `--hostile`, additional clients disconnect in the middle of a body or before the answer, close the connection by a
+reset (RST), or stop after half a header, and the disk of the server's log is full (/dev/full). The normal clients may
+then get 503 `busy`; any other failure counts. The printed lines have the memory at the beginning and at the end, and
+its slope over the last two thirds of the run, in total and by process.
 """
 
 import argparse
@@ -59,7 +58,7 @@ class Second:
 
 
 def misbehave(port: int, body: bytes, manner: int) -> None:
-    """Open one connection and break it off: in half a body, before the answer, by a reset, or in half a header."""
+    """Open a connection and abort it: after half a body, before the answer, by a reset, or after half a header."""
     head = (
         f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: {PGM}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     )
@@ -166,7 +165,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--hostile", action="store_true", help="with clients that break off, and a full log disk")
+    parser.add_argument(
+        "--hostile", action="store_true", help="add clients that abort connections, and fill the log's disk"
+    )
     parser.add_argument("--engine", choices=("auto", "torch"), default="auto")
     parser.add_argument("-o", "--output", type=Path, default=Path("load_test"))
     options = parser.parse_args()

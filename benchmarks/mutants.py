@@ -22,9 +22,9 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("processing", "training", "inference", "pipelines")
 LEAST_KILLED = 0.9
 TIMED_OUT = {-24, 24, 36, 152, 255}
-"""Exit codes of tests that were stopped. On a busy machine, that proves nothing; they run again with more time."""
+"""Exit codes of tests that exceeded their time. On a busy machine this proves nothing, so they run again with more."""
 KILLED = {1, 3} | TIMED_OUT
-"""Exit codes of the tests that count as killed: failed, internal error, stopped although they had time."""
+"""Exit codes that count as killed: failed tests, an internal error, or tests that exceeded even the second limit."""
 PATIENCE = (15, 200)
 """The first and the second limit of a mutant's tests, in multiples of their usual time."""
 PROFILE = """\
@@ -34,7 +34,7 @@ settings.register_profile(
     "mutants", derandomize=True, database=None, deadline=None, max_examples=30, phases=[Phase.explicit, Phase.generate]
 )
 """
-"""Few examples, the same for each mutant, without the search for the smallest one: a mutant only has to fail."""
+"""Few examples, the same for each mutant. Hypothesis need not shrink a failing example, because a failure is enough."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         killed, total = killed + len(codes) - len(survivors), total + len(codes)
         print(f"{1 - len(survivors) / max(len(codes), 1):6.1%} of {len(codes):>4}  {module}", flush=True)
         print(*(f"         survived: {mutant}" for mutant in survivors), sep="\n", flush=True)
-    print(f"{killed / max(total, 1):6.1%} of {total:>4} mutants killed; at least {LEAST_KILLED:.0%} is wanted")
+    print(f"{killed / max(total, 1):6.1%} of {total:>4} mutants killed; at least {LEAST_KILLED:.0%} are required")
     return 0 if killed >= LEAST_KILLED * total > 0 else 1
 
 
@@ -80,7 +80,7 @@ def mutate(module: str, tests: Sequence[str]) -> Mapping[str, Any]:
             "pytest_add_cli_args_test_selection": tests,
         }
         for multiple in PATIENCE:
-            # After a change of this setting, mutmut runs the mutants again that timed out, and no other.
+            # After a change of this setting, mutmut runs only the mutants again that timed out.
             settings["timeout_multiplier"] = multiple
             lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
             text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -99,7 +99,7 @@ def mutate(module: str, tests: Sequence[str]) -> Mapping[str, Any]:
 
 
 def outcomes(mutants: Path) -> dict[str, Mapping[str, Any]]:
-    """Return the tests' exit code for each mutant, by module; mutmut stores them beside the mutated files."""
+    """Return the tests' exit code for each mutant, by module; mutmut stores them in files next to the mutated ones."""
     found = {}
     for path in sorted(mutants.rglob("*.py.meta")):
         codes = json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]

@@ -53,17 +53,17 @@ def write(path: Path, rows: Sequence[Row]) -> None:
     """Put rows into a file of rows; rows of other names stay in it.
 
     Args:
-        path: A JSON list of rows; made where it does not exist.
+        path: A JSON list of rows; created if it does not exist.
         rows: The measured rows. A row of the same name is replaced in its place; a new name is added at the end.
 
     Raises:
-        ConfigError: The file exists and is no list of rows.
+        ConfigError: The file exists but is not a list of rows.
     """
     try:
         named = {each["name"]: each for each in json.loads(path.read_text(encoding="utf-8"))}
     except FileNotFoundError:
         named = {}
     except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path}: is no list of benchmark rows: {error!r}; remove it") from None
+        raise ConfigError(f"{path}: is not a list of benchmark rows: {error!r}; remove it") from None
     named |= {each["name"]: each for each in rows}
     write_bytes(path, (json.dumps(list(named.values()), indent=2) + "\n").encode())

@@ -7,23 +7,22 @@ from benchmarks.rows import Row, holds
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes
 
-BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 _SIGNS = {"lower": "at most", "higher": "at least"}
 
 
 def fill_in(page: Path, rows: Sequence[Row]) -> None:
-    """Put rows into the table between the page's two marks; lines of other figures stay as they are.
+    """Put rows into the table between the page's two marks; lines of other figures stay unchanged.
 
     Args:
         page: The page.
         rows: The measured rows. A line of the same name is replaced in its place; a new name is added at the end.
 
     Raises:
-        ConfigError: A mark is missing, or stands there twice.
+        ConfigError: A mark is missing or occurs twice.
     """
     new = {_name(line): line for line in table(rows).splitlines()}
     old = {_name(line): line for line in _between(page, "benchmarks")[1].splitlines() if line.startswith("|")}
-    # The two lines of the head are the first of either; a name keeps the place where it first stood.
+    # `|` keeps the order of the old lines and takes the values of the new ones; both begin with the table's header.
     replace_between(page, "benchmarks", "\n".join((old | new).values()) + "\n")
 
 
@@ -33,7 +32,7 @@ def _name(line: str) -> str:
 
 
 def replace_between(page: Path, name: str, text: str) -> None:
-    """Replace what stands between the marks `<!-- NAME: begin -->` and `<!-- NAME: end -->` of a page.
+    """Replace the text between the marks `<!-- NAME: begin -->` and `<!-- NAME: end -->` of a page.
 
     Args:
         page: The page.
@@ -41,7 +40,7 @@ def replace_between(page: Path, name: str, text: str) -> None:
         text: The new text; whole lines.
 
     Raises:
-        ConfigError: A mark is missing, or stands there twice.
+        ConfigError: A mark is missing or occurs twice.
     """
     before, _, after = _between(page, name)
     write_bytes(page, f"{before}{_marks(name)[0]}\n{text}{_marks(name)[1]}{after}".encode())
@@ -52,11 +51,11 @@ def _marks(name: str) -> tuple[str, str]:
 
 
 def _between(page: Path, name: str) -> tuple[str, str, str]:
-    """Return the text before, between and after two marks of a page; `ConfigError` if one does not stand there once."""
+    """Return the text before, between and after two marks of a page; `ConfigError` unless each mark occurs once."""
     begin, end = _marks(name)
     whole = page.read_text(encoding="utf-8")
     if whole.count(begin) != 1 or whole.count(end) != 1:
-        raise ConfigError(f"{page}: {begin} and {end} must each stand in it once")
+        raise ConfigError(f"{page}: {begin} and {end} must each occur exactly once")
     before, rest = whole.split(begin)
     between, after = rest.split(end)
     return before, between, after

@@ -44,8 +44,11 @@ MOST_UNREADABLE = 0.5
 
 def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
-    options = _parser().parse_args(arguments)
-    config = settings_in(options, DriftConfig)
+    parser = argparse.ArgumentParser(
+        prog="python -m mammopipe.inference.monitor", description=__doc__, allow_abbrev=False
+    )
+    add_arguments(parser, DriftConfig)
+    config = settings_in(parser.parse_args(arguments), DriftConfig)
     paths = ContainerPaths.from_environment()
     description = read_model(paths.processing_input("model"))
     captures = Captures(
@@ -130,6 +133,7 @@ def _alarms(groups: Sequence[GroupDrift]) -> list[dict[str, Any]]:
     for group in groups:
         for name in group.alarms():
             figure = group.figures[name]
+            # The test that is stronger, each as a share of its limit.
             by_index = figure.index[-1] / figure.index_limit[-1] >= figure.cusum[-1] / figure.cusum_limit
             found.append(
                 {
@@ -187,14 +191,6 @@ def summary(report: Mapping[str, Any]) -> str:
             f"  {times} requests have no readable image: {reason}" for reason, times in report["unreadable"].items()
         ]
     return "\n".join(lines)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mammopipe.inference.monitor", description=__doc__, allow_abbrev=False
-    )
-    add_arguments(parser, DriftConfig)
-    return parser
 
 
 if __name__ == "__main__":

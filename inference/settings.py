@@ -46,7 +46,7 @@ class ServerSettings(BaseSettings):
         extra="forbid",
         env_prefix=PREFIX,
         populate_by_name=True,
-        protected_namespaces=(),
+        protected_namespaces=(),  # pydantic reserves names that begin with `model_`, such as `model_id`
         allow_inf_nan=False,
     )
 
@@ -209,7 +209,9 @@ class ServerSettings(BaseSettings):
     @property
     def worker_count(self) -> int:
         """Return the number of worker processes."""
-        return self.workers or max(1, _cores() // self.threads)
+        # Linux reports the cores that the process may use; other systems only the number of cores.
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        return self.workers or max(1, cores // self.threads)
 
     @property
     def places(self) -> int:
@@ -288,8 +290,3 @@ def _problem(error: ErrorDetails, environment: Mapping[str, str]) -> str:
     place = str(error["loc"][0])
     named = place if place in (PORT_VARIABLE, BATCH_VARIABLE) else variable(place)
     return f"{named}={environment.get(named, error['input'])!r} must be {rule.removeprefix('must be ')}"
-
-
-def _cores() -> int:
-    # Linux reports the cores that the process may use; other systems only the number of cores.
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

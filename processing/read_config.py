@@ -79,9 +79,8 @@ class ReadConfig(Settings):
         ge=1,
         description="number of rows that the caller needs. A JPEG 2000 image with at least twice as many rows is "
         "decoded at half the resolution: this is three times as fast, does not give the same pixels, and sets "
-        '`facts["reduction"]` to 2. With `None`, every image is decoded at full resolution. So are images whose '
-        "padding would be bright without its declaration, because decoding at half resolution blends padding into the "
-        "tissue beside it",
+        '`facts["reduction"]` to 2. With `None`, every image is decoded at full resolution. Images with bright '
+        "padding always are, because half resolution blends padding with the tissue beside it",
     )
     jpeg_files: bool = Field(
         default=False,

@@ -1,9 +1,10 @@
-"""Auxiliary targets: further facts that a network learns to predict from an image, which enrich its features.
+"""Auxiliary targets: additional labels that a network learns to predict, which improves its features.
 
-Each target has a weight, which is that of its loss beside the loss of the classes; 0 leaves it out. An image without a
-value does not count. The heads of auxiliary targets exist in training alone; no model contains them.
+The loss of each target is multiplied by a weight and added to the loss of the classes; a weight of 0 turns the target
+off. Images without a value do not contribute to the loss. The heads of auxiliary targets exist only in training; no
+saved model contains them.
 
-Source: the winning solutions of the RSNA 2023 challenge, which trained on such targets beside cancer.
+Source: the winning solutions of the RSNA 2023 challenge, which trained on such targets in addition to cancer.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ class Auxiliary(StrEnum):
     BIRADS = "birads"
     DENSITY = "density"
     AGE = "age"
-    """In years; learnt by regression. All others are learnt by classification."""
+    """In years; the only target with a regression head. All others have classification heads."""
     VIEW = "view"
     LATERALITY = "laterality"
     BIOPSY = "biopsy"
@@ -38,7 +39,7 @@ VALUES: Mapping[Auxiliary, Callable[[ImageRecord], str | float | None]] = {
     Auxiliary.AGE: lambda record: record.age,
     Auxiliary.VIEW: lambda record: record.view and str(record.view),
     Auxiliary.LATERALITY: lambda record: record.laterality and str(record.laterality),
-    # Of the datasets, only RSNA's table states these two; its label and finding are made of them.
+    # Only RSNA's table has the columns biopsy and invasive; its reader stores them as label and finding.
     Auxiliary.BIOPSY: lambda record: str(record.label is not Label.NORMAL) if record.dataset == _RSNA else None,
     Auxiliary.INVASIVE: lambda record: str(record.finding == "invasive") if record.dataset == _RSNA else None,
     Auxiliary.IMPLANT: lambda record: None if record.implant is None else str(record.implant),
@@ -47,7 +48,7 @@ VALUES: Mapping[Auxiliary, Callable[[ImageRecord], str | float | None]] = {
 
 
 def _weight(what: str) -> float:
-    text = f"weight of the loss on {what}, an auxiliary target beside the classes; 0 leaves it out"
+    text = f"weight of the loss for {what}, an auxiliary target that is learnt with the classes; 0 turns it off"
     weight: float = Field(default=0.0, ge=0, le=LARGEST_WEIGHT, description=text)
     return weight
 

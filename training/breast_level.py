@@ -1,4 +1,4 @@
-"""Settings of a model that judges breasts by all their views, and what such a model cannot be combined with."""
+"""Settings of a model that judges breasts by all their views, and the settings that exclude such a model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ _OFF: Mapping[str, Any] = {
     "compile": False,
     "folds": 0,
 }
-"""The only values that the settings of single images may have."""
+"""Settings that apply to single images, each with its only allowed value for breasts."""
 
 
 class BreastSettings(Settings):
@@ -25,25 +25,25 @@ class BreastSettings(Settings):
 
     level: Level = Field(
         default=Level.IMAGE,
-        description="what the network judges: `image`, each image alone, or `breast`, a breast by all its views at "
-        "once, by attention; the breast's label is the most serious one of its images",
+        description="what the network judges: `image`, each image on its own, or `breast`, all views of a breast "
+        "together, combined by attention; the breast's label is the most serious one of its images",
     )
     other_side: bool = Field(
         default=False,
-        description="whether a network with level=breast sees the views of the patient's other breast, too; where "
-        "there are none, it judges without them",
+        description="whether a network with level=breast also sees the views of the patient's other breast, where "
+        "there are any",
     )
     most_views: int = Field(
         default=4,
         ge=1,
         le=16,
-        description="most views of a side in a training step with level=breast; of a side with more, as many are "
-        "drawn each time. Evaluation and serving use all",
+        description="maximum number of views of each breast in a training step with level=breast; of more views, this "
+        "many are drawn at random each time. Evaluation and serving use all views",
     )
 
 
 def check_breast_level(settings: Mapping[str, Any], auxiliary: Mapping[Any, float]) -> None:
-    """Raise `ConfigError` where the settings of a training job do not go together with its level.
+    """Raise `ConfigError` if settings of a training job contradict its level.
 
     Args:
         settings: All settings of the job by name.

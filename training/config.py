@@ -30,8 +30,8 @@ class Learns(StrEnum):
 
     ALL = "all"
     HEAD = "head"
-    """Only the classifier, on feature maps that the pretrained body computes once per image; noise and holes have no
-    effect."""
+    """Only the classifier, on feature maps that the pretrained body computes once per image. Noise and holes then have
+    no effect."""
 
 
 class Final(StrEnum):
@@ -134,7 +134,7 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
         ge=1,
         description="epochs without a better validation figure (`choose_by`) after which training stops",
     )
-    sampling: Sampling = Field(default=Sampling.BALANCED, description="what an epoch does about rare classes")
+    sampling: Sampling = Field(default=Sampling.BALANCED, description="how an epoch treats rare classes")
     positive_share: float = Field(
         default=0.125, gt=0, lt=1, description="share of the most serious class in each epoch, with sampling=ratio"
     )
@@ -142,15 +142,16 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
         default=1.0,
         ge=0.5,
         le=1,
-        description="target probability of the most serious class for its own images; the rest goes to the first",
+        description="target probability of the most serious class for images of that class; the rest goes to the "
+        "first class",
     )
     question: Question = Field(
         default=Question.CLASSES,
-        description="what is asked of an image: `classes`, those of the dataset (normal, benign and malignant, or "
-        "negative and malignant where it lacks one), or `binary`, malignant or not",
+        description="what the network predicts: `classes`, those of the dataset (normal, benign and malignant; "
+        "negative and malignant if the dataset has only these two), or `binary`, malignant or not",
     )
     compile: bool = Field(
-        default=False, description="whether torch.compile translates the network for this machine first"
+        default=False, description="whether torch.compile compiles the network for this machine before training"
     )
     precision: Precision = Field(default=Precision.AUTO, description="the number format of the forward pass")
     test_flips: bool = Field(
@@ -160,11 +161,11 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
     )
     pooling: Pooling = Field(
         default=Pooling.MEAN,
-        description="how the places of an image become its logits; AlexNet, whose classifier sees all places at once, "
-        "has only mean",
+        description="how the logits at the places of an image, the positions of the last feature maps, become the "
+        "image's logits; AlexNet, whose classifier needs all places at once, has only mean",
     )
     top_places: int = Field(
-        default=3, ge=1, description="places whose logits make an image's logit of a lesion class, with pooling=top"
+        default=3, ge=1, description="number of places that make an image's logit of a lesion class, with pooling=top"
     )
     stride: int = Field(
         default=32,
@@ -179,15 +180,15 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
         default=0.0,
         ge=0,
         le=100,
-        description="weight, beside the images' loss, of a loss on every place by the annotated circles; 0 does not "
-        "use them",
+        description="weight of lesion supervision: a loss at every place, from the annotated circles, that is added to "
+        "the loss of the images; 0 turns it off",
     )
     choose_by: ChooseBy = Field(
         default=ChooseBy.MACRO_AUC, description="the validation figure that chooses the best epoch"
     )
-    choose_level: Level = Field(default=Level.IMAGE, description="the cases of that figure")
+    choose_level: Level = Field(default=Level.IMAGE, description="the cases that `choose_by` is computed on")
     breast_rule: BreastRule = Field(
-        default=BreastRule.MEAN, description="how the scores of a breast's views become one, for that figure"
+        default=BreastRule.MEAN, description="how `choose_by` combines the scores of a breast's views"
     )
     seed: int = Field(default=0, ge=0, description="all randomness derives from it, the epoch and the step")
     folds: int = Field(
@@ -206,13 +207,13 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
         default=1,
         ge=1,
         le=20,
-        description="times that patients are dealt to folds, each with another seed; an image is then judged by the "
-        "mean of the deals' logits, the final network is the mean of all deals' folds, and the figures of each deal "
-        "are reported; more than 1 needs final=mean",
+        description="number of times that the cross-validation is repeated, each time with another assignment of "
+        "patients to folds (a deal); an image's out-of-fold logits are then the mean over the deals, the final network "
+        "is the mean of all deals' folds, and the figures of each deal are reported; more than 1 needs final=mean",
     )
     final: Final = Field(
         default=Final.REFIT,
-        description="how the final network is made of the folds; `mean` needs learns=head and folds, and ignores "
+        description="how a cross-validation makes the final network; `mean` needs learns=head and folds, and ignores "
         "`patience`",
     )
     cache: Cache = Field(
@@ -223,8 +224,8 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
     workers: int = Field(
         default=0,
         ge=0,
-        description="processes that read and prepare batches, for each training process; 0 is fastest on a CPU, a GPU "
-        "wants a few",
+        description="processes that read and prepare batches, for each training process; 0 is fastest on a CPU, a few "
+        "are faster with a GPU",
     )
     checkpoint_minutes: float = Field(
         default=10.0,
@@ -238,7 +239,7 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
         """Raise `ConfigError` for settings that contradict each other."""
         check_choice(self.choose_by, self.choose_level)
         if self.folds == 1:
-            raise ConfigError("hyperparameter folds=1 must be 0, for none, or at least 2: one is held out of each")
+            raise ConfigError("hyperparameter folds=1 must be 0 (no cross-validation) or at least 2")
         if self.fold >= 0 and self.fold >= self.folds:
             raise ConfigError(f"hyperparameter fold={self.fold} must be below folds={self.folds}, counted from 0")
         if self.fold >= 0 and not find_architecture(self.cnn).has_places:
@@ -249,7 +250,7 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
         if self.final is Final.MEAN and (self.learns is not Learns.HEAD or not self.folds):
             raise ConfigError(
                 f"hyperparameter final=mean needs learns=head and folds, not learns={self.learns} and "
-                f"folds={self.folds}: only classifiers of the same maps have a mean"
+                f"folds={self.folds}: only classifiers that were trained on the same feature maps can be averaged"
             )
         if self.deals > 1 and (self.final is not Final.MEAN or self.fold >= 0):
             raise ConfigError(
@@ -259,14 +260,13 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
         if self.head_epochs >= self.epochs:
             raise ConfigError(
                 f"hyperparameter head_epochs={self.head_epochs} must be below epochs={self.epochs}, "
-                f"or the body never trains"
+                f"otherwise the body never trains"
             )
         if self.warmup_epochs >= self.epochs:
             raise ConfigError(
                 f"hyperparameter warmup_epochs={self.warmup_epochs} must be below epochs={self.epochs}, "
-                f"or the rate never reaches its height"
+                f"otherwise the learning rate never reaches its maximum"
             )
-
         if self.batch_size % (self.accumulate * self.images_together):
             pairs = ", and with mixup, which mixes pairs, of twice that" if self.mixup else ""
             raise ConfigError(
@@ -279,8 +279,8 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
     def _check_network(self) -> None:
         network = find_architecture(self.cnn)
         if self.stride not in network.strides:
-            able = [own.name for own in ARCHITECTURES.values() if self.stride in own.strides]
-            rule = f" needs cnn={', '.join([*able, 'one of timm'])}, not {self.cnn}"
+            supporting = [own.name for own in ARCHITECTURES.values() if self.stride in own.strides]
+            rule = f" needs cnn={', '.join([*supporting, 'one of timm'])}, not {self.cnn}"
             if network.of_timm:
                 rule = f": cnn={self.cnn} has feature maps only at stride {network.stated_strides}"
             if self.stride not in TIMM_STRIDES:
@@ -311,7 +311,7 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
 
     @property
     def takes_last(self) -> bool:
-        """Whether the last epoch counts, so that validation figures choose none."""
+        """Whether the weights of the last epoch are used, so that validation figures choose no epoch."""
         return self.final is Final.MEAN or self.fold >= 0
 
     @property
@@ -327,7 +327,8 @@ class TrainConfig(BreastSettings, OptimiserSettings, VariationSettings, Auxiliar
             ConfigError: A hyperparameter is unknown or breaks a rule.
         """
         given = {key: text for key, text in values.items() if key not in PLATFORM_KEYS}
-        names = sorted(cls.model_fields, key=lambda name: name not in cls.__annotations__)  # the inherited ones last
+        # A message lists the job's main settings before the inherited ones.
+        names = sorted(cls.model_fields, key=lambda name: name not in cls.__annotations__)
         for key, text in given.items():
             if key not in names:
                 raise ConfigError(f"hyperparameter {key}={text!r} is unknown; known are {', '.join(names)}")

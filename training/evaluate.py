@@ -1,8 +1,8 @@
-"""The evaluation job: all candidates, measured, calibrated and compared; the best one made ready to serve.
+"""The evaluation job: measures, calibrates and compares all candidates, and prepares the best one for serving.
 
-Reads the processing inputs `data` (what Segment left) and `models` (`<cnn>/model.tar.gz`); writes the processing
+Reads the processing inputs `data` (the output of Segment) and `models` (`<cnn>/model.tar.gz`). Writes the processing
 outputs `evaluation` (`evaluation.json`, `predictions.csv`, `report.html`, the cards) and `model` (`model.tar.gz`). A
-leak does not stop it: the verdict goes into `evaluation.json`, where the pipeline's gate reads it.
+leak does not stop the job: its verdict is in `evaluation.json`, which the pipeline's gate reads.
 """
 
 import argparse
@@ -55,11 +55,11 @@ from mammopipe.training.reporting.report import render
 
 SCHEMA = 1
 PROTOCOL_VERDICTS = {
-    SplitProtocol.PATIENT: "patient, all images of one in one split",
-    SplitProtocol.FILM: "film, by which a patient's films lie in two splits; only what was split by patient is "
+    SplitProtocol.PATIENT: "patient, each patient's images are all in one split",
+    SplitProtocol.FILM: "film, a patient's images may be in several splits; only models of a split by patient are "
     "registered",
-    SplitProtocol.PUBLISHED: "published, leaky by construction since copies of one image lie in two splits; only what "
-    "was split by patient is registered",
+    SplitProtocol.PUBLISHED: "published, leaky by construction, because copies of one image may be in several splits; "
+    "only models of a split by patient are registered",
 }
 """Description of each protocol in the gate's message and in the report."""
 _REPORTED = ("torch", "torchvision", "numpy", "openvino")
@@ -67,7 +67,11 @@ _REPORTED = ("torch", "torchvision", "numpy", "openvino")
 
 def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
-    config = settings_in(_parser().parse_args(arguments), EvaluationJobConfig)
+    parser = argparse.ArgumentParser(
+        prog="python -m mammopipe.training.evaluate", description=__doc__, allow_abbrev=False
+    )
+    add_arguments(parser, EvaluationJobConfig)
+    config = settings_in(parser.parse_args(arguments), EvaluationJobConfig)
     paths = ContainerPaths.from_environment()
     data = SegmentedData.read(paths.processing_input("data"))
     refuse_missed(data.folder, data.folder, "segment", len(data.records))
@@ -78,6 +82,7 @@ def main(arguments: Sequence[str]) -> None:
             {name: OutOfFold.read(scratch / name, model.description) for name, model in models.items()}
         )
         data.require_alone(config.other_breast)
+        # Before any test image is read: an unreadable register must end the job while the split is still unseen.
         earlier = earlier_reads(paths)
         evaluation, images, outputs = evaluate(data, models, config)
         model = models[evaluation["selected"]["cnn"]]
@@ -101,9 +106,7 @@ def main(arguments: Sequence[str]) -> None:
 def evaluate(
     data: SegmentedData, models: Mapping[str, LoadedModel], config: EvaluationJobConfig
 ) -> tuple[dict[str, Any], list[dict[str, str]], Outputs]:
-    """Evaluate all candidates and select one.
-
-    Networks predict the test images only after the selection.
+    """Evaluate all candidates and select one; the networks predict the test images only after the selection.
 
     Args:
         data: The segmented images.
@@ -112,7 +115,7 @@ def evaluate(
 
     Returns:
         The content of `evaluation.json` (leakage audit, metrics of every candidate on validation and test, baseline,
-        selection), the rows of `predictions.csv`, and what the selected network makes of the images of validation.
+        selection), the rows of `predictions.csv`, and the selected network's outputs for the validation images.
 
     Raises:
         ManifestError: Validation lacks a class.
@@ -134,6 +137,7 @@ def evaluate(
     )
     fits, findings = _audited_fits(choice, validation, data, models, config)
     selected = models[choice.selected]
+    # The first time that a network sees a test image: nothing is chosen or fitted after this line.
     outputs = {split: outputs_of(selected, data.in_folders(data.images(split))) for split in rows}
     test, judged = _predicted_test(choice.selected, outputs[Split.TEST], data, models), rows[Split.VALIDATION]
 
@@ -180,10 +184,10 @@ def _prediction_rows(
 def _of_training(
     name: str, models: Mapping[str, LoadedModel], data: SegmentedData, config: EvaluationJobConfig
 ) -> list[TrainingPredictions]:
-    """Return what a candidate says of the originals that it has learnt from, folder by folder; none unless asked for.
+    """Return a candidate's predictions of the originals that it was trained on; none without `predict_training`.
 
-    A cross-validated candidate has learnt from the whole development set. Its out-of-fold predictions of the same
-    images are those of validation.
+    A cross-validated candidate was trained on the whole development set. Its out-of-fold predictions of the same images
+    count as validation.
     """
     if not config.predict_training:
         return []
@@ -206,7 +210,7 @@ def _of_selected(
     draws: Mapping[Split, Resamples],
     config: EvaluationJobConfig,
 ) -> dict[str, Any]:
-    """Return what `evaluation.json` holds of the selected candidate alone: metrics, calibration, pointing, examples."""
+    """Return the keys of `evaluation.json` that only the selected candidate has: metrics, calibration, examples etc."""
     rows = {split: data.judged(split) for split in draws}
     candidate = candidates[choice.selected]
     fit = choice.candidates[choice.selected].fit
@@ -229,7 +233,7 @@ def _of_selected(
 
 
 def _circumstances(data: SegmentedData, config: EvaluationJobConfig) -> dict[str, Any]:
-    """Return the beginning of `evaluation.json`: data, protocol and settings, before any figure."""
+    """Return the first keys of `evaluation.json`, which hold no figure: data, protocol and settings."""
     folds = [held.folds.max() for held in data.out_of_fold.values()]
     return {
         "schema": SCHEMA,
@@ -286,7 +290,7 @@ def _audited_fits(
     models: Mapping[str, LoadedModel],
     config: EvaluationJobConfig,
 ) -> tuple[list[Fit], list[Leak]]:
-    """Return what was fitted on which images, and what the audit finds wrong: in the fits, the folds, the training."""
+    """Return which images each fit used, and the audit's findings about the fits, the folds and the training."""
     fits, findings = _fits(choice, validation, config.breast_rule)
     findings += [
         finding
@@ -305,13 +309,13 @@ def _fits(
 ) -> tuple[list[Fit], list[Leak]]:
     """Return the fits of the selection, and findings for values that differ when fitted again on validation."""
     names = [f"calibration and thresholds of {name}" for name in validation]
-    fits = [Fit.on(what, said) for what, said in zip(names, validation.values(), strict=True)]
+    fits = [Fit.on(what, predictions) for what, predictions in zip(names, validation.values(), strict=True)]
     fits.append(Fit.on("choice of the network", validation[choice.selected]))
     findings = [
         finding
-        for name, said in validation.items()
-        for finding in audit_calibration(name, choice.candidates[name].fit, said)
-        + audit_comparison(name, choice.candidates[name].comparison, said, rule)
+        for name, predictions in validation.items()
+        for finding in audit_calibration(name, choice.candidates[name].fit, predictions)
+        + audit_comparison(name, choice.candidates[name].comparison, predictions, rule)
     ]
     return fits, findings
 
@@ -334,14 +338,6 @@ def _text(figure: Mapping[str, Any]) -> str:
         return "undefined"
     bounds = f" [{figure['low']:.3f}, {figure['high']:.3f}]" if figure["low"] is not None else ""
     return f"{figure['value']:.3f}{bounds}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mammopipe.training.evaluate", description=__doc__, allow_abbrev=False
-    )
-    add_arguments(parser, EvaluationJobConfig)
-    return parser
 
 
 if __name__ == "__main__":

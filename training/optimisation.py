@@ -16,12 +16,12 @@ class OptimiserKind(StrEnum):
 
 
 class OptimiserSettings(Settings):
-    """How the weights of a network follow their gradients."""
+    """Settings of the optimiser and the learning rate schedule."""
 
     batch_size: int = Field(
         default=16,
         ge=2,
-        description="images in a step, over all processes together, so that the number of processes changes only the "
+        description="images in a step, summed over all processes, so that the number of processes changes only the "
         "speed",
     )
     accumulate: int = Field(
@@ -29,31 +29,30 @@ class OptimiserSettings(Settings):
         ge=1,
         description="equal parts in which the images of a step are computed one after the other, to save memory",
     )
-    optimiser: OptimiserKind = Field(
-        default=OptimiserKind.ADAMW, description="the rule by which weights follow their gradients"
-    )
+    optimiser: OptimiserKind = Field(default=OptimiserKind.ADAMW, description="the optimiser of the weights")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Nesterov momentum of optimiser=sgd")
     learning_rate: float = Field(
         default=3e-4,
         ge=1e-8,
         le=1,
-        description="highest rate of the body; of all layers when there are no pretrained weights",
+        description="highest learning rate of the body; of all layers if there are no pretrained weights",
     )
     head_learning_rate: float = Field(
-        default=1e-3, ge=1e-8, le=1, description="highest rate of the classifier of a pretrained network"
+        default=1e-3, ge=1e-8, le=1, description="highest learning rate of the classifier of a pretrained network"
     )
     layer_decay: float = Field(
         default=1.0,
         gt=0,
         le=1,
-        description="factor of the rate from each layer of the body to the one before it; 1 is none",
+        description="learning rate of each layer of the body, relative to that of the layer after it; 1 gives all "
+        "layers the same rate",
     )
     weight_decay: float = Field(
         default=0.01,
         ge=0,
         le=1,
         description="decay of weight matrices and kernels, decoupled with optimiser=adamw; biases and normalisation "
-        "are spared",
+        "have none",
     )
     clip_norm: float = Field(
         default=0.0, ge=0, le=1000, description="largest norm of the gradient of a step; 0 does not limit it"
@@ -62,13 +61,13 @@ class OptimiserSettings(Settings):
         default=0.0,
         ge=0,
         lt=1,
-        description="decay in each step of the moving average of the weights, which is evaluated in their place; 0 "
-        "is none",
+        description="decay per step of the moving average of the weights, which is then evaluated in their place; 0 "
+        "makes no average",
     )
     warmup_epochs: float = Field(
         default=1.0,
         ge=0,
         le=1000,
-        description="epochs over which the rate rises before it falls along a cosine; counted again when the body "
-        "joins the head",
+        description="epochs over which the learning rate rises before it falls along a cosine; counted from the epoch "
+        "in which the body starts to train",
     )

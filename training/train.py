@@ -71,7 +71,7 @@ class Inputs:
     protocol: SplitProtocol = SplitProtocol.PATIENT
 
     def cases(self) -> tuple[ImageDataset | Breasts, ImageDataset | Breasts]:
-        """Return what is judged in training and validation (`cases_of_level`)."""
+        """Return the cases of training and of validation (`cases_of_level`)."""
         return cases_of_level(self.config, self.protocol, self.train, self.validation)
 
     @cached_property
@@ -130,7 +130,7 @@ def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
     preprocess = read_stage(paths)
     protocol = read_protocol(paths)
     manifest = read_manifest(paths.channel("manifest"), protocol)
-    # From all rows, as in the evaluation; a training job sees the labels of the test split, but none of its images.
+    # From all rows, so that all jobs have the same classes. The job reads labels of the test split, but no image of it.
     classes = classes_of((record.label for record in manifest), config.question, where="manifest")
     _refuse_exact_leaks(manifest, protocol)
     records = learnt(manifest, cross_validated=bool(config.folds), protocol=protocol)
@@ -142,6 +142,7 @@ def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
     used = [record for record in records if record.split in (Split.TRAIN, Split.VALIDATION)]
     shape = (preprocess.height, preprocess.width)
     find_architecture(config.cnn).require_size(*shape)
+    # Before the images are read, which may take minutes: a job that cannot train fails at once.
     try_out(build_network(config, classes, weights), config, shape=shape, world=world)
     cache = choose_cache(config.cache, len(used), shape)
     images = {
@@ -166,32 +167,34 @@ def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
 
 
 def _refuse_exact_leaks(manifest: Sequence[ImageRecord], protocol: SplitProtocol) -> None:
-    """Raise `ManifestError` for a leak that ids and hashes show; only the protocol `patient` is checked."""
+    """Raise `ManifestError` for a leak that ids and hashes show; other protocols than `patient` allow leaks."""
     if protocol is not SplitProtocol.PATIENT:
         return
     # Copies of validation images are no leak: they train the other folds, and are left out without folds.
     leaks = exact_leaks(manifest, copied=(Split.TRAIN, Split.VALIDATION))
     if leaks:
         more = f" and {len(leaks) - 1} more" if len(leaks) > 1 else ""
-        raise ManifestError(f"manifest: {leaks[0].message}{more}; nothing is trained on data that leak")
+        raise ManifestError(f"manifest: {leaks[0].message}{more}; the job does not train on data with a leak")
 
 
 def read_stage(paths: ContainerPaths) -> PreprocessConfig:
-    """Return the preprocessing of the images, `config.preprocess` of `stage.json`; its parts must agree."""
+    """Return the preprocessing of the images, `config.preprocess` of `stage.json`; all hosts' files must agree."""
     folder, configs = paths.channel("stage"), {}
     parts = _stage_parts(paths)
     for part in parts:
         try:
             configs[part] = PreprocessConfig.from_json(read_json(part)["config"]["preprocess"])
         except (KeyError, TypeError):
-            raise ConfigError(f"{part}: has no config.preprocess; the stage channel is that of Segment") from None
+            raise ConfigError(
+                f"{part}: has no config.preprocess; the stage channel must be the output of the Segment job"
+            ) from None
     if len(set(configs.values())) > 1:
         raise ConfigError(f"{folder}: {', '.join(part.name for part in parts)} state different config.preprocess")
     return configs[parts[0]]
 
 
 def read_protocol(paths: ContainerPaths) -> SplitProtocol:
-    """Return the protocol that `stage.json` states (default: `patient`); its parts must agree."""
+    """Return the protocol that `stage.json` states (default: `patient`); all hosts' files must agree."""
     found = {stated_protocol(read_json(part).get("config", {}), where=str(part)) for part in _stage_parts(paths)}
     if len(found) > 1:
         raise ConfigError(f"{paths.channel('stage')}: its parts state different protocols: {', '.join(sorted(found))}")
@@ -209,8 +212,8 @@ def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest
     start = time.perf_counter()
     if world.device.type == "cpu":
         torch.use_deterministic_algorithms(True)
-        # Filling new memory protects from reading uninitialised values, which no layer here does. It would take a tenth
-        # of a step.
+        # By default, torch then fills new memory against reading uninitialised values. No layer here reads any, and the
+        # filling would take a tenth of a step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if world.leads:
         print(_opening_line(inputs, world), flush=True)

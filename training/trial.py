@@ -1,4 +1,4 @@
-"""Builds the configured network, and tries it out on images of zeros before the job reads its data."""
+"""Builds the configured network, and tests it on black images before the job reads its data."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +16,11 @@ from mammopipe.training.networks.pretrained import StagedWeights
 from mammopipe.training.networks.registry import build_model
 
 FEWEST = 2
-"""Images of a pass: batch normalisation has no statistics of a single value."""
+"""Minimum number of images of a pass, because batch normalisation cannot compute a variance from a single value."""
 
 
 def build_network(config: TrainConfig, classes: Classes, weights: StagedWeights | None) -> ImageNetwork:
-    """Return the untrained network, with pretrained weights where they are staged."""
+    """Return the untrained network, with pretrained weights if there are any."""
     return build_model(
         config.cnn,
         classes=classes,
@@ -37,10 +37,10 @@ def build_network(config: TrainConfig, classes: Classes, weights: StagedWeights 
 
 
 def try_out(network: ImageNetwork, config: TrainConfig, *, shape: tuple[int, int], world: World) -> None:
-    """Compute one pass of training, without a step, so that a job that cannot train fails within seconds.
+    """Compute one forward and backward pass, without a step, so that a job that cannot train fails within seconds.
 
-    On a GPU, the pass has as many images as a process computes at once. On a CPU it has two: where a host's memory is
-    not enough, the system ends the process, and no message could say so.
+    On a GPU, the pass has as many images as a process computes at once, to test whether the memory is enough. On a CPU
+    it has two, because the system kills a process that needs too much memory, so no message could be written.
 
     Args:
         network: The network; its gradients and statistics change.
@@ -49,7 +49,7 @@ def try_out(network: ImageNetwork, config: TrainConfig, *, shape: tuple[int, int
         world: The process.
 
     Raises:
-        ConfigError: The network does not take these images, or the GPU has too little memory.
+        ConfigError: The network does not accept these images, or the GPU has too little memory.
     """
     device = world.device
     count = images_at_once(config, world) if device.type == "cuda" else FEWEST
@@ -88,6 +88,6 @@ def memory_stated(config: TrainConfig, *, shape: tuple[int, int], world: World) 
         raise ConfigError(
             f"{world.device} has too little memory for cnn={config.cnn} and {images_at_once(config, world)} images of "
             f"{shape[0]} x {shape[1]} pixels at once (batch_size={config.batch_size}, "
-            f"accumulate={config.accumulate}, {world.size} processes, precision={config.precision}): raise accumulate, "
-            f"or lower batch_size or the images' size; {str(error).splitlines()[0]}"
+            f"accumulate={config.accumulate}, {world.size} processes, precision={config.precision}); raise accumulate, "
+            f"or lower batch_size or the images' size: {str(error).splitlines()[0]}"
         ) from None

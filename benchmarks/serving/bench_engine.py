@@ -1,4 +1,4 @@
-"""The deployed forward pass against eager torch in bfloat16, and the extra time of a heatmap.
+"""The time of the deployed forward pass against eager torch in bfloat16, and the extra time of a heatmap.
 
 Run `python -m benchmarks.serving.bench_engine [--repeats 30] [--threads 2] [--only resnet50]`: a JSON list on stdout.
 Members of a ratio alternate image by image, so that a busy machine slows all of them equally. Weights are random, which
@@ -36,7 +36,7 @@ COMMAND = "python -m benchmarks.serving.bench_engine"
 MEMBERS = (("resnet50", 224, 224), ("resnet50", 384, 256), ("alexnet", 224, 224), ("modified_cnn", 224, 224))
 BARS = {("resnet50", 224): 1.7}
 FASTER, PROBABILITY_BAR, HEATMAP_BAR = "faster than eager bfloat16", 1e-2, 1.0
-FILMS, SPREAD = 16, 2.0
+IMAGES, SPREAD = 16, 2.0
 Images = list[NDArray[np.float32]]
 Member = Callable[[NDArray[np.float32]], object]
 
@@ -44,7 +44,7 @@ Member = Callable[[NDArray[np.float32]], object]
 def phantoms(config: PreprocessConfig) -> Images:
     made = (
         make_film(seed, label=list(Label)[seed % 3], laterality=Laterality.LEFT, height=512, width=400)
-        for seed in range(FILMS)
+        for seed in range(IMAGES)
     )
     return [preprocess(Mammogram(film.pixels, Laterality.LEFT, View.MLO), config).image for film in made]
 

@@ -205,27 +205,27 @@ def compared(found: dict[str, dict[str, float]]) -> list[Row]:
     both = "TorchServe's and multi-model-server's"
     figures = []
     # Bars apply to the servers as shipped. With our engine, only the serving itself is compared.
-    for kind, said, latency, throughput, resident in (
+    for kind, peers, latency, throughput, resident in (
         ("torch", both, 1.0, 1.3, 1.0),
         ("openvino", f"{both}, which borrow its engine", None, None, None),
     ):
         figures += [
             row(
-                f"server, one client: p50, times the faster of {said}",
+                f"server, one client: p50, times the faster of {peers}",
                 unit="x",
                 bar=latency,
                 better="lower",
                 **against(kind, "p50_ms", min),
             ),
             row(
-                f"server, 8 clients: throughput, times the faster of {said}",
+                f"server, 8 clients: throughput, times the faster of {peers}",
                 unit="x",
                 bar=throughput,
                 better="higher",
                 **against(kind, "per_second", max),
             ),
             row(
-                f"server: memory, times the smaller of {said}",
+                f"server: memory, times the smaller of {peers}",
                 unit="x",
                 bar=resident,
                 better="lower",
@@ -245,7 +245,7 @@ def main() -> None:
         base, venv = Path(name), options.venv.resolve()
         model = base / "model"
         if not save_model(model, export=True).startswith(EngineKind.OPENVINO):
-            raise SystemExit("the model's export does not hold here; there is no engine to lend")
+            raise SystemExit("the model's export is not accurate on this machine, so the peers cannot use our engine")
         port, process, _ = stack.enter_context(server(base, MAMMOPIPE_WORKERS=str(WORKERS)))
         places = {"server": (port, "/invocations", process)}
         for engine, precision in ((EngineKind.TORCH, Precision.BFLOAT16), (EngineKind.OPENVINO, Precision.AUTO)):

@@ -1,4 +1,4 @@
-"""DICOM images of one invented woman, and variants that do not belong into her exam."""
+"""DICOM images of one invented patient, and variants that do not belong in her exam."""
 
 from functools import cache
 from typing import Any
@@ -26,24 +26,24 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"NumberOfFrames": "2"},
     {"PatientOrientation": ["P", "FL"]},
 )
-"""What makes an image of a mixed exam differ from the others: patient, study, instance, view, or kind."""
+"""Changes that make an image differ from the others of its exam: in patient, study, instance, view or kind."""
 
 
 @cache
 def relatives() -> tuple[bytes, ...]:
-    """Return DICOM images of one woman and one study, each with one of the `CHANGES`, in two forms."""
+    """Return DICOM images of one patient and one study: two with each of the `CHANGES`."""
     return tuple(_relative(number, change) for number in range(2) for change in CHANGES)
 
 
 def _relative(number: int, change: dict[str, Any]) -> bytes:
-    """Return one image of the woman, unlike every other one, with a change of its attributes."""
+    """Return one image of the patient with changed attributes; its pixels differ from every other image's."""
     seed = 100 + number * len(CHANGES) + CHANGES.index(change)
     film = make_film(seed, label=Label.NORMAL, laterality=Laterality.LEFT, height=160, width=128)
     return write_dicom(film.pixels >> 4, bits=12, **{**person(seed, Laterality.LEFT), **change})
 
 
 def person(number: int, side: Laterality) -> dict[str, Any]:
-    """Return the attributes of an image of the woman; the number makes its instance."""
+    """Return the attributes of an image of the patient; `number` determines its SOP Instance UID."""
     return {
         "PatientName": IDENTITY[0],
         "PatientID": IDENTITY[2],

@@ -1,4 +1,4 @@
-"""Shared parts of the server benchmarks: a model, the server and a plain loop as processes, clients, memory."""
+"""Shared code of the server benchmarks: a model, the server and a plain loop as processes, clients, memory."""
 
 import http.client
 import os
@@ -82,10 +82,10 @@ def save_model(directory: Path, *, export: bool) -> str:
 
 
 class Client:
-    """One persistent connection: a plain socket, and as little work as a client can do.
+    """One persistent connection over a plain socket, with as little work as possible.
 
-    The client shares the processors with the server, so that its own work counts in every figure. A request is built
-    once, sent by one call, and its answer is received into one piece of memory.
+    The client shares the processors with the server, so its own work is part of every measurement. A request is built
+    once and sent by one call, and its answer is received into one buffer.
     """
 
     def __init__(self, port: int, path: str = "/invocations") -> None:
@@ -101,11 +101,11 @@ class Client:
         return bytes(self._memory[: self._received])
 
     def ask(self, body: bytes, query: str = "") -> tuple[int, float]:
-        """Return the status and the seconds of a request. Connects anew if the server has said that it will close.
+        """Return the status and the seconds of a request; reconnect if the server announces that it closes.
 
         Raises:
             ConnectionError: The server closed the connection before the end of the answer.
-            ValueError: The answer has no Content-Length, or another size than it says.
+            ValueError: The answer has no Content-Length, or its size differs from it.
         """
         request = _request(self._path + query, body)
         begun = time.perf_counter()

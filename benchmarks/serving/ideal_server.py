@@ -1,8 +1,8 @@
-"""The least that a server must do: a plain loop that receives each image over a socket, hashes it and answers.
+"""The least work that a server can do: a plain loop that receives each image over a socket, hashes it and answers.
 
 `python -m benchmarks.serving.ideal_server MODEL` prints its port and then answers one request after the other. Two of
-them at once show what a server could reach at most on two processors: they check nothing and write no log, and a
-request goes straight to the process that computes.
+them at once show the most that a server could reach on two processors: they check nothing, write no log, and receive
+each request in the process that computes.
 """
 
 import hashlib

@@ -115,7 +115,7 @@ class Case:
 
 
 @cache
-def films() -> tuple[bytes, ...]:
+def valid_images() -> tuple[bytes, ...]:
     """Return valid images: tiny ones of every kind that the reader knows, and phantoms that the model can score."""
     tiny = seeds(write_dicom, item, {"lossless": LOSSLESS, "lossy": LOSSY})
     return (*tiny, *(data for number in range(PHANTOMS // 3) for data in _phantom(number)))
@@ -123,12 +123,12 @@ def films() -> tuple[bytes, ...]:
 
 def _phantom(number: int) -> list[bytes]:
     side = list(Laterality)[number % 2]
-    film = make_film(number, label=list(Label)[number % 3], laterality=side, height=160, width=128)
-    grey = (film.pixels >> 8).astype(np.uint8)
+    phantom = make_film(number, label=list(Label)[number % 3], laterality=side, height=160, width=128)
+    grey = (phantom.pixels >> 8).astype(np.uint8)
     return [
         b"P5\n# PatientName=%s %s\n128 160\n255\n" % (IDENTITY[0].encode(), IDENTITY[2].encode()) + grey.tobytes(),
         cv2.imencode(".png", grey)[1].tobytes(),
-        write_dicom(film.pixels >> 4, bits=12, syntax=(EXPLICIT, LOSSLESS[-4])[number // 2], **person(number, side)),
+        write_dicom(phantom.pixels >> 4, bits=12, syntax=(EXPLICIT, LOSSLESS[-4])[number // 2], **person(number, side)),
     ]
 
 
@@ -144,11 +144,11 @@ def pick(random: Random, choices: Any) -> Any:
     return choices[int(random.integers(len(choices)))]
 
 
-def film(random: Random, sound: float = 0.6) -> bytes:
+def draw_image(random: Random, sound: float = 0.6) -> bytes:
     """Return an image, valid or mutated; `sound` is the fraction of phantoms, and the fraction of unmutated images."""
-    count = len(films())
+    count = len(valid_images())
     first = count - PHANTOMS if random.random() < sound else 0
-    data = films()[int(random.integers(first, count))]
+    data = valid_images()[int(random.integers(first, count))]
     return data if random.random() < sound else mutate(data, random)
 
 
@@ -159,7 +159,7 @@ def kind_of(data: bytes) -> str:
 
 def image(random: Random) -> Case:
     """Return a case of one image with its own content type or another."""
-    data = film(random)
+    data = draw_image(random)
     kind = kind_of(data) if random.random() < 0.9 else pick(random, TYPES)
     return _post("image", random, kind, data)
 
@@ -185,7 +185,7 @@ def _views(random: Random) -> int:
 def _member(random: Random) -> Any:
     if random.random() < 0.02:
         return pick(random, (None, [], "AAAA", 1, {}))
-    member: dict[str, Any] = {"data": base64.b64encode(film(random, OF_EXAMS)).decode()}
+    member: dict[str, Any] = {"data": base64.b64encode(draw_image(random, OF_EXAMS)).decode()}
     if random.random() < 0.04:
         member["data"] = pick(random, (*TEXTS, None, 7, ["AAAA"], "AAA", "A" * 100_000))
     if random.random() < 0.04:
@@ -227,7 +227,7 @@ def mixed(random: Random) -> Case:
     count = int(random.integers(2, 6))
     images = [pick(random, relatives()) for _ in range(count)]
     if random.random() < 0.2:
-        images.append(film(random))
+        images.append(draw_image(random))
     kind = int(random.integers(3))
     if kind == 0:
         exam: dict[str, Any] = {"images": [{"data": base64.b64encode(data).decode()} for data in images]}
@@ -249,7 +249,7 @@ def mixed(random: Random) -> Case:
 
 
 def _part(random: Random, boundary: str) -> bytes:
-    data = film(random, OF_EXAMS)
+    data = draw_image(random, OF_EXAMS)
     name = "image" if random.random() < 0.8 else pick(random, ("laterality", "", 'a"b', "x" * 3000))
     filename = PART_NAMES[0] if random.random() < 0.9 else pick(random, PART_NAMES)
     kind = kind_of(data) if random.random() < 0.9 else pick(random, (*TYPES, "text/plain", ""))
@@ -282,15 +282,15 @@ def _content(random: Random) -> bytes:
     if random.random() < 0.03:
         inner = io.BytesIO()
         with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as packed:
-            packed.writestr("DOE_JANE.dcm", film(random))
+            packed.writestr("DOE_JANE.dcm", draw_image(random))
         return inner.getvalue()
-    return film(random, OF_EXAMS)
+    return draw_image(random, OF_EXAMS)
 
 
 def odd_headers(random: Random) -> Case:
     """Return a case of an image with headers of proxies, faulty clients or attackers."""
     chosen = tuple(pick(random, ODD_HEADERS) for _ in range(int(random.integers(1, 4))))
-    data = film(random)
+    data = draw_image(random)
     named = {name.lower() for name, _ in chosen}
     headers = chosen if "content-type" in named else (("Content-Type", kind_of(data)), *chosen)
     return Case("headers", path=pick(random, ENDPOINTS), headers=headers, body=data)
@@ -298,13 +298,13 @@ def odd_headers(random: Random) -> Case:
 
 def odd_path(random: Random) -> Case:
     """Return a case of any method on any path."""
-    body = film(random) if random.random() < 0.5 else b""
+    body = draw_image(random) if random.random() < 0.5 else b""
     return Case("path", pick(random, METHODS), pick(random, PATHS), (("Content-Type", PGM),), body)
 
 
 def wire(random: Random) -> Case:
     """Return a case of bytes that were an HTTP request before mutation."""
-    data = film(random)
+    data = draw_image(random)
     head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: {kind_of(data)}\r\n"
     head += f"Content-Length: {len(data)}\r\n\r\n"
     if random.random() < 0.3:

@@ -1,1 +1,1 @@
-"""Studies: what the explanation pages rest on, measured on mini-MIAS and phantoms, and the commands that write them."""
+"""Studies on mini-MIAS and phantoms: the measurements of the explanation pages, and commands that write the pages."""

@@ -1,11 +1,11 @@
 """The effect of each training option, by cross-validation by patient on the development images.
 
 Run `python -m benchmarks.studies.ablation FILMS WEIGHTS WORK [--rows NAME...] [--repeats 1] [--folds 5]`. FILMS is the
-folder of mini-MIAS, WEIGHTS the folder of staged weights. WORK keeps segmented images and finished folds, so a stopped
-run continues. There is one row per option: macro AUC and malignant-against-rest AUC out of fold of the mean
-probabilities over the deals (assignments of patients to folds), each with a 95 % interval by patient; then the figures
-of each deal alone: mean, lowest and highest. The images of the frozen test split are never read, and held-out images
-choose no epoch.
+folder of mini-MIAS, WEIGHTS the folder of staged weights. WORK keeps segmented images and finished folds, so that an
+interrupted run resumes. The table has one row per option. It gives the out-of-fold macro AUC and malignant-against-rest
+AUC of the mean probabilities over the deals (assignments of patients to folds), each with a 95 % interval by patient;
+then the figures of single deals: mean, lowest and highest. The images of the frozen test split are never read, and no
+epoch is chosen on held-out images.
 """
 
 import argparse
@@ -53,7 +53,7 @@ from mammopipe.training.networks.pretrained import find_weights
 from mammopipe.training.networks.registry import build_model
 
 COPIES = {Label.NORMAL: 0, Label.BENIGN: 2, Label.MALIGNANT: 2}
-"""Number of stored copies of each development image; a fold trains on the copies of its own images."""
+"""Number of stored copies of each development image; a fold trains on the copies of its training images."""
 
 
 Kept = dict[tuple[str, str, int, int], Images]
@@ -119,7 +119,7 @@ ROWS = (
 
 
 def development_images(films: Path, work: Path, config: PreprocessConfig) -> tuple[list[ImageRecord], Path]:
-    """Return the records and folder of the segmented development images and their copies; creates them once."""
+    """Return the records and the folder of the segmented development images and their copies; writes them once."""
     folder = work / f"films-{config.digest}-{'-'.join(map(str, COPIES.values()))}"
     if not (folder / "manifest.csv").is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def development_images(films: Path, work: Path, config: PreprocessConfig) -> tup
 def segmented(
     films: Path, record: ImageRecord, folder: Path, config: PreprocessConfig, copies: Iterable[int]
 ) -> list[ImageRecord]:
-    """Write an image and its copies of these numbers, segmented, into `folder`, and return their records."""
+    """Segment an image and its copies with the given numbers into `folder`, and return their records."""
     mammogram, augmenter, made = read_mammogram(films / record.path, record=record), Augmenter(), []
     varied = [(mammogram, record)]
     for index in copies:
@@ -155,20 +155,20 @@ def segmented(
 
 
 def out_of_fold(
-    row: Row, films: ImageDataset, folds: NDArray[np.int64], weights: Path, folder: Path, kept: Kept
+    row: Row, dataset: ImageDataset, folds: NDArray[np.int64], weights: Path, folder: Path, kept: Kept
 ) -> Floats:
-    """Return the logits (originals, classes) of the originals in order, each from a network that never saw the image.
+    """Return the logits of the originals, (originals, classes), each from a network that was not trained on the image.
 
     Feature maps are computed when a fold first needs them, and kept for the following rows.
     """
-    originals = np.array([not record.source_image_id for record in films.records])
-    logits = np.zeros((len(films), len(THREE)))
+    originals = np.array([not record.source_image_id for record in dataset.records])
+    logits = np.zeros((len(dataset), len(THREE)))
     for fold in tqdm(range(int(folds.max()) + 1), desc=row.name, disable=None):
         held = np.flatnonzero((folds == fold) & originals)
         path = folder / f"fold-{fold}.npy"
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            given = network_inputs(row, films, weights, kept)
+            given = network_inputs(row, dataset, weights, kept)
             learnt = given[0].part(np.flatnonzero((folds != fold) & (originals | row.copies)).tolist())
             held_out = [one.part(held.tolist()) for one in given]
             np.save(path, _train_and_predict(row, learnt, held_out, weights))
@@ -177,12 +177,12 @@ def out_of_fold(
     return of_originals
 
 
-def network_inputs(row: Row, films: ImageDataset, weights: Path, kept: Kept) -> list[Images]:
+def network_inputs(row: Row, dataset: ImageDataset, weights: Path, kept: Kept) -> list[Images]:
     """Return the networks' inputs for the row: the images and, if it has flips, the mirrored images.
 
-    If no fold trains the body, its feature maps are the same in every row with the same input and stride.
+    If the body is not trained, the inputs are its feature maps, which all rows with the same images and stride share.
     """
-    seen = [films, _mirrored(films)] if row.flips else [films]
+    seen = [dataset, _mirrored(dataset)] if row.flips else [dataset]
     if row.config.learns is Learns.ALL:
         return list(seen)
     keys = [(row.config.cnn, row.preprocess.digest, row.config.stride, mirrored) for mirrored, _ in enumerate(seen)]
@@ -240,9 +240,9 @@ class _MirroredImages:
         return np.ascontiguousarray(self.cache.read(index)[:, ::-1])
 
 
-def _mirrored(films: ImageDataset) -> ImageDataset:
-    mirrored = films.part(range(len(films)))
-    mirrored.caches = tuple(map(_MirroredImages, films.caches))
+def _mirrored(dataset: ImageDataset) -> ImageDataset:
+    mirrored = dataset.part(range(len(dataset)))
+    mirrored.caches = tuple(map(_MirroredImages, dataset.caches))
     return mirrored
 
 
@@ -252,17 +252,16 @@ def _beside_other(logits: Floats, records: Sequence[ImageRecord], share: float) 
 
 
 def judge(logits: Sequence[Floats], records: Sequence[ImageRecord]) -> dict[str, Any]:
-    """Return the figures of the mean probabilities over the repeats; each is value, low and high, or has two nulls."""
+    """Return the figures of the mean probabilities over the deals, each [value, low, high]; bounds may be null."""
     probabilities = np.mean([softmax(one) for one in logits], axis=0)
     labels, patients = [record.label.rank for record in records], [record.patient_id for record in records]
     found = {
         metric.name: bootstrap_interval(metric, labels, probabilities, groups=patients)
         for metric in (macro_auc, malignant_auc)
     }
-    alone = [[metric(labels, softmax(one)) for metric in (macro_auc, malignant_auc)] for one in logits]
     return {
         **{name: [interval.value, interval.low, interval.high] for name, interval in found.items()},
-        "single_repeats": alone,
+        "single_repeats": [[metric(labels, softmax(one)) for metric in (macro_auc, malignant_auc)] for one in logits],
     }
 
 
@@ -275,13 +274,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kept: Kept = {}
     for row in rows:
         records, folder = development_images(options.films, options.work, row.preprocess)
-        films = ImageDataset(records, folder, shape=(row.preprocess.height, row.preprocess.width))
+        dataset = ImageDataset(records, folder, shape=(row.preprocess.height, row.preprocess.width))
         judged = [record for record in records if not record.source_image_id]
         done = []
         for repeat in range(options.repeats):
             folds = np.array(assign_folds(records, options.folds, seed=repeat, protocol=SplitProtocol.PATIENT))
             finished = options.work / "folds" / f"{row.digest}-{options.folds}-{repeat}"
-            logits = out_of_fold(row, films, folds, options.weights, finished, kept)
+            logits = out_of_fold(row, dataset, folds, options.weights, finished, kept)
             done.append(_beside_other(logits, judged, row.other_breast) if row.other_breast else logits)
         table[row.name] = judge(done, judged)
         write_json(options.work / "ablation.json", table)
@@ -290,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return the mean of the deals' figures, with the lowest and the highest where there are several."""
+    """Return the mean of the deals' figures, with the lowest and the highest if there are several deals."""
     mean = f"{np.mean(values):.3f}"
     return mean if len(values) < 2 else f"{mean} [{min(values):.3f} to {max(values):.3f}]"
 

@@ -2,12 +2,12 @@
 
 Run `python -m benchmarks.studies.bench_coverage`.
 
-Each woman has two images, or ten: five of each breast. There are three classes; one breast in six is malignant, never
-both of a woman. All images of a breast have its class, and all images of a woman have correlated logits. The true value
-is that of 80,000 images or more. Every kind of interval is tried at three sizes and two levels of performance; the
-calibration error at the least size that has an interval. A row holds the lowest of these coverages, and each as a peer.
-The peers `percentile` and `none` are the lowest coverage of the bootstrap percentiles, and the highest share of samples
-without an interval.
+Each simulated woman has two images, or ten: five of each breast. There are three classes; one breast in six is
+malignant, but never both breasts of a woman. All images of a breast have its class, and all images of a woman have
+correlated logits. The true value is that of 80,000 images or more. Every kind of interval is tested at three sizes and
+two levels of performance; the calibration error only at the smallest size that has an interval. The value of a row is
+the lowest of these coverages, and each coverage is a peer. The peers `percentile` and `none` are the lowest coverage of
+the bootstrap percentiles, and the highest share of samples without an interval.
 """
 
 import argparse
@@ -32,7 +32,7 @@ BAR = 0.93
 SIMULATIONS = 600
 RESAMPLES = 400
 Size = tuple[int, int]
-"""Number of women, and of the images of each."""
+"""Number of women, and number of images per woman."""
 SIZES: tuple[Size, ...] = ((32, 2), (129, 2), (32, 10))
 """The test split of mini-MIAS, 64 images; its development set, 258 images; and 320 images of few women."""
 SIGNALS = (0.65, 2.2)
@@ -55,9 +55,9 @@ class Kind:
     difference: bool = False
     """Whether the interval is that of a paired difference to a second model, which has more noise."""
     every: int = 1
-    """Only every so many samples are used, where a metric is slow."""
+    """Uses one sample in this many, for metrics that are slow to compute."""
     sizes: tuple[Size, ...] = SIZES
-    """The sizes at which it is tried."""
+    """The sizes at which it is tested."""
 
     @property
     def name(self) -> str:
@@ -92,8 +92,8 @@ def sample(random: np.random.Generator, size: Size, signal: float) -> Sample:
     """Return labels (images,), probabilities of two models (2, images, 3) and the woman of each image (images,)."""
     women, images = size
     labels = np.where(random.random((women, 2)) < 0.23, 1, 0)
-    ill = random.random(women) < 0.32
-    labels[ill, random.integers(2, size=women)[ill]] = MALIGNANT
+    with_cancer = random.random(women) < 0.32
+    labels[with_cancer, random.integers(2, size=women)[with_cancer]] = MALIGNANT
     labels = np.repeat(labels, images // 2, axis=1)
     common, own = random.normal(size=(women, 1, 3)), random.normal(size=(women, images, 3))
     logits = np.sqrt(_WITHIN) * common + np.sqrt(1 - _WITHIN) * own + signal * np.eye(3)[labels]
@@ -145,13 +145,13 @@ def _interval(kind: Kind, labels: Integers, both: Floats, draws: Resamples) -> t
 
 
 def coverage(size: Size, signal: float, simulations: int = SIMULATIONS) -> dict[str, Count]:
-    """Return the counts of each kind that is tried at a size, for one level."""
+    """Return the counts of each kind that is tested at a size, for one level of performance."""
     kinds = [kind for kind in KINDS if size in kind.sizes]
     labels, both, _ = sample(np.random.default_rng(1), (40_000, size[1]), signal)
     true = [_value(kind, labels, both) for kind in kinds]
     counts = {kind.name: Count() for kind in kinds}
     for seed in range(0, simulations, min(kind.every for kind in kinds)):
-        # The draws with two images a woman are those of earlier versions of this benchmark.
+        # With two images a woman, the seed is that of earlier versions of this benchmark, so that figures compare.
         seeds = [seed, size[0]] if size[1] == 2 else [seed, *size]
         labels, both, owners = sample(np.random.default_rng(seeds), size, signal)
         draws = Resamples.draw(owners.astype(str), n=RESAMPLES, seed=seed)
@@ -161,7 +161,7 @@ def coverage(size: Size, signal: float, simulations: int = SIMULATIONS) -> dict[
             try:
                 found, figures = _interval(kind, labels, both, draws)
             except MetricError:
-                continue  # the sample lacks a class
+                continue  # The metric is undefined, because the sample lacks a class.
             counts[kind.name].add(found, figures, value)
     return counts
 

@@ -22,7 +22,7 @@ from mammopipe.processing.images.mammogram import write_png
 COMMAND = "python -m benchmarks.studies.bench_memory"
 SHAPE = (96, 64)
 DIFFERENT = 50
-"""Different images; the others are further names of them."""
+"""Number of different images; all others are hard links to them, to save time and disk space."""
 BAR_MB = 50.0
 
 
@@ -47,7 +47,7 @@ def make_images(folder: Path, images: int) -> list[ImageRecord]:
 
 
 def train_once(images: int) -> float:
-    """Train an epoch on so many images in this process and return its peak resident size in MB."""
+    """Train one epoch on this number of images in this process and return its peak resident size in MB."""
     from mammopipe.training.config import Cache, Sampling, TrainConfig
     from mammopipe.training.fitting.dataset import ImageDataset
     from mammopipe.training.fitting.loop import fit
@@ -58,14 +58,14 @@ def train_once(images: int) -> float:
     )
     with tempfile.TemporaryDirectory() as name:
         records = make_images(Path(name), images)
-        films = ImageDataset(records, Path(name), shape=SHAPE, description="images", cache=Cache.DISK)
-        validation = films.part(range(60))
-        fit(build_model("modified_cnn", classes=films.classes), films, validation, config, pretrained=False)
+        dataset = ImageDataset(records, Path(name), shape=SHAPE, description="images", cache=Cache.DISK)
+        validation = dataset.part(range(60))
+        fit(build_model("modified_cnn", classes=dataset.classes), dataset, validation, config, pretrained=False)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def measure(images: int) -> float:
-    """Return the peak of a process of its own."""
+    """Return the peak resident size, in MB, of a new process that trains once."""
     command = [sys.executable, "-m", "benchmarks.studies.bench_memory", "--child", str(images)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout.splitlines()[-1])

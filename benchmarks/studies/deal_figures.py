@@ -1,4 +1,4 @@
-"""The figures of a study over several deals of patients to folds, each beside a base, and their lines of a table."""
+"""Compares variants of a study with a base over several deals (assignments of patients to folds), and makes a table."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -63,6 +63,7 @@ def compare(
 
 
 def table_line(name: str, found: dict[str, Any]) -> str:
+    """Return a variant's line of the table with `HEADING`, from the result of `compare`."""
     cells = []
     for each in found.values():
         gain, gained = each["difference"], each["ensemble_difference"]

@@ -1,10 +1,10 @@
-"""Compares ways to make the final network after cross-validation, on images that no part of it has seen.
+"""Compares ways to make the final network after cross-validation, on images that were not used to make it.
 
 Run `python -m benchmarks.studies.final_network FILMS WEIGHTS WORK [--repeats 3]`; FILMS, WEIGHTS and WORK are those of
 `benchmarks.studies.ablation`. An outer fold of the development images is held out. On the others, the training job's
-own cross-validation makes a final network, and its out-of-fold logits give the temperature and the thresholds. Both are
-then evaluated on the held-out images: the areas under the curve, and whether a threshold for a specificity of 0.90
-achieves it there. The images of the frozen test split are never read.
+cross-validation makes a final network, and its out-of-fold logits give the temperature and the thresholds. Network and
+thresholds are then evaluated on the held-out images: the areas under the curve, and whether a threshold for a
+specificity of 0.90 achieves it there. The images of the frozen test split are never read.
 """
 
 import argparse
@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.studies.ablation import LOCATED, Row, build, development_images, network_inputs, spread
-from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol, breast_id
+from mammopipe.processing.classes import THREE, class_indices
+from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.files import write_json
 from mammopipe.processing.splits.assignment import assign_folds
 from mammopipe.training.config import Final, TrainConfig
@@ -32,7 +33,7 @@ from mammopipe.training.fitting.step import predict
 from mammopipe.training.metrics.classification import macro_auc, malignant_auc
 from mammopipe.training.model.exam_scores import compared
 from mammopipe.training.model.operating_points import Goal
-from mammopipe.training.model.predictions import Kind, TestPredictions, ValidationPredictions
+from mammopipe.training.model.predictions import TestPredictions, ValidationPredictions
 
 FOLDS = 5
 WAYS: Mapping[str, Mapping[str, Any]] = {
@@ -44,31 +45,21 @@ SHARES = (0.0, 0.5, 1.0)
 
 
 def judged_outside(
-    row: Row, config: TrainConfig, films: Images, outer: NDArray[np.int64], fold: int, weights: Path
+    row: Row, config: TrainConfig, dataset: Images, outer: NDArray[np.int64], fold: int, weights: Path
 ) -> tuple[ValidationPredictions, TestPredictions]:
-    """Return the out-of-fold predictions of the rest, and the final network's predictions of the held-out fold."""
-    originals = np.array([not record.source_image_id for record in films.records])
-    held = films.part(np.flatnonzero((outer == fold) & originals).tolist())
-    left = films.part(np.flatnonzero(outer != fold).tolist())
+    """Return the out-of-fold predictions of the other folds, and the final network's of the held-out fold."""
+    originals = np.array([not record.source_image_id for record in dataset.records])
+    held = dataset.part(np.flatnonzero((outer == fold) & originals).tolist())
+    left = dataset.part(np.flatnonzero(outer != fold).tolist())
     with TemporaryDirectory() as scratch:
         where = FoldEnvironment(ALONE, Path(scratch), "outside", lambda: None)
         network, progress = cross_validate(
             left, config, SplitProtocol.PATIENT, lambda: build(config, weights), pretrained=True, where=where
         )
-    said = predict(learner(network, config)[0], held, batch_size=8, precision=config.precision)
-    return _predictions(ValidationPredictions, progress.records, progress.logits[0]), _predictions(
-        TestPredictions, held.records, said
-    )
-
-
-def _predictions(kind: type[Kind], records: Sequence[ImageRecord], logits: NDArray[np.float32]) -> Kind:
-    labels = np.array([record.label.rank for record in records], np.int64)
-    return kind(
-        tuple(record.image_id for record in records),
-        tuple(record.patient_id for record in records),
-        tuple(map(breast_id, records)),
-        labels,
-        logits.astype(np.float64),
+    logits = predict(learner(network, config)[0], held, batch_size=8, precision=config.precision)
+    return (
+        ValidationPredictions.of(progress.records, class_indices(progress.records, THREE), progress.logits[0]),
+        TestPredictions.of(held.records, held.labels, logits),
     )
 
 
@@ -98,13 +89,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_flush_denormal(True)
     records, folder = development_images(options.films, options.work, LOCATED.preprocess)
     shape = (LOCATED.preprocess.height, LOCATED.preprocess.width)
-    films = network_inputs(LOCATED, ImageDataset(records, folder, shape=shape), options.weights, {})[0]
+    dataset = network_inputs(LOCATED, ImageDataset(records, folder, shape=shape), options.weights, {})[0]
     found: dict[str, list[dict[str, float]]] = {}
     for repeat in range(options.repeats):
         outer = np.array(assign_folds(records, FOLDS, seed=repeat, protocol=SplitProtocol.PATIENT))
         for way, settings in WAYS.items():
             config = LOCATED.config.replace(folds=FOLDS, seed=repeat, **settings)
-            pairs = [judged_outside(LOCATED, config, films, outer, fold, options.weights) for fold in range(FOLDS)]
+            pairs = [judged_outside(LOCATED, config, dataset, outer, fold, options.weights) for fold in range(FOLDS)]
             for share in SHARES:
                 found.setdefault(f"{way}, {share:g} of the other breast", []).append(figures(pairs, share))
         write_json(options.work / "final_network.json", found)

@@ -1,17 +1,20 @@
-"""What several training sets and harmonisation are worth: `python -m benchmarks.studies.joined_sets WEIGHTS WORK SETS`.
+"""Measures the effect of additional training sets and of harmonisation.
+
+Run `python -m benchmarks.studies.joined_sets WEIGHTS WORK SETS`.
 
 SETS are datasets as released, `NAME=FOLDER`; WEIGHTS is the folder of staged weights; WORK keeps the segmented images,
-the feature maps and the logits, so a stopped command resumes. For each harmonisation, the classifier of `mias-located`
-learns on the frozen body's maps from three kinds of training sets, and judges each set of `--judged`:
+the feature maps and the logits, so that an interrupted command resumes. For each harmonisation, the classifier of
+`mias-located` is trained on feature maps of the frozen body, with three kinds of training sets, and evaluated on each
+set of `--judged`:
 
-- own: the set itself, in five folds by patient;
-- own and the others: the same folds, and all images of the other sets;
-- the others alone: the set is left out.
+- its own: the set itself, in five folds by patient;
+- its own and the others: the same folds, and all images of the other sets;
+- the others alone: all sets except this one.
 
-Images of a judged set's frozen test split are never read. Nothing is chosen on the images that are judged: each
-training has a fixed number of epochs. A figure is the mean over the deals (assignments of patients to folds, and the
-seeds of the training); a difference is paired, with a 95 % interval by patient. `--page` puts the table between two
-marks of docs/how-to/external-evaluation.md.
+Images of an evaluated set's frozen test split are never read. Nothing is chosen on the evaluated images: each training
+has a fixed number of epochs. A figure is the mean over the deals (assignments of patients to folds, and seeds of the
+training); a difference is paired, with a 95 % interval by patient. `--page` puts the table between two marks of
+docs/how-to/external-evaluation.md.
 """
 
 import argparse
@@ -114,7 +117,7 @@ def maps_of(records: Sequence[ImageRecord], row: Row, weights: Path, folder: Pat
 
 
 def held_out(images: Images, name: str, training: str, row: Row, deal: int) -> Floats:
-    """Return the logits of a set's images, (images, classes), each by a classifier that never saw the patient."""
+    """Return the logits of a set's images, (images, classes), each by a classifier not trained on the patient."""
     config = row.config.replace(seed=deal)
     own = np.flatnonzero(images.sets == name)
     if training == LEFT_OUT:
@@ -135,7 +138,7 @@ def held_out(images: Images, name: str, training: str, row: Row, deal: int) -> F
 
 
 def kept(images: Images, name: str, training: str, row: Row, deal: int, folder: Path) -> Floats:
-    """Return the logits of `held_out`, from their file if an earlier command made them."""
+    """Return the logits of `held_out`, from their file if an earlier command computed them."""
     path = folder / f"{name}, {training}, deal {deal}.npy"
     if not path.is_file():
         np.save(path, held_out(images, name, training, row, deal))
@@ -165,7 +168,7 @@ def table(found: Logits, records: Mapping[str, Sequence[ImageRecord]]) -> Iterat
 
 
 def described(records: Sequence[ImageRecord], judged: Sequence[str], deals: int, row: Row) -> Iterator[str]:
-    """Yield what the sets hold."""
+    """Yield the lines that describe the sets: images, patients, classes and use."""
     size = row.preprocess
     yield f"At {size.height} x {size.width} pixels, mean of {deals} deals [lowest to highest], intervals of 95 %."
     yield ""
@@ -181,7 +184,7 @@ def described(records: Sequence[ImageRecord], judged: Sequence[str], deals: int,
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is missing, and print the table."""
+    """Compute the missing logits, and print the table."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)

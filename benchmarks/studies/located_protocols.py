@@ -1,15 +1,15 @@
-"""The recommended network of mini-MIAS under three protocols, beside noise.
+"""Evaluates the recommended network of mini-MIAS under three split protocols, on the films and on random noise.
 
-Run `python -m benchmarks.studies.located_protocols`.
+Run `python -m benchmarks.studies.located_protocols FILMS WEIGHTS WORK`.
 
-FILMS is the folder of mini-MIAS, WEIGHTS the folder of staged weights. WORK keeps feature maps and finished cells, so a
-stopped command goes on. A cell is one protocol with one seed, on the films or on noise: the training job's own
+FILMS is the folder of mini-MIAS, WEIGHTS the folder of staged weights. WORK keeps feature maps and finished cells, so
+that an interrupted command resumes. A cell is one protocol with one seed, on the films or on noise: the training job's
 cross-validation makes the network of `mias-located`, and the test images are predicted once. The seed is that of the
-split, the folds and the training. Every image is scored alone.
+split, the folds and the training. Every image is scored without comparison of breasts.
 
-The protocols test different mixtures of classes. So every figure gives each class the same weight: balanced accuracy;
-macro AUC and malignant AUC as means over pairs of classes (Hand and Till 2001). With `--page` the table replaces the
-text between two marks of docs/explanation/leaks-and-protocols.md.
+The protocols have different mixtures of classes in their test splits. Therefore each figure gives all classes the same
+weight: balanced accuracy; macro AUC and malignant AUC as means over pairs of classes (Hand and Till 2001). With
+`--page`, the table replaces the text between two marks of docs/explanation/leaks-and-protocols.md.
 """
 
 import argparse
@@ -29,12 +29,11 @@ from tqdm import tqdm
 from benchmarks.studies.ablation import LOCATED, Row, build, segmented
 from benchmarks.table import replace_between
 from mammopipe.processing.augmentation import copy_id, plan_copies
-from mammopipe.processing.classes import THREE
+from mammopipe.processing.classes import THREE, class_indices
 from mammopipe.processing.datasets.manifest import (
     ImageRecord,
     Split,
     SplitProtocol,
-    breast_id,
     read_manifest,
     write_manifest,
 )
@@ -53,7 +52,7 @@ from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.classification import auc, balanced_accuracy
 from mammopipe.training.metrics.metric import Metric
 from mammopipe.training.metrics.scorecard import figure
-from mammopipe.training.model.predictions import Floats, Integers, Kind, TestPredictions, ValidationPredictions
+from mammopipe.training.model.predictions import Floats, Integers, TestPredictions, ValidationPredictions
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "leaks-and-protocols.md"
 MARKS = "located-protocols"
@@ -71,7 +70,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The name of its file."""
+        """The name of the cell's file."""
         return f"{self.protocol}-{'noise' if self.noise else 'films'}-{self.seed}"
 
 
@@ -93,7 +92,7 @@ FIGURES = {"macro AUC": MACRO, "malignant AUC": MALIGNANT, "balanced accuracy": 
 
 
 def division(originals: Sequence[ImageRecord], cell: Cell) -> list[ImageRecord]:
-    """Return originals and copies with their splits; copies are records without pixels, as many as the recipe makes."""
+    """Return originals and copies with their splits; there are as many copies as in the recipe, without pixels here."""
     config = SplitConfig(seed=cell.seed)
     if cell.protocol is SplitProtocol.PUBLISHED:
         plan = plan_copies(originals, 0, (None,))
@@ -130,12 +129,12 @@ def stored(films: Path, cells: Sequence[Cell], folder: Path, row: Row) -> list[I
 
 def maps_of(records: Sequence[ImageRecord], folder: Path, weights: Path, row: Row) -> ImageMaps:
     """Return the feature maps of stored images; computes them once."""
-    films = ImageDataset(records, folder, shape=(row.preprocess.height, row.preprocess.width), classes=THREE)
-    path = folder / f"maps-{films.sha256[:12]}.pt"
+    dataset = ImageDataset(records, folder, shape=(row.preprocess.height, row.preprocess.width), classes=THREE)
+    path = folder / f"maps-{dataset.sha256[:12]}.pt"
     network = build(row.config, weights)
     if path.is_file():
-        return ImageMaps(network, films, torch.load(path, weights_only=True, mmap=True))
-    maps = ImageMaps(network, films)
+        return ImageMaps(network, dataset, torch.load(path, weights_only=True, mmap=True))
+    maps = ImageMaps(network, dataset)
     torch.save(maps.maps, path)
     return maps
 
@@ -146,7 +145,7 @@ def measure(cell: Cell, maps: ImageMaps, weights: Path, row: Row) -> dict[str, A
     originals = [record.placed(None, None) for record in maps.records if not record.source_image_id]
     divided = division(originals, cell)
     found = maps.part([place[record.image_id] for record in divided])
-    # The stored records have lesions in the coordinates of the segmented images; splits come from the division.
+    # The stored records have the lesions in pixels of the segmented images; `division` gives the splits.
     found.records = tuple(
         one.placed(other.split, other.fold) for one, other in zip(found.records, divided, strict=True)
     )
@@ -159,9 +158,10 @@ def measure(cell: Cell, maps: ImageMaps, weights: Path, row: Row) -> dict[str, A
         network, progress = cross_validate(
             development, config, cell.protocol, lambda: build(config, weights), pretrained=True, where=where
         )
-    fitted = calibrate(_predictions(ValidationPredictions, progress.records, progress.logits[0])).calibration
+    held_out = ValidationPredictions.of(progress.records, class_indices(progress.records, THREE), progress.logits[0])
+    fitted = calibrate(held_out).calibration
     logits = predict(learner(network, config)[0], test, batch_size=8, precision=config.precision)
-    predicted = _predictions(TestPredictions, test.records, logits)
+    predicted = TestPredictions.of(test.records, test.labels, logits)
     draws = Resamples.draw(predicted.patients, n=1000, seed=0)
     return {
         "protocol": str(cell.protocol),
@@ -174,16 +174,6 @@ def measure(cell: Cell, maps: ImageMaps, weights: Path, row: Row) -> dict[str, A
             for name, metric in FIGURES.items()
         },
     }
-
-
-def _predictions(kind: type[Kind], records: Sequence[ImageRecord], logits: Any) -> Kind:
-    return kind(
-        tuple(record.image_id for record in records),
-        tuple(record.patient_id for record in records),
-        tuple(map(breast_id, records)),
-        np.array([record.label.rank for record in records], np.int64),
-        np.asarray(logits, np.float64),
-    )
 
 
 def table(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -241,8 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     print(f"{cell.name}: measured", flush=True)
     files = [file for file in (_file(cell, options.work) for cell in cells) if file.is_file()]
     done = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    said = f"At {options.height} x {options.width} pixels; {len(done)} of {len(cells)} cells are measured."
-    text = "\n".join([said, "", *table(done)])
+    summary = f"At {options.height} x {options.width} pixels; {len(done)} of {len(cells)} cells are measured."
+    text = "\n".join([summary, "", *table(done)])
     print(text)
     if options.page:
         replace_between(PAGE, MARKS, text + "\n")
@@ -260,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--noise", action=argparse.BooleanOptionalAction, default=True, help="noise as well")
     parser.add_argument("--height", type=int, default=LOCATED.preprocess.height, help="of the images, in pixels")
-    parser.add_argument("--width", type=int, default=LOCATED.preprocess.width, help="give each size a WORK of its own")
+    parser.add_argument("--width", type=int, default=LOCATED.preprocess.width, help="use another WORK for each size")
     parser.add_argument("--finished", action="store_true", help="measure nothing; print the table of finished cells")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--page", action="store_true", help="also put the table into the page on leaks and protocols")

@@ -1,13 +1,13 @@
-"""Further ideas for the network of `mias-located`, each beside it in pairs.
+"""Compares variants of the network of `mias-located` with it, in pairs.
 
-Run `python -m benchmarks.studies.located_variants`.
+Run `python -m benchmarks.studies.located_variants FILMS WEIGHTS WORK`.
 
 FILMS, WEIGHTS and WORK are those of `benchmarks.studies.ablation`. The feature maps of the frozen body are computed
-once; WORK keeps them and the logits of finished deals, so a stopped command resumes. The classifier of each variant is
-trained for a fixed number of epochs in every fold of every deal (assignment of patients to folds) of the development
-images. With `--nested`, the training job's own folds lie inside each of these folds, and the mean of their classifiers
-predicts the held-out images, as the served model would. Held-out images choose nothing: no epoch, no calibration, no
-threshold. The images of the frozen test split are never read.
+once; WORK keeps them and the logits of finished deals, so that an interrupted command resumes. The classifier of each
+variant is trained for a fixed number of epochs in every fold of every deal (assignment of patients to folds) of the
+development images. With `--nested`, each of these folds contains an inner cross-validation like that of the training
+job, and the mean of its classifiers predicts the held-out images, as the served model would. Nothing is chosen on
+held-out images: no epoch, no calibration, no threshold. The images of the frozen test split are never read.
 
 A figure is the mean over the deals, and its difference from the first variant has a 95 % interval by patient, from the
 same draws of patients for both.
@@ -74,13 +74,13 @@ def recommended(maps: Maps) -> Tensor:
 
 
 def both_strides(maps: Maps) -> Tensor:
-    """Return the recipe's features, and those of stride 8: mean and maximum of the four places in a place."""
+    """Return the recipe's features, and those of stride 8: mean and maximum of the four places in one of stride 16."""
     mean, strongest = functional.avg_pool2d(maps.fine, 2), functional.max_pool2d(maps.fine, 2)
     return torch.cat([recommended(maps), NeighbourhoodMeans()(mean), functional.max_pool2d(strongest, 3, 1, 1)], dim=1)
 
 
 def beside_aligned(maps: Maps) -> Tensor:
-    """Return the recipe's features, and their difference from the other breast's at the same place of the breast."""
+    """Return the recipe's features, and their difference from those of the corresponding place in the other breast."""
     wide = recommended(maps)[:, maps.coarse.shape[1] :]
     return torch.cat([recommended(maps), wide - aligned(wide, maps.tissue, maps.other)], dim=1)
 
@@ -99,16 +99,16 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def read_maps(row: Row, films: ImageDataset, weights: Path, kept: Path) -> Maps:
-    """Return the feature maps of all images; they are kept in a file, with the digest of the images in its name."""
-    path = kept / f"maps-{films.sha256[:12]}.pt"
+def read_maps(row: Row, dataset: ImageDataset, weights: Path, kept: Path) -> Maps:
+    """Return the feature maps of all images, kept in a file that has the digest of the images in its name."""
+    path = kept / f"maps-{dataset.sha256[:12]}.pt"
     if not path.is_file():
-        torch.save(_computed(row, films, weights), path)
+        torch.save(_computed(row, dataset, weights), path)
     coarse, fine, tissue = torch.load(path)
-    return Maps(coarse, fine, tissue.numpy(), others(films.records))
+    return Maps(coarse, fine, tissue.numpy(), others(dataset.records))
 
 
-def _computed(row: Row, films: ImageDataset, weights: Path) -> tuple[Tensor, Tensor, Tensor]:
+def _computed(row: Row, dataset: ImageDataset, weights: Path) -> tuple[Tensor, Tensor, Tensor]:
     """Return the maps at both strides, and the tissue."""
     network = build(row.config, weights).eval()
     body = dict(network.body.named_children())
@@ -118,8 +118,8 @@ def _computed(row: Row, films: ImageDataset, weights: Path) -> tuple[Tensor, Ten
     second = nn.Sequential(*blocks[FINE_BLOCKS:NARROW_BLOCKS])
     fine, coarse, tissue = [], [], []
     with torch.inference_mode():
-        for start in tqdm(range(0, len(films), BATCH), desc="maps", unit="batch", disable=None):
-            images = torch.stack([films[index][0] for index in range(start, min(start + BATCH, len(films)))])
+        for start in tqdm(range(0, len(dataset), BATCH), desc="maps", unit="batch", disable=None):
+            images = torch.stack([dataset[index][0] for index in range(start, min(start + BATCH, len(dataset)))])
             tissue.append(images[:, 0] > 0)
             fine.append(first(images.contiguous(memory_format=torch.channels_last)))
             coarse.append(second(fine[-1]))
@@ -129,13 +129,13 @@ def _computed(row: Row, films: ImageDataset, weights: Path) -> tuple[Tensor, Ten
 
 
 def others(records: Sequence[ImageRecord]) -> NDArray[np.int64]:
-    """Return, for each image or copy, the position of the original image of the patient's other breast; -1 without."""
+    """Return, for each image or copy, the position of the original of the patient's other breast; -1 without one."""
     originals = {breast_id(record): place for place, record in enumerate(records) if not record.source_image_id}
     patients = {breast: records[place].patient_id for breast, place in originals.items()}
     sources = {record.image_id: record for record in records}
     found = np.full(len(records), -1, np.int64)
     for place, record in enumerate(records):
-        # A mirrored copy has the other side than its source, but shows the same breast.
+        # A mirrored copy has the opposite laterality of its original, but shows the same breast.
         own = breast_id(sources[record.source_image_id or record.image_id])
         for breast, patient in patients.items():
             if patient == record.patient_id and breast != own:
@@ -161,15 +161,15 @@ def network_of(config: TrainConfig, features: int) -> ImageNetwork:
     return network
 
 
-def classifiers(films: ImageMaps, config: TrainConfig, folds: Sequence[NDArray[np.int64]]) -> list[dict[str, Tensor]]:
+def classifiers(dataset: ImageMaps, config: TrainConfig, folds: Sequence[NDArray[np.int64]]) -> list[dict[str, Tensor]]:
     """Return the weights of one classifier for each array of places to learn from."""
     found = []
     for places in folds:
-        network = network_of(config, films.maps.shape[1])
+        network = network_of(config, dataset.maps.shape[1])
         with contextlib.redirect_stdout(io.StringIO()):
             refit(
                 network,
-                films.part(places.tolist()),
+                dataset.part(places.tolist()),
                 config,
                 epochs=config.epochs,
                 precision=config.precision,
@@ -179,29 +179,29 @@ def classifiers(films: ImageMaps, config: TrainConfig, folds: Sequence[NDArray[n
     return found
 
 
-def predicted(films: ImageMaps, config: TrainConfig, states: Sequence[dict[str, Tensor]]) -> Floats:
+def predicted(dataset: ImageMaps, config: TrainConfig, states: Sequence[dict[str, Tensor]]) -> Floats:
     """Return the logits, (images, classes), of the mean of these classifiers."""
-    learns = learner(network_of(config, films.maps.shape[1]), config)[0]
+    learns = learner(network_of(config, dataset.maps.shape[1]), config)[0]
     learns.load_state_dict({name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]})
-    return np.asarray(predict(learns, films, batch_size=BATCH, precision=config.precision), np.float64)
+    return np.asarray(predict(learns, dataset, batch_size=BATCH, precision=config.precision), np.float64)
 
 
-def held_out(films: ImageMaps, config: TrainConfig, deal: int, inner_deals: int) -> Floats:
-    """Return the logits of the originals, (images, classes), each by a classifier that never saw the patient.
+def held_out(dataset: ImageMaps, config: TrainConfig, deal: int, inner_deals: int) -> Floats:
+    """Return the logits of the originals, (images, classes), each by a classifier not trained on the patient.
 
     Args:
-        films: The features of the images and their copies.
+        dataset: The features of the images and their copies.
         config: The settings of the training.
         deal: Number of the deal of the outer folds.
         inner_deals: Deals of folds within the other outer folds, whose classifiers are averaged; 0 trains one
             classifier on all of them.
     """
-    outer = outer_folds(films.records, deal)
-    originals = np.array([not record.source_image_id for record in films.records])
-    logits: Floats = np.zeros((len(films), len(THREE)))
+    outer = outer_folds(dataset.records, deal)
+    originals = np.array([not record.source_image_id for record in dataset.records])
+    logits: Floats = np.zeros((len(dataset), len(THREE)))
     for fold in range(FOLDS):
         held = (outer == fold) & originals
-        logits[held] = of_fold(films, config.replace(seed=deal), np.flatnonzero(outer != fold), held, inner_deals)
+        logits[held] = of_fold(dataset, config.replace(seed=deal), np.flatnonzero(outer != fold), held, inner_deals)
     of_originals: Floats = logits[originals]
     return of_originals
 
@@ -212,20 +212,20 @@ def outer_folds(records: Sequence[ImageRecord], deal: int) -> NDArray[np.int64]:
 
 
 def of_fold(
-    films: ImageMaps, config: TrainConfig, rest: NDArray[np.int64], held: NDArray[np.bool_], inner_deals: int
+    dataset: ImageMaps, config: TrainConfig, rest: NDArray[np.int64], held: NDArray[np.bool_], inner_deals: int
 ) -> Floats:
     """Return the logits of the held-out images, (held, classes), by classifiers of the places `rest`."""
-    left = films.part(rest.tolist())
-    states = [] if inner_deals else classifiers(films, config, [rest])
+    left = dataset.part(rest.tolist())
+    states = [] if inner_deals else classifiers(dataset, config, [rest])
     for inner_deal in range(inner_deals):
         inner = np.array(assign_folds(left.records, FOLDS, seed=inner_deal, protocol=SplitProtocol.PATIENT))
         places = [np.flatnonzero(inner != number) for number in range(FOLDS)]
         states += classifiers(left, config.replace(seed=inner_deal), places)
-    return predicted(films.part(np.flatnonzero(held).tolist()), config, states)
+    return predicted(dataset.part(np.flatnonzero(held).tolist()), config, states)
 
 
 def kept_logits(folder: Path, name: str, made: Callable[[int], Floats], deal: int) -> Floats:
-    """Return the logits of a deal, from their file if an earlier command made them."""
+    """Return the logits of a deal, from their file if an earlier command computed them."""
     path = folder / f"{name}, deal {deal}.npy"
     if not path.is_file():
         np.save(path, made(deal))
@@ -239,13 +239,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     records, folder = development_images(options.films, options.work, LOCATED.preprocess)
-    films = ImageDataset(records, folder, shape=(LOCATED.preprocess.height, LOCATED.preprocess.width))
-    maps = read_maps(LOCATED, films, options.weights, options.work)
+    dataset = ImageDataset(records, folder, shape=(LOCATED.preprocess.height, LOCATED.preprocess.width))
+    maps = read_maps(LOCATED, dataset, options.weights, options.work)
     judged = [record for record in records if not record.source_image_id]
     base: list[Floats] = []
     table: dict[str, Any] = {}
     for name in [name for name in VARIANTS if not options.variants or name in options.variants]:
-        given = ImageMaps(network_of(LOCATED.config, 1), films, maps=VARIANTS[name](maps))
+        given = ImageMaps(network_of(LOCATED.config, 1), dataset, maps=VARIANTS[name](maps))
         for inner in options.nested or [0]:
             full = name if not inner else f"{name}, nested, {inner} inner deal{'s' if inner > 1 else ''}"
             of_deal = partial(

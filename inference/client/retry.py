@@ -88,6 +88,7 @@ class Retry:
 
         Source of the jitter: "Exponential Backoff And Jitter" (AWS Architecture Blog).
         """
+        # The last attempt is made after the loop, so that its error reaches the caller as it is.
         for attempt in range(1, self.attempts):
             try:
                 return call()

@@ -73,7 +73,8 @@ class Sender:
     def _image(self, source: Source, request: Members, deadline: Deadline) -> bytes:
         large = self._large_object(source)
         if large is not None:
-            content_type = image_body(self._head(large)).content_type
+            head = calling(lambda: stored_object(self._storage, large, Range=f"bytes=0-{HEAD_BYTES - 1}"))
+            content_type = image_body(head).content_type
             return self._send_async(large, {**request, "ContentType": content_type}, deadline)
         return self._send(image_body(self._load(source)), request, deadline)
 
@@ -137,11 +138,6 @@ class Sender:
             raise RequestRefusedError("unreadable_file", f"{source}: {error.strerror}") from None
         except ValueError as error:  # a NUL byte in the name
             raise RequestRefusedError("unreadable_file", f"{str(source)!r}: {error}") from None
-
-    def _head(self, uri: str) -> bytes:
-        """Return the first bytes of an object, which tell its type."""
-        piece = f"bytes=0-{HEAD_BYTES - 1}"
-        return calling(lambda: stored_object(self._storage, uri, Range=piece))
 
     @cached_property
     def _runtime(self) -> Any:

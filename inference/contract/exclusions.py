@@ -161,7 +161,7 @@ class ExclusionPolicy:
             ExcludedImageError: The policy leaves out or refuses an image with one of the flags.
         """
         found = []
-        for flag in dict.fromkeys(flags):
+        for flag in dict.fromkeys(flags):  # each flag once, in the order of the reader
             rule = self.rule(flag)
             if rule is None:
                 continue

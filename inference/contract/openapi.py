@@ -117,7 +117,10 @@ def document() -> dict[str, Any]:
         },
         "paths": {
             "/ping": {"get": _ping()},
-            "/invocations": {"post": _invocations("invoke", _errors())},
+            # 405 belongs to no documented operation: it answers methods that a path does not have.
+            "/invocations": {
+                "post": _invocations("invoke", {str(each): _error(each, CODES[each]) for each in CODES if each != 405})
+            },
             "/endpoints/{name}/invocations": {
                 "post": {
                     **_invocations("invokeEndpoint", {"424": _runtime_error()}),
@@ -239,11 +242,6 @@ def _success() -> dict[str, Any]:
             },
         },
     }
-
-
-def _errors() -> dict[str, Any]:
-    # 405 belongs to no documented operation: it answers methods that a path does not have.
-    return {str(status): _error(status, codes) for status, codes in CODES.items() if status != 405}
 
 
 def _error(status: int, codes: Mapping[str, str]) -> dict[str, Any]:

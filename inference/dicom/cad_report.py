@@ -79,6 +79,7 @@ def cad_report(images: Images, facts: Facts) -> ComprehensiveSR:
         content=root,
         **identifiers(ResultSeries.CAD_REPORT, facts["model"]),
     )
+    # highdicom has no class for this IOD: the report is built as a Comprehensive SR and gets its own SOP class here.
     report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = UID(SOP_CLASS)
     report.CompletionFlagDescription = NOTICE
     # The constructor requires a concept name and a value type in every item. Row 1 of TID 4020 has no concept name, and

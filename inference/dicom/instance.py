@@ -82,6 +82,7 @@ def written(result: SOPClass, source: SourceImage) -> bytes:
 
 
 def _set_uids(result: SOPClass) -> None:
+    # The times of creation are no part of the digest: they are empty until the UID is set.
     for keyword in (*_DATES, *_TIMES):
         if keyword in result:
             setattr(result, keyword, None)

@@ -36,17 +36,6 @@ from mammopipe.inference.dicom.source import SourceImage, identity_of, read_sour
 from mammopipe.inference.dicom.structured_report import SCHEME, Group, Writer, comment, image_library, section
 from mammopipe.inference.dicom.wording import Facts
 
-__all__ = [
-    "NoSourceIdentityError",
-    "mammography_cad_report",
-    "NotAcceptableError",
-    "all_results",
-    "overlay_capture",
-    "presentation_state",
-    "presentation_states",
-    "structured_report",
-]
-
 # At level INFO highdicom logs the UIDs of referenced instances.
 logging.getLogger("highdicom").setLevel(logging.WARNING)
 
@@ -155,6 +144,7 @@ def all_results(sources: Sequence[bytes], answer: Answer | ExamAnswer, overlays:
         for name, data in members.items():
             # The overlays are already compressed.
             method = zipfile.ZIP_STORED if name.startswith("overlay") else zipfile.ZIP_DEFLATED
+            # `ZipInfo` has a fixed date, so equal results are equal archives.
             archive.writestr(zipfile.ZipInfo(name), data, compress_type=method, compresslevel=1)
     return packed.getvalue()
 

@@ -59,6 +59,7 @@ def noted(overlay_bgr: NDArray[np.uint8], lines: tuple[str, ...]) -> NDArray[np.
     The letters are white with a black outline, so that they are readable on any background.
     """
     rows, columns = overlay_bgr.shape[:2]
+    # Text width is proportional to the scale, so one measurement at scale 1 gives the scale that fits.
     widest = max(cv2.getTextSize(line, _FONT, 1.0, 2)[0][0] for line in lines)
     scale = TEXT_WIDTH * columns / widest
     thick = max(1, round(2 * scale))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mammopipe.inference.engines.base import Engine, EngineSettings
-from mammopipe.inference.settings import EngineKind as EngineKind
+from mammopipe.inference.settings import EngineKind
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.description import DESCRIPTION_FILE, OPENVINO
 

@@ -65,6 +65,7 @@ class TorchEngine:
     def _run(self, image: NDArray[np.float32], precision: Precision) -> Forward:
         with torch.inference_mode(), autocast(precision, self._device):
             logits, maps = self._network(self._tensor(image))
+        # NumPy has no bfloat16, so the outputs are converted while they are tensors.
         return Forward(logits[0].double().cpu().numpy(), maps[0].float().cpu().contiguous().numpy())
 
     def _tensor(self, image: NDArray[np.float32]) -> Tensor:

@@ -31,6 +31,7 @@ def over_time(figure: Mapping[str, Any], title: str) -> Markup:
     """Return both tests over the judged windows, each as a share of its limit."""
     index = [value / limit for value, limit in zip(figure["index"], figure["index_limit"], strict=True)]
     cusum = [value / figure["cusum_limit"] for value in figure["cusum"]]
+    # A test far beyond its limit is cut off at ten times the limit, so that the other windows stay readable.
     top = min(max([1.25, *index, *cusum]), 10.0)
     numbers = range(1, len(index) + 1)
     drawn = Plot(title, "window", "share of the limit")

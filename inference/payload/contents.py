@@ -169,6 +169,7 @@ def _of_object(data: bytes) -> SkipReason | None:
         if group in _OBJECTS:
             return _OBJECTS[group]
         group = group.rpartition(".")[0]
+    # A manufacturer's UID may break the rules of PS3.5; without IGNORE, pydicom may warn or raise.
     known = UID(sop_class, validation_mode=config.IGNORE)
     if not known.type:
         return SkipReason.OTHER_OBJECT if sop_class and rows is None else None

@@ -67,8 +67,8 @@ class ReceivedImage:
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """The content of a body."""
+class Payload:
+    """The images and options of a request's body."""
 
     sources: tuple[ReceivedImage, ...]
     is_exam: bool
@@ -78,7 +78,7 @@ class Parcel:
     """Files of an exam that are not images."""
 
 
-def unpack(content_type: str, body: bytes, limits: HandlerLimits) -> Parcel:
+def unpack(content_type: str, body: bytes, limits: HandlerLimits) -> Payload:
     """Return the images of a body.
 
     Args:
@@ -100,7 +100,7 @@ def unpack(content_type: str, body: bytes, limits: HandlerLimits) -> Parcel:
     if isinstance(kind, ImageType):
         _check_size(body, limits)
         _check_kind(body, kind)
-        return Parcel((ReceivedImage(body),), is_exam=False)
+        return Payload((ReceivedImage(body),), is_exam=False)
     if kind is ExamType.JSON:
         return _json(body, limits)
     if kind is ExamType.MULTIPART:
@@ -127,7 +127,7 @@ def _check_kind(data: bytes, stated: ImageType) -> None:
         raise UnsupportedTypeError("content_type_mismatch", f"Content-Type says {stated}; the body begins as {found}")
 
 
-def _json(body: bytes, limits: HandlerLimits) -> Parcel:
+def _json(body: bytes, limits: HandlerLimits) -> Payload:
     request = read_exam(body)
     if len(request.images) > limits.max_views:
         raise TooLargeError("too_many_views", f"{len(request.images)} images are over the limit of {limits.max_views}")
@@ -156,6 +156,7 @@ def _fetch(uri: str, prefix: str, allowed: int, index: int) -> bytes:
 
 def _decode(text: str, allowed: int, index: int) -> bytes:
     """Return the bytes of strict base64; checks the length before decoding."""
+    # Four characters encode three bytes, less one byte for each padding character.
     if len(text) // 4 * 3 - text[-2:].count("=") > allowed:
         raise TooLargeError("too_large", f"more than {allowed} bytes, the limit").at(index)
     try:
@@ -164,7 +165,7 @@ def _decode(text: str, allowed: int, index: int) -> bytes:
         raise BadBodyError("bad_base64", "data must be base64 (RFC 4648, section 4)").at(index) from None
 
 
-def _images(files: Sequence[ReceivedImage], limits: HandlerLimits, options: RequestOptions = _NO_OPTIONS) -> Parcel:
+def _images(files: Sequence[ReceivedImage], limits: HandlerLimits, options: RequestOptions = _NO_OPTIONS) -> Payload:
     """Return the images among an exam's files, and the skipped files.
 
     Raises:
@@ -189,4 +190,4 @@ def _images(files: Sequence[ReceivedImage], limits: HandlerLimits, options: Requ
     if not sources:
         of_skipped = f"; skipped files: {named_reasons(skipped)}" if skipped else ""
         raise BadBodyError("no_images", f"an exam needs at least one image{of_skipped}")
-    return Parcel(tuple(sources), is_exam=True, options=options, skipped=tuple(skipped))
+    return Payload(tuple(sources), is_exam=True, options=options, skipped=tuple(skipped))

@@ -94,6 +94,7 @@ def predict_groups(batch: Batch, groups: Sequence[Sequence[Image]], *, processes
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_PREDICTOR])
     with ProcessPoolExecutor(min(processes, len(groups)), context, _start, (batch,)) as pool:
+        # Larger chunks need fewer messages; several chunks per process keep all processes busy until the end.
         chunk = max(1, min(8, len(groups) // (4 * processes)))
         yield from pool.map(_judge, groups, chunksize=chunk)
 

@@ -26,12 +26,11 @@ from mammopipe.inference.contract.schema import (
     Skipped,
     SkipReason,
 )
-from mammopipe.inference.contract.task import Reply as Reply
-from mammopipe.inference.contract.task import Task as Task
+from mammopipe.inference.contract.task import Reply, Task
 from mammopipe.inference.payload.digest import Digest
-from mammopipe.inference.payload.exam_body import Parcel, ReceivedImage, unpack
+from mammopipe.inference.payload.exam_body import Payload, ReceivedImage, unpack
 from mammopipe.inference.payload.identity import check_exam
-from mammopipe.inference.payload.limits import HandlerLimits as HandlerLimits
+from mammopipe.inference.payload.limits import HandlerLimits
 from mammopipe.inference.prediction.exam import Combined, ViewScore, left_out, of_unseen_breast
 from mammopipe.inference.prediction.heatmap import eight_bits, overlay, png
 from mammopipe.inference.prediction.image_answer import Clock, JudgedImage, Reader
@@ -57,20 +56,20 @@ def answer(predictor: Predictor, task: Task, reading: ReadConfig, digest: Digest
         RequestError: The body, an image or an option cannot be used.
     """
     clock = Clock()
-    parcel = clock.time("unpack", lambda: unpack(task.content_type, task.body, HandlerLimits.of(task)))
-    options = join_options(task.options, parcel.options)
-    _check(task.form, options, parcel)
+    payload = clock.time("unpack", lambda: unpack(task.content_type, task.body, HandlerLimits.of(task)))
+    options = join_options(task.options, payload.options)
+    _check(task.form, options, payload)
     if options.target not in predictor.classes:
         raise BadOptionError(
             "bad_option", f"option target={options.target}: this model's classes are {', '.join(predictor.classes)}"
         )
     work = _Work(task, Reader(predictor, reading, options, clock))
-    if parcel.is_exam:
-        return work.exam(parcel)
-    return work.image(replace(parcel.sources[0], digest=digest, laterality=options.laterality, view=options.view))
+    if payload.is_exam:
+        return work.exam(payload)
+    return work.image(replace(payload.sources[0], digest=digest, laterality=options.laterality, view=options.view))
 
 
-def _check(form: AnswerType, options: RequestOptions, parcel: Parcel) -> None:
+def _check(form: AnswerType, options: RequestOptions, payload: Payload) -> None:
     """Refuse options that have no meaning for this body or this form of answer."""
     if form is AnswerType.ZIP and options.result is not DicomResult.ALL and "result" in options.model_fields_set:
         raise BadOptionError("bad_option", f"option 'result' is {DicomResult.ALL} where Accept is {AnswerType.ZIP}")
@@ -78,7 +77,7 @@ def _check(form: AnswerType, options: RequestOptions, parcel: Parcel) -> None:
         raise BadOptionError("bad_option", f"option 'result' needs Accept: {AnswerType.DICOM}")
     if "overlay" in options.model_fields_set and form is not AnswerType.OVERLAY:
         raise BadOptionError("bad_option", f"option 'overlay' needs Accept: {AnswerType.OVERLAY}")
-    if not parcel.is_exam:
+    if not payload.is_exam:
         if "priors" in options.model_fields_set:
             raise BadOptionError("bad_option", "option 'priors' applies to exams only; this request has a single image")
         return
@@ -166,18 +165,22 @@ class _Work:
             return results.all_results(files, answer, overlays())
         return results.structured_report(files, answer)
 
-    def exam(self, parcel: Parcel) -> Reply:
+    def exam(self, payload: Payload) -> Reply:
         """Return the reply to the images of one patient's study."""
         options = self.reader.options
-        exam = check_exam(parcel.sources, self.reader.reading.limits, priors=options.priors)
-        unknown = [each.index for each in parcel.skipped if each.reason is SkipReason.UNKNOWN]
+        exam = check_exam(payload.sources, self.reader.reading.limits, priors=options.priors)
+        unknown = [each.index for each in payload.skipped if each.reason is SkipReason.UNKNOWN]
         # The faster number format first. If rounding could change a decision, the exam is judged again in float32.
         judged = self._judge(exam.sources, unknown, exact=self.reader.predictor.exams_are_exact)
         if self.reader.predictor.is_close(judged.combined):
             judged = self._judge(exam.sources, unknown, exact=True)
         combined = judged.combined
-        skipped = sorted((*parcel.skipped, *exam.skipped), key=lambda each: each.index)
-        warnings = [*combined.warnings, *exam.warnings, *_of_skipped(parcel.skipped), *map(_of_refused, judged.refused)]
+        skipped = sorted((*payload.skipped, *exam.skipped), key=lambda each: each.index)
+        warnings = [*combined.warnings, *exam.warnings, *_of_skipped(payload.skipped)]
+        warnings += [
+            QualityWarning(code="refused-view", message=f"image {view.index} is in no score: {view.message}")
+            for view in judged.refused
+        ]
         answer = ExamAnswer(
             **self._envelope(),
             images=judged.images,
@@ -284,10 +287,6 @@ def _refused(error: RequestError, source: ReceivedImage) -> RefusedView:
     flag = (error.detail or {}).get("flag")
     message = error.at(source.index, source.place).message
     return RefusedView(index=source.index, code=error.code, message=message, flag=flag, laterality=laterality)
-
-
-def _of_refused(view: RefusedView) -> QualityWarning:
-    return QualityWarning(code="refused-view", message=f"image {view.index} is in no score: {view.message}")
 
 
 def _of_skipped(skipped: tuple[Skipped, ...]) -> list[QualityWarning]:

@@ -57,6 +57,7 @@ def to_image(heat: Heat, to_original: Callable[[float, float], tuple[float, floa
         to_original: Affine map from pixel positions (x, y) of the network's input to those of the original image.
         shape: Shape of the original image (rows, columns).
     """
+    # An affine map is determined by the images of three points.
     origin, right, down = (np.array(to_original(*point)) for point in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)))
     matrix = np.stack([right - origin, down - origin, origin], axis=1)
     image = cv2.warpAffine(heat, matrix, (shape[1], shape[0]), flags=cv2.INTER_LINEAR, borderValue=0.0)

@@ -232,10 +232,12 @@ class Predictor:
         Raises:
             ExcludedImageError: The exclusions refuse the image.
         """
+        # First, because a refused image needs no forward pass.
         exclusions = self._exclusions.apply(_flags(mammogram, prepared))
         forward = self._run(prepared.image, mammogram.view, exact=exact)
         shares = self._calibration.probabilities(forward.logits[None])[0]
         malignant, entropy = float(shares[self._thresholds.malignant]), referral.entropy(map(float, shares))
+        # Decision, decile and entropy use validation's prevalence; only the probabilities of the answer are shifted.
         shown = self._thresholds.shift.classes(shares[None], malignant=self._thresholds.malignant)[0]
         probabilities = {label: float(share) for label, share in zip(self._classes, shown, strict=True)}
         decision = self._thresholds.decide(self.level, malignant, operating_point)

@@ -88,6 +88,7 @@ class Thresholds:
         point = points.get(level, {}).get(Goal(str(name)))
         if point is None or not point.offered:
             return None
+        # Compared at validation's prevalence, at which the threshold was chosen; the answer shows the shifted one.
         finding = Finding.SUSPICIOUS if probability >= point.threshold else Finding.NOT_SUSPICIOUS
         return Decision(
             operating_point=name,

@@ -48,6 +48,7 @@ def main(arguments: Sequence[str]) -> None:
         help="serve a page at / for trying the server, on the loopback interface only; same as MAMMOPIPE_DEMO=true",
     )
     demo = {"MAMMOPIPE_DEMO": "true"} if parser.parse_args(arguments).demo else {}
+    # The option wins over the variable, which may say false.
     settings = from_environment({**os.environ, **demo})
     description = settings.model / "model.json"
     if not description.is_file():

@@ -163,6 +163,7 @@ class Application:
         if self.stopping:
             response.headers["connection"] = "close"
         self._log(facts, code, status, begun)
+        # Without `bytes` the body was not received to its end, and the client may still be sending it.
         return response if "bytes" in facts else LingeringResponse(response)
 
     def _log(self, facts: Facts, code: str, status: int, begun: float) -> None:
@@ -225,6 +226,7 @@ class Application:
             try:
                 reply, waited = await self._run(request, task, body)
             except RequestError:
+                # Workers hash the bodies that they accept. A refused body is hashed here, outside the event loop.
                 facts["sha256"] = await asyncio.to_thread(body.sha256)
                 raise
         size, limit = len(reply.body), self._settings.max_answer_bytes

@@ -27,6 +27,7 @@ class JoinedWrites:
             self.flush()
             self._transport.write(data)
         elif data:
+            # `call_soon` runs at the start of the loop's next step, when the current one has written all its parts.
             if not self._held:
                 self._loop.call_soon(self.flush)
             self._held.append(data)

@@ -58,6 +58,7 @@ def _serve(channel: socket.socket, child_ended: socket.socket, share: Share, wor
             if received is None:
                 return
             (order, value), descriptor = received
+            # The worker may have ended meanwhile, and the system may have given its process id to another process.
             if order is Order.KILL and value in children:
                 os.kill(value, signal.SIGKILL)
             if order is Order.FORK and descriptor is not None:

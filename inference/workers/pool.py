@@ -135,6 +135,7 @@ class Pool:
         """Hand the waiting requests to idle workers."""
         while self._queue and self._idle:
             worker, queued = self._idle.pop(), self._queue[0]
+            # The worker may have been killed, or have ended, since it became idle.
             if worker not in self._ready_workers or (answer := worker.submit(queued.task, queued.body)) is None:
                 continue
             self._queue.popleft()

@@ -48,7 +48,7 @@ def work(channel: socket.socket, settings: ServerSettings) -> None:
     gc.collect()
     gc.freeze()
     send(channel, None)
-    hasher = ThreadPoolExecutor(1)
+    hasher = ThreadPoolExecutor(1)  # a worker has one request at a time, and so one body to hash
     while (received := receive(channel)) is not None:
         (request_id, packed, size), descriptor = received
         if descriptor is None:

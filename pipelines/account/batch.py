@@ -36,7 +36,7 @@ def predict(
     source: str,
     target: Path,
     say: Callable[[str], None],
-) -> answers.Written:
+) -> answers.AnswerCounts:
     """Answer every image and exam below an S3 prefix with a registered package, and write the answers.
 
     Args:

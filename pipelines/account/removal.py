@@ -8,11 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from botocore.exceptions import ClientError
-
 from mammopipe.pipelines.account import leftovers
 from mammopipe.pipelines.account.scaling import stop_scaling
-from mammopipe.pipelines.backends.control_plane import is_missing
+from mammopipe.pipelines.backends.control_plane import find_endpoint
 from mammopipe.pipelines.backends.sessions import aws_errors
 from mammopipe.pipelines.config.endpoint import EndpointMode
 from mammopipe.pipelines.config.pipeline import PipelineConfig
@@ -88,11 +86,8 @@ def _current(
     config: PipelineConfig, sagemaker: Any, name: str
 ) -> tuple[str, tuple[str, ...], tuple[str, ...], EndpointMode | None]:
     """Return an endpoint's status, configuration, models and mode; the status is empty if there is no endpoint."""
-    try:
-        endpoint = sagemaker.describe_endpoint(EndpointName=name)
-    except ClientError as error:
-        if not is_missing(error):
-            raise
+    endpoint = find_endpoint(sagemaker, name)
+    if endpoint is None:
         return "", (), (), None
     _require_ours(config, sagemaker, f"endpoint {name}", endpoint["EndpointArn"])
     if endpoint["EndpointStatus"] not in DELETABLE:

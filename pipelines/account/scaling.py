@@ -8,9 +8,7 @@ state machine registers each endpoint that comes into service. Source: "Update e
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from botocore.exceptions import ClientError
-
-from mammopipe.pipelines.backends.control_plane import is_missing
+from mammopipe.pipelines.backends.control_plane import find_endpoint
 from mammopipe.pipelines.backends.sessions import aws_errors
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 
@@ -46,11 +44,8 @@ def release_candidates(
     """
     for name in config.endpoint.candidate.names if config.deploy else ():
         with aws_errors():
-            try:
-                endpoint = sagemaker.describe_endpoint(EndpointName=name)
-            except ClientError as error:
-                if not is_missing(error):
-                    raise
+            endpoint = find_endpoint(sagemaker, name)
+            if endpoint is None:
                 continue
             settings = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
             before = settings["ProductionVariants"][0].get("InstanceType")

@@ -44,9 +44,16 @@ class Served:
     """The configuration's `AsyncInferenceConfig`, if it has one."""
 
 
-def is_missing(error: ClientError) -> bool:
-    """Return whether the error means that nothing has this name; SageMaker has no separate error code for that."""
-    return "Could not find" in error.response["Error"].get("Message", "")
+def find_endpoint(sagemaker: Any, name: str) -> Request | None:
+    """Return the description of an endpoint, or None if there is none with this name."""
+    try:
+        found: Request = sagemaker.describe_endpoint(EndpointName=name)
+    except ClientError as error:
+        # SageMaker has no separate error code for a name that does not exist.
+        if "Could not find" not in error.response["Error"].get("Message", ""):
+            raise
+        return None
+    return found
 
 
 def create_endpoint(sagemaker: Any, request: Request) -> Served:
@@ -55,12 +62,7 @@ def create_endpoint(sagemaker: Any, request: Request) -> Served:
     The endpoint step of a pipeline on AWS uses UpdateEndpoint instead, which the emulator does not have.
     """
     name = request["EndpointName"]
-    try:
-        sagemaker.describe_endpoint(EndpointName=name)
-    except ClientError as error:
-        if not is_missing(error):
-            raise
-    else:
+    if find_endpoint(sagemaker, name) is not None:
         sagemaker.delete_endpoint(EndpointName=name)
     sagemaker.create_endpoint(**request)
     settings = sagemaker.describe_endpoint_config(EndpointConfigName=request["EndpointConfigName"])

@@ -210,9 +210,7 @@ class Interpreter(Execution):
         key = cache.key(kind, request)
         if cache.restore(key, places, settings["ExpireAfter"]):
             log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(
-                f"reused the results of an earlier run with the same inputs ({key[:12]})\n", encoding="utf-8"
-            )
+            log.write_text(f"reused: results of an earlier run with equal inputs ({key[:12]})\n", encoding="utf-8")
             yield True
             return
         yield False

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
@@ -44,30 +44,35 @@ class Parser(argparse.ArgumentParser):
         super().error(message + (f"; did you mean {' or '.join(close)}?" if close else ""))
 
 
-def configured(parser: argparse.ArgumentParser) -> None:
-    """Add the options that select a configuration; see `configuration`."""
-    parser.add_argument("--recipe", metavar="NAME", help="a shipped configuration; mammopipe recipes lists them")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; mammopipe config show prints all keys")
-    parser.add_argument(
-        "--profile", choices=["quick", "full"], help="quick tests the software; full gives meaningful results"
-    )
-    parser.add_argument("--dataset", choices=[*DATASETS], help="the dataset to read (default: the configuration's)")
-    parser.add_argument(
-        "--protocol",
-        choices=["patient", "film", "published"],
-        help="what is divided into splits (default: patient); models of the other protocols are never registered",
-    )
-    parser.add_argument(
-        "--cnns", metavar="A,B", type=lambda text: text.split(","), help="candidates, separated by commas"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="assignments",
-        help="sets any key of the configuration, such as training.learning_rate=1e-4; may be repeated",
-    )
+_SELECTING: Mapping[str, Mapping[str, Any]] = {
+    "recipe": {"metavar": "NAME", "help": "a shipped configuration; mammopipe recipes lists them"},
+    "config": {"type": Path, "metavar": "FILE", "help": "TOML file; mammopipe config show prints all keys"},
+    "profile": {"choices": ["quick", "full"], "help": "quick tests the software; full gives meaningful results"},
+    "dataset": {"choices": [*DATASETS], "help": "the dataset to read (default: the configuration's)"},
+    "protocol": {
+        "choices": ["patient", "film", "published"],
+        "help": "what is divided into splits (default: patient); models of the other protocols are never registered",
+    },
+    "cnns": {
+        "metavar": "A,B",
+        "type": lambda text: text.split(","),
+        "help": "candidates, separated by commas (default: the configuration's)",
+    },
+    "set": {
+        "action": "append",
+        "default": [],
+        "metavar": "KEY=VALUE",
+        "dest": "assignments",
+        "help": "sets any key of the configuration, such as training.learning_rate=1e-4; may be repeated",
+    },
+}
+"""The options that select a configuration, by name."""
+
+
+def configured(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add the options that select a configuration, or only those with these names; see `configuration`."""
+    for name in names or _SELECTING:
+        parser.add_argument(f"--{name}", **_SELECTING[name])
 
 
 def configuration(options: argparse.Namespace, **changes: Any) -> "PipelineConfig":

@@ -6,8 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mammopipe.pipelines.commands.arguments import Subparsers, as_json, command, in_runs, refuse
-from mammopipe.processing.datasets.registry import DATASETS
+from mammopipe.pipelines.commands.arguments import Subparsers, as_json, command, configured, in_runs, refuse
 from mammopipe.processing.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,12 +45,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--throughput", type=Path, metavar="FILE", help="TOML file in the format of pipelines/costs/throughput.toml"
     )
-    parser.add_argument("--recipe", metavar="NAME", help="a shipped configuration; mammopipe recipes lists them")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; mammopipe config show prints all keys")
-    parser.add_argument(
-        "--profile", choices=["quick", "full"], help="quick tests the software; full gives meaningful results"
-    )
-    parser.add_argument("--dataset", choices=[*DATASETS], help="the dataset to read (default: the configuration's)")
+    configured(parser, "recipe", "config", "profile", "dataset")
     as_json(parser)
     in_runs(parser)
 

@@ -10,7 +10,7 @@ from mammopipe.pipelines.commands.arguments import Subparsers, as_json, command
 from mammopipe.processing.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mammopipe.pipelines.data.check import Look
+    from mammopipe.pipelines.data.check import DatasetCheck
 
 NOTES = {
     "densities": " (as the table writes them; MIAS: F fatty, G fatty-glandular, D dense-glandular; BI-RADS: A almost "
@@ -50,7 +50,7 @@ def add(subparsers: Subparsers) -> None:
 def check(options: argparse.Namespace) -> int:
     """Print the contents and problems of the dataset; returns 1 if a run could not succeed."""
     from mammopipe.pipelines.config.pipeline import PipelineConfig
-    from mammopipe.pipelines.data.check import look
+    from mammopipe.pipelines.data.check import check_dataset
     from mammopipe.processing.datasets.own import images_of, read_own, unused_columns
     from mammopipe.processing.datasets.own_table import find_table
 
@@ -61,17 +61,7 @@ def check(options: argparse.Namespace) -> int:
     config = PipelineConfig.load(options.config, assignments=options.assignments)
     table = read_own(options.table, config.own)
     images = images_of(find_table(options.table), config.own)
-    found = look(
-        table,
-        images,
-        config.data.split,
-        read=not options.table_only,
-        phi=config.data.phi,
-        question=config.training.question,
-        max_quarantine=config.data.max_quarantine,
-        folds=config.training.folds,
-        for_processing=config.data.for_processing,
-    )
+    found = check_dataset(table, images, config, read=not options.table_only)
     if options.montage:
         from mammopipe.processing.jobs.contact_sheets import overview
         from mammopipe.processing.read_config import ReadConfig
@@ -85,7 +75,7 @@ def check(options: argparse.Namespace) -> int:
     return int(bool(found.problems))
 
 
-def _print(found: "Look", unused: Sequence[str]) -> None:
+def _print(found: "DatasetCheck", unused: Sequence[str]) -> None:
     print(f"{found.images} images of {found.patients} patients, {found.lesions} lesions" + (
         f"; {found.synthetic} images are synthetic" if found.synthetic else ""
     ))  # fmt: skip

@@ -192,8 +192,8 @@ class PipelineConfig(Settings):
             )
         if self.endpoint.capture_percent and not self.security.kms_key:
             raise ConfigError(
-                f"endpoint.capture_percent={self.endpoint.capture_percent} needs security.kms_key: captures contain "
-                "patients' images and must be encrypted"
+                f"endpoint.capture_percent={self.endpoint.capture_percent}: captures contain patients' images and "
+                "must be encrypted; set security.kms_key"
             )
         # Also for networks that are not candidates, whose settings would otherwise never be read.
         for name in self.per_cnn:

@@ -1,4 +1,4 @@
-"""Estimates what stands beside a run's steps: the endpoint, the storage, and the network's way to AWS."""
+"""Estimates the costs beside a run's steps: the endpoint, the storage and the VPC's interface endpoints."""
 
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.costs.prices import Prices, Throughput
@@ -30,8 +30,8 @@ def serving(config: PipelineConfig, prices: Prices, throughput: Throughput, imag
 def _interfaces(config: PipelineConfig, prices: Prices, gigabytes: float) -> list[tuple[str, float]]:
     """Return the costs of the VPC's interface endpoints, which are billed per zone and hour, and per GB.
 
-    The subnets stand in one zone each, as those that the stack makes. Films and images of containers take the gateway
-    to S3; what takes an interface is little, but for requests to the endpoint from inside of the VPC.
+    Each subnet counts as a zone of its own, like the subnets that the stack creates. Mammograms and container images
+    use the free gateway to S3. Only requests to the endpoint from inside the VPC send much data through an interface.
     """
     zones, network = len(config.security.subnets), prices.network
     if not zones:

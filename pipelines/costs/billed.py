@@ -1,4 +1,4 @@
-"""Computes what a run did cost, from the times that AWS billed."""
+"""Computes what a run cost, from the times that AWS billed."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -15,7 +15,7 @@ DESCRIBE = {
     "Transform": ("describe_transform_job", "TransformJobName"),
 }
 SEARCH = "Tuning"
-"""A step whose training jobs are billed one by one."""
+"""The type of a step whose training jobs are billed one by one."""
 
 
 def measured(execution: Mapping[str, Any], prices: Prices) -> list[Line]:

@@ -22,7 +22,7 @@ from mammopipe.training.config import Final, Learns
 
 BYTES_A_PIXEL = 2
 LEARNING = ("Train-", "Tune-")
-"""How the names of the steps begin that make the candidates."""
+"""Prefixes of the names of the steps that train the candidates."""
 BACKWARD_AND_FORWARD = 3
 """A training step takes as long as three forward passes: the backward pass takes twice as long as the forward pass."""
 TRANSFORM = "Transform"
@@ -49,7 +49,7 @@ class Line:
     row: str
     """The source of the figure."""
     billed_hours: float | None = None
-    """The instance hours of a search, whose last jobs may leave instances out; None: hours times instances."""
+    """The instance hours of a search, whose last jobs may use fewer instances; None: hours times instances."""
 
     @property
     def instance_hours(self) -> float:
@@ -220,7 +220,7 @@ def passes(config: PipelineConfig, size: Size, *, fold: int | None = None) -> fl
     """
     folds, development = config.training.folds, _development(config, size)
     if not folds:
-        # With `other_side`, each breast is computed together with the patient's other breast.
+        # With `other_side`, each breast is computed together with the patient's other breast: twice the work.
         return size.trained * size.epochs * (2 if config.training.other_side else 1)
     one = development * (folds - 1) / folds * size.epochs
     if fold is not None:
@@ -260,7 +260,7 @@ def _training(
     return Line(
         (f"Tune-{name}" if searched else f"Train-{name}") + ("" if fold is None else f"-fold-{fold}"),
         units * trials,
-        "film and epoch",
+        "image and epoch",
         round(core_seconds, 5),
         compute.training_instance_type,
         count * together,

@@ -17,7 +17,7 @@ SUFFIX = ".out"
 
 
 @dataclass(frozen=True)
-class Written:
+class AnswerCounts:
     """Numbers of lines of an answers file."""
 
     answered: int
@@ -63,11 +63,11 @@ def lines(storage: Storage, source: str, output: str) -> Iterator[dict[str, Any]
         )
 
 
-def write(storage: Storage, source: str, output: str, target: Path) -> Written:
+def write(storage: Storage, source: str, output: str, target: Path) -> AnswerCounts:
     """Write the answers of a batch transform to a file of JSON lines, and return how many there are of each kind."""
     found = list(lines(storage, source, output))
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found)
     write_bytes(target, text.encode())
     answered = sum("answer" in line for line in found)
     missing = sum(line.get("error", {}).get("code") == "no_answer" for line in found)
-    return Written(answered, len(found) - answered - missing, missing)
+    return AnswerCounts(answered, len(found) - answered - missing, missing)

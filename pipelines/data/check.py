@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.processing.classes import Question, class_of, classes_of
 from mammopipe.processing.datasets.definition import MAX_REFUSED, LabelTable
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol
 from mammopipe.processing.errors import ImageError, LabelError
-from mammopipe.processing.read_config import ForProcessing, Phi, ReadConfig
+from mammopipe.processing.read_config import Phi, ReadConfig
 from mammopipe.processing.splits.assignment import (
     SplitConfig,
     assign_folds,
@@ -25,7 +26,7 @@ BURNT_IN = "BurnedInAnnotation"
 
 
 @dataclass(frozen=True)
-class Look:
+class DatasetCheck:
     """The results of a check of a dataset."""
 
     images: int
@@ -58,38 +59,23 @@ class Look:
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
 
 
-def look(
-    table: LabelTable,
-    images: Path,
-    split: SplitConfig,
-    *,
-    read: bool = True,
-    phi: Phi = Phi.REFUSE,
-    question: Question = Question.CLASSES,
-    max_quarantine: float = 0.05,
-    folds: int = 0,
-    for_processing: ForProcessing = ForProcessing.REFUSE,
-) -> Look:
+def check_dataset(table: LabelTable, images: Path, config: PipelineConfig, *, read: bool = True) -> DatasetCheck:
     """Return the contents and problems of a label table and its images.
 
     Args:
         table: The label table.
         images: Folder that the records' paths are relative to.
-        split: The split settings of a run.
+        config: The configuration of a run on them.
         read: Whether to read each image; otherwise only its existence is checked.
-        phi: How a run treats an image whose header names its patient.
-        question: What a run would ask of an image.
-        max_quarantine: Share of the images that a run may refuse before it fails.
-        folds: Number of folds of a cross-validation in training (`training.folds`); 0 for none.
-        for_processing: What a run does with raw images.
     """
+    data, split, question = config.data, config.data.split, config.training.question
     records = table.records
     rows = [reason for _, reason in table.refused]
-    reading = ReadConfig(jpeg_files=True, for_processing=for_processing) if read else None
-    files = [reason for record in records if (reason := _refusal(record, images, phi, reading))]
+    reading = ReadConfig(jpeg_files=True, for_processing=data.for_processing) if read else None
+    files = [reason for record in records if (reason := _refusal(record, images, data.phi, reading))]
     duplicates = _duplicates(records, images)
     # The same rules, in the same order, as the jobs of a run apply: a dataset that passes here is not refused later.
-    return Look(
+    return DatasetCheck(
         images=len(records),
         patients=len({record.patient_id for record in records}),
         labels=_count(record.label for record in records),
@@ -107,8 +93,10 @@ def look(
         notes=list(_notes(records)),
         problems=[
             *_too_many(len(rows), len(records) + len(rows), MAX_REFUSED, "rows cannot be used"),
-            *_too_many(len(rows) + len(files), len(records) + len(rows), max_quarantine, "images would be refused"),
-            *problems(records, split, question, folds),
+            *_too_many(
+                len(rows) + len(files), len(records) + len(rows), data.max_quarantine, "images would be refused"
+            ),
+            *problems(records, split, question, config.training.folds),
             *_divided(records, split, duplicates),
         ],
     )

@@ -15,7 +15,7 @@ from mammopipe.pipelines.config.endpoint import ASYNC_SUFFIX, EndpointMode
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.config.security import Duty
 from mammopipe.pipelines.data.s3 import QUICK
-from mammopipe.pipelines.doctor.findings import Account, CheckResult, Severity, look
+from mammopipe.pipelines.doctor.findings import Account, CheckResult, Severity, found_or_none
 from mammopipe.pipelines.doctor.quotas import check_quotas
 from mammopipe.processing.errors import ConfigError
 
@@ -40,7 +40,7 @@ def examine(config: PipelineConfig, session: Any) -> list[CheckResult]:
 
 
 def _guarded(subject: str, check: Callable[[Account], Iterator[CheckResult]], account: Account) -> list[CheckResult]:
-    """Return a check's findings; the last is a warning if the caller lacks permission to look."""
+    """Return a check's findings; the last is a warning if the caller lacks the permission for the check."""
     found = []
     try:
         for finding in check(account):
@@ -75,7 +75,7 @@ def _check_roles(account: Account) -> Iterator[CheckResult]:
             text = f"{role} belongs to account {owner}, the credentials to {account.number}; use one account"
             yield CheckResult(Severity.BLOCKS, key, text)
             continue
-        answer = look(iam.get_role, RoleName=name)
+        answer = found_or_none(iam.get_role, RoleName=name)
         if answer is None:
             yield CheckResult(
                 Severity.BLOCKS, key, f"there is no role {name}; deploy infra/stack.yaml or correct the name"
@@ -90,7 +90,7 @@ def _check_roles(account: Account) -> Iterator[CheckResult]:
 
 def _check_bucket(account: Account) -> Iterator[CheckResult]:
     storage, s3, here = account.config.storage, account.client("s3"), account.session.region_name
-    answer = look(s3.head_bucket, Bucket=storage.bucket)
+    answer = found_or_none(s3.head_bucket, Bucket=storage.bucket)
     if answer is None:
         text = f"there is no bucket {storage.bucket}; deploy infra/stack.yaml or correct storage.bucket"
         yield CheckResult(Severity.BLOCKS, "bucket", text)
@@ -116,7 +116,7 @@ def _check_key(account: Account) -> Iterator[CheckResult]:
     elif "alias/" in key:
         text = f"{key} is an alias, which jobs do not accept for volumes; set security.kms_key to the key's ARN"
         yield CheckResult(Severity.BLOCKS, "key", text)
-    elif (answer := look(account.client("kms").describe_key, KeyId=key)) is None:
+    elif (answer := found_or_none(account.client("kms").describe_key, KeyId=key)) is None:
         yield CheckResult(Severity.BLOCKS, "key", f"there is no key {key}; correct security.kms_key")
     elif not answer["KeyMetadata"]["Enabled"]:
         yield CheckResult(Severity.BLOCKS, "key", f"{key} is {answer['KeyMetadata']['KeyState']}; enable it")
@@ -130,8 +130,8 @@ def _check_network(account: Account) -> Iterator[CheckResult]:
         text = "no VPC is set; jobs run in SageMaker's own VPC, without network access"
         yield CheckResult(Severity.GOOD if security.network_isolation else Severity.WARNING, "network", text)
         return
-    subnets = look(ec2.describe_subnets, SubnetIds=list(security.subnets))
-    groups = look(ec2.describe_security_groups, GroupIds=list(security.security_groups))
+    subnets = found_or_none(ec2.describe_subnets, SubnetIds=list(security.subnets))
+    groups = found_or_none(ec2.describe_security_groups, GroupIds=list(security.security_groups))
     if subnets is None or groups is None:
         wrong = "security.subnets" if subnets is None else "security.security_groups"
         yield CheckResult(Severity.BLOCKS, "network", f"{wrong} names a resource that does not exist; correct it")
@@ -155,7 +155,7 @@ def _check_images(account: Account) -> Iterator[CheckResult]:
             continue
         wanted = {"imageTag": match["tag"]} if match["tag"] else {"imageDigest": match["digest"]}
         ecr = account.session.client("ecr", region_name=match["region"], config=QUICK)
-        there = look(
+        there = found_or_none(
             ecr.describe_images, registryId=match["registry"], repositoryName=match["repository"], imageIds=[wanted]
         )
         if there is None:
@@ -174,7 +174,7 @@ def _check_endpoints(account: Account) -> Iterator[CheckResult]:
 
 def _check_endpoint(account: Account, sagemaker: Any, name: str, *, promoted: bool) -> Iterator[CheckResult]:
     config = account.config
-    subject, answer = f"endpoint {name}", look(sagemaker.describe_endpoint, EndpointName=name)
+    subject, answer = f"endpoint {name}", found_or_none(sagemaker.describe_endpoint, EndpointName=name)
     if answer is None:
         yield CheckResult(Severity.GOOD, subject, "the name is free")
         return
@@ -254,7 +254,7 @@ def _simulated(
     entries = [
         {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"} for key, value in context
     ]
-    answer = look(
+    answer = found_or_none(
         iam.simulate_principal_policy,
         PolicySourceArn=role,
         ActionNames=[action],

@@ -60,7 +60,7 @@ class Account:
         return self.session.client(service, config=QUICK)
 
 
-def look(call: Callable[..., Any], **request: Any) -> Any:
+def found_or_none(call: Callable[..., Any], **request: Any) -> Any:
     """Return the response to a call, or None if the resource does not exist."""
     try:
         return call(**request)

@@ -91,8 +91,8 @@ class Experiment:
     def identity(self, cell: Cell) -> str:
         """Return the SHA-256 over everything that determines a cell's results, except the code."""
         weights = _identity(Path(self.weights)) if self.weights and not cell.noise else ""
-        said = [self.config_of([cell]).model_dump(mode="json"), cell.noise, self._images(), weights]
-        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+        settings = [self.config_of([cell]).model_dump(mode="json"), cell.noise, self._images(), weights]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
     def _images(self) -> str:
         return f"{PHANTOMS} {self.phantoms}" if self.source == PHANTOMS else _identity(Path(self.source))
@@ -107,7 +107,7 @@ def run(experiment: Experiment, out: Path, say: Callable[[str], None] = print) -
     done = {cell: _read(cell, experiment, out) for cell in cells}
     for cell in cells:
         if done[cell] is not None:
-            say(f"{cell.name}: measured before")
+            say(f"{cell.name}: already measured")
     runs: dict[tuple[SplitProtocol, bool], list[Cell]] = {}
     for cell in cells:
         if done[cell] is None:
@@ -201,6 +201,6 @@ def _identity(path: Path) -> str:
     files = sorted(item for item in path.rglob("*") if item.is_file())
     if not files:
         raise ConfigError(f"{path}: no such file, or a folder without files")
-    said = [[item.relative_to(path).as_posix(), item.stat().st_size] for item in files]
+    sizes = [[item.relative_to(path).as_posix(), item.stat().st_size] for item in files]
     tables = [sha256(item) for item in files if item.name == mias.LABEL_TABLE]
-    return hashlib.sha256(json.dumps([said, tables]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([sizes, tables]).encode()).hexdigest()

@@ -65,6 +65,7 @@ def simulate(
     if draws < 100:
         raise ConfigError(f"--draws {draws}: must be at least 100")
     rng = np.random.default_rng(seed)
+    # Two normal distributions of variance 1 at this distance have the AUC Phi(distance / sqrt(2)).
     shift = math.sqrt(2) * NormalDist().inv_cdf(auc)
     found = np.array(
         [_auc(rng.normal(shift, 1, malignant), rng.normal(0, 1, others)) for _ in range(draws)], np.float64

@@ -82,8 +82,8 @@ def rows(cells: Sequence[tuple[SplitProtocol, str, bool, Mapping[str, Any]]]) ->
 def _row(protocol: SplitProtocol, model: str, split: str, scores: Mapping[str, Any]) -> ResultRow:
     figures = {}
     for name in MEASURES:
-        said = scores[name][str(Label.MALIGNANT)] if name in OF_MALIGNANT else scores[name]
-        figures[name] = Figure(said["value"], said["low"], said["high"])
+        measured = scores[name][str(Label.MALIGNANT)] if name in OF_MALIGNANT else scores[name]
+        figures[name] = Figure(measured["value"], measured["low"], measured["high"])
     return ResultRow(str(protocol), model, split, figures, scores["images"], scores["patients"])
 
 
@@ -122,22 +122,22 @@ _PROTOCOLS = {
 }
 
 
-def write_markdown(found: Sequence[ResultRow], said: Mapping[str, Any], figures: Sequence[str], path: Path) -> None:
+def write_markdown(found: Sequence[ResultRow], facts: Mapping[str, Any], figures: Sequence[str], path: Path) -> None:
     """Write the tables of both splits, their explanation, and the figures."""
-    second = f"On the development images, out of fold ({said['folds']} folds)" if said["folds"] else "On validation"
+    second = f"On the development images, out of fold ({facts['folds']} folds)" if facts["folds"] else "On validation"
     names = {row.protocol for row in found}
     lines = [
-        "# Networks and protocols on MIAS" + (", synthetic images" if said["synthetic"] else ""),
+        "# Networks and protocols on MIAS" + (", synthetic images" if facts["synthetic"] else ""),
         "",
-        *(["**Synthetic images: no figure here says anything about mammograms.**", ""] if said["synthetic"] else []),
-        f"Profile {said['profile']}, {said['size']} pixels, at most {said['epochs']} epochs, seed {said['seed']}; "
-        f"{said['done']} of {said['cells']} cells. In brackets: 95 % intervals, {said['resamples']} resamples of "
+        *(["**Synthetic images: no figure here says anything about mammograms.**", ""] if facts["synthetic"] else []),
+        f"Profile {facts['profile']}, {facts['size']} pixels, at most {facts['epochs']} epochs, seed {facts['seed']}; "
+        f"{facts['done']} of {facts['cells']} cells. In brackets: 95 % intervals, {facts['resamples']} resamples of "
         "patients. Precision, recall and F1 are of the malignant class. Research use only.",
         "",
         *(f"- `{name}`: {text}." for name, text in _PROTOCOLS.items() if str(name) in names),
-        "- `noise`: the real labels on images of noise, through the same jobs. What it reaches above the majority is "
-        "memory, not medicine.",
-        "- `majority`: always the most frequent class of training.",
+        "- `noise`: the real labels on images of noise, through the same jobs. Noise shows nothing of a breast, so "
+        "what it reaches above the majority is memory or chance.",
+        "- `majority`: always predicts the most frequent class of the training images.",
         "",
         "## On test",
         "",

@@ -61,7 +61,7 @@ class Search:
     def __post_init__(self) -> None:
         """Refuse a search without a space, and bounds that break a rule of their key."""
         if not self.spaces:
-            raise ConfigError("tune: give a range, as --set training.learning_rate=log(1e-5,1e-2)")
+            raise ConfigError("tune: give a range, such as --set training.learning_rate=log(1e-5,1e-2)")
         if self.trials < 1:
             raise ConfigError(f"--trials {self.trials}: must be at least 1")
         for space in self.spaces:

@@ -258,6 +258,7 @@ def _froc(images: Sequence[Judged]) -> list[dict[str, float]] | None:
     for _, place, where in ordered:
         false += not where
         hit |= {(place, lesion) for lesion in where} & sought
+        # The curve is a staircase: the last region within a limit decides, also without a false positive.
         for limit in FALSE_POSITIVES:
             if false <= limit * len(shown):
                 reached[limit] = len(hit) / len(sought)

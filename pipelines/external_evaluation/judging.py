@@ -162,8 +162,9 @@ def _judged(
     """Return the prediction for one image; where the dataset has outlined lesions, also the heatmap's regions."""
     of_breasts = predictor.level is Level.BREAST
     prepared = predictor.prepare(mammogram)
-    # As in serving: no bound on the rounding error of a view is one of a score that several views make.
-    said = predictor.judge(mammogram, prepared, operating_point=OperatingPoint.SENSITIVITY, exact=of_breasts)
+    # In float32 for a model that judges breasts, as in serving: a bound on the rounding error of one view's score does
+    # not bound the error of a score that is made of several views.
+    prediction = predictor.judge(mammogram, prepared, operating_point=OperatingPoint.SENSITIVITY, exact=of_breasts)
     lesions = tuple(
         lesion
         for lesion in (_turned(lesion, mammogram) for lesion in record.lesions)
@@ -171,8 +172,8 @@ def _judged(
     )
     placed: dict[str, Any] = {}
     if outlined:
-        heat = predictor.explain(said, mammogram, Label.MALIGNANT).heat
-        share = said.probabilities[Label.MALIGNANT]
+        heat = predictor.explain(prediction, mammogram, Label.MALIGNANT).heat
+        share = prediction.probabilities[Label.MALIGNANT]
         placed["detections"] = tuple(
             Detection(share * region.strength, _hit(lesions, region.peak_x, region.peak_y)) for region in regions(heat)
         )
@@ -180,22 +181,24 @@ def _judged(
         placed["chance"] = _covered(preprocessing, lesions, mammogram)
     return Judged(
         replace(record, lesions=lesions),
-        np.asarray(said.forward.logits, np.float64),
-        said.entropy,
-        said.strangeness,
-        said.referral.refer,
-        said.prepared.quality,
-        features=np.asarray(said.forward.features, np.float64) if of_breasts else None,
+        np.asarray(prediction.forward.logits, np.float64),
+        prediction.entropy,
+        prediction.strangeness,
+        prediction.referral.refer,
+        prediction.prepared.quality,
+        features=np.asarray(prediction.forward.features, np.float64) if of_breasts else None,
         unplaced=len(record.lesions) - len(lesions),
-        reasons=_reasons(said),
+        reasons=_reasons(prediction),
         **placed,
     )
 
 
-def _reasons(said: Prediction) -> tuple[str, ...]:
+def _reasons(prediction: Prediction) -> tuple[str, ...]:
     """Return why an image is referred to a reader; where the model is not intended for it, by the kind of image."""
-    kinds = [f"{ReferralCode.EXCLUDED} as {each.flag}" for each in said.exclusions if each.action is not Action.WARN]
-    others = [str(reason.code) for reason in said.referral.reasons if reason.code is not ReferralCode.EXCLUDED]
+    kinds = [
+        f"{ReferralCode.EXCLUDED} as {each.flag}" for each in prediction.exclusions if each.action is not Action.WARN
+    ]
+    others = [str(reason.code) for reason in prediction.referral.reasons if reason.code is not ReferralCode.EXCLUDED]
     return tuple(dict.fromkeys([*kinds, *others]))
 
 

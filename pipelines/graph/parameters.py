@@ -130,7 +130,7 @@ def resolve_parameters(definition: Mapping[str, Any], given: Mapping[str, Any]) 
     for name in given:
         if name not in declared:
             close = difflib.get_close_matches(name, declared, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"the known ones: {', '.join(declared)}"
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(declared)}"
             raise ConfigError(f"unknown pipeline parameter {name}; {hint}")
     values = {
         name: _value(item, given.get(name, item.get("DefaultValue", UNKNOWN if name in DIGESTS else None)))

@@ -30,22 +30,13 @@ def check(config: PipelineConfig, table: Path) -> Any:
     """Return what `mammopipe data check` says of a table and its images, with a montage of them."""
     from tempfile import TemporaryDirectory
 
-    from mammopipe.pipelines.data.check import look
+    from mammopipe.pipelines.data.check import check_dataset
     from mammopipe.processing.datasets.own import images_of, read_own
     from mammopipe.processing.jobs.contact_sheets import overview
     from mammopipe.processing.read_config import ReadConfig
 
     found, images = read_own(table, config.own), images_of(table, config.own)
-    facts = look(
-        found,
-        images,
-        config.data.split,
-        phi=config.data.phi,
-        question=config.training.question,
-        max_quarantine=config.data.max_quarantine,
-        folds=config.training.folds,
-        for_processing=config.data.for_processing,
-    ).as_dict()
+    facts = check_dataset(found, images, config).as_dict()
     rows = "".join(
         f'<tr><td style="text-align:left">{escape(name)}</td><td style="text-align:left">{_cell(value)}</td></tr>'
         for name, value in facts.items()
@@ -113,7 +104,7 @@ def sweep(
     for text in ranges:
         space = tune.space_of(text)
         if space is None:
-            raise ConfigError(f"{text}: no range; write KEY=log(LOW,HIGH), uniform, int or choice")
+            raise ConfigError(f"{text}: must be a range: KEY=log(LOW,HIGH), or uniform, int or choice")
         spaces.append(space)
 
     def configure(assignments: Sequence[str]) -> PipelineConfig:

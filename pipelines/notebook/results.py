@@ -52,6 +52,7 @@ def roc_and_pr(run: Run, split: str = "validation") -> Any:
         found = rows.sort_values(MALIGNANT, ascending=False)
         hits = (found["label"] == MALIGNANT).cumsum().to_numpy()
         called = range(1, len(found) + 1)
+        # A split without malignant images, or with nothing else, gives a flat curve instead of a division by zero.
         cases, others = max(1, int(hits[-1])), max(1, len(found) - int(hits[-1]))
         left.step(
             [0, *((n - hit) / others for n, hit in zip(called, hits, strict=True))], [0, *(hits / cases)], label=name

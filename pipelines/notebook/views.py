@@ -194,23 +194,33 @@ def staged(config: PipelineConfig, folder: Path, backend: str) -> str:
 
 
 def client(config: PipelineConfig, run: Run) -> MammographyClient:
-    """Return a client of the endpoint that a local run kept, or of the pipeline's endpoint on AWS."""
-    if _folder(run).execution().get("backend") == "aws":
-        return MammographyClient(config.endpoint.name)
+    """Return a client of the endpoint that a local run kept, or of the candidate that a run on AWS deployed."""
+    execution = _folder(run).execution()
+    if execution.get("backend") == "aws":
+        return MammographyClient(config.endpoint.candidate.name, region=execution["region"])
     kept = run.document("endpoint.json")
     return MammographyClient(kept["name"], endpoint_url=kept["url"])
 
 
 def delete(config: PipelineConfig, run: Run) -> bool:
-    """Delete the endpoint that `client` would return a client of; returns whether there was one."""
-    if _folder(run).execution().get("backend") == "aws":
-        import boto3
+    """Delete the endpoint that a local run kept, or the candidate on AWS; returns whether a local one was running.
 
-        boto3.client("sagemaker").delete_endpoint(EndpointName=config.endpoint.name)
-        return True
-    from mammopipe.pipelines.backends.local_endpoint import delete_kept
+    The endpoint that a clinic calls is never deleted here. Raises `ConfigError` if AWS has no candidate, or if its tags
+    are not those of the configuration.
+    """
+    if _folder(run).execution().get("backend") != "aws":
+        from mammopipe.pipelines.backends.local_endpoint import delete_kept
 
-    return delete_kept(_folder(run).path)
+        return delete_kept(_folder(run).path)
+    from mammopipe.pipelines.account import removal
+    from mammopipe.pipelines.backends import sessions
+
+    session = sessions.caller_session(config)
+    names = ("sagemaker", "application-autoscaling", "cloudwatch")
+    services = removal.Services(*(session.client(name) for name in names))
+    for name in config.endpoint.candidate.names:
+        removal.remove(removal.plan(config, services.sagemaker, name), services, print)
+    return True
 
 
 def costs(lines: Sequence[Line]) -> Any:
@@ -263,11 +273,11 @@ def figures(*chosen: Run) -> Any:
     parts = [_html_table([item["id"] for item in found], [*comparison.rows(found), *above, *settings])]
     for folder, item in zip(folders[1:], found[1:], strict=True):
         compared = comparison.against(found[0], item, paired_comparison.differences(folders[0], folder))
-        said = escape(f"{comparison.verdict(compared, found[0]['id'], item['id'])} {comparison.ADVICE}")
+        verdict = escape(f"{comparison.verdict(compared, found[0]['id'], item['id'])} {comparison.ADVICE}")
         parts += [
             f"<p><b>{escape(item['id'])} less {escape(found[0]['id'])}</b></p>",
             _html_table(comparison.heads(compared), comparison.difference_rows(compared)),
-            f"<p>{said}</p>",
+            f"<p>{verdict}</p>",
         ]
     return HTML("".join(parts))
 

@@ -75,6 +75,7 @@ def read_execution(sagemaker: Any, arn: str) -> dict[str, Any]:
 
 
 def _step(item: Mapping[str, Any]) -> dict[str, Any]:
+    # SageMaker states the facts of a step under one key, which names its kind; a step that has not begun has none.
     word, facts = next(iter(item.get("Metadata", {}).items()), ("", {}))
     status, started = STATUSES[item["StepStatus"]], item.get("StartTime")
     ended = item.get("EndTime")
@@ -214,6 +215,7 @@ def last_words(logs: Any, step: Mapping[str, Any]) -> list[str]:
         streams = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=name)["logStreams"]
         if not streams:
             return []
+        # Each instance has a stream of its own; the one that logged last shows how the job ended.
         last = max(streams, key=lambda stream: stream.get("lastEventTimestamp", 0))["logStreamName"]
         events = logs.get_log_events(logGroupName=group, logStreamName=last, limit=LOG_LINES, startFromHead=False)
     return [event["message"].rstrip() for event in events["events"]]

@@ -16,7 +16,7 @@ from typing import Any
 from botocore.exceptions import ClientError, WaiterError
 
 from mammopipe.pipelines.account.scaling import stop_scaling
-from mammopipe.pipelines.backends.control_plane import is_missing
+from mammopipe.pipelines.backends.control_plane import find_endpoint
 from mammopipe.pipelines.backends.expressions import Scope, resolve
 from mammopipe.pipelines.backends.sessions import PLACEHOLDER_ACCOUNT, aws_errors
 from mammopipe.pipelines.backends.supported import all_steps
@@ -96,7 +96,7 @@ def previous(config: PipelineConfig, sagemaker: Any) -> str:
 def _version(package: str) -> int:
     match = PACKAGE.fullmatch(package)
     if match is None:
-        raise ConfigError(f"{package}: an ARN as arn:aws:sagemaker:REGION:ACCOUNT:model-package/GROUP/VERSION")
+        raise ConfigError(f"{package}: must be an ARN: arn:aws:sagemaker:REGION:ACCOUNT:model-package/GROUP/VERSION")
     return int(match["version"])
 
 
@@ -156,8 +156,8 @@ def _require_same_mode(name: str, before: Mapping[str, Any], after: Mapping[str,
     """Refuse a change of the serving mode, which SageMaker does not support ("Update a serverless endpoint")."""
     if mode_of(before) is not mode_of(after):
         raise ConfigError(
-            f"endpoint {name}: it serves {mode_of(before)}, the configuration says {mode_of(after)}; SageMaker changes "
-            f"the mode of no endpoint. Delete it (mammopipe delete --endpoint {name}), then deploy again"
+            f"endpoint {name}: its mode is {mode_of(before)}, the configuration's is {mode_of(after)}, and SageMaker "
+            f"cannot change it. Delete the endpoint (mammopipe delete --endpoint {name}), then deploy again"
         )
 
 
@@ -170,16 +170,13 @@ def _point(
 ) -> None:
     """Create the endpoint, or update it to the new configuration."""
     settings = str(rollout.endpoint_config["EndpointConfigName"])
-    try:
-        now = sagemaker.describe_endpoint(EndpointName=name)
-    except ClientError as error:
-        if not is_missing(error):
-            raise
+    now = find_endpoint(sagemaker, name)
+    if now is None:
         sagemaker.create_endpoint(**rollout.endpoint)
         say(f"Endpoint {name}: being created with {settings}")
         return
     if now["EndpointConfigName"] == settings:
-        say(f"Endpoint {name}: has {settings} already")
+        say(f"Endpoint {name}: already has {settings}")
         return
     if now["EndpointStatus"] != "InService":
         raise ConfigError(f"endpoint {name}: it is {now['EndpointStatus']}, which cannot be updated; see doctor --aws")
@@ -238,7 +235,7 @@ def _await(sagemaker: Any, name: str, settings: str, say: Callable[[str], None])
     if now["EndpointStatus"] != "InService":
         raise ConfigError(f"endpoint {name}: it is {now['EndpointStatus']}: {now.get('FailureReason', 'no reason')}")
     if now["EndpointConfigName"] != settings:
-        reason = now.get("FailureReason", "an alarm went off")
+        reason = now.get("FailureReason", "an alarm fired")
         raise ConfigError(f"endpoint {name}: rolled back to {now['EndpointConfigName']}: {reason}")
     say(f"Endpoint {name}: serves {settings}")
 
@@ -257,4 +254,6 @@ def _served(config: PipelineConfig, sagemaker: Any) -> str:
         containers = package["InferenceSpecification"]["Containers"]
         if containers[0].get("ModelDataUrl") == container["ModelDataUrl"]:
             return str(item["ModelPackageArn"])
-    raise ConfigError(f"endpoint {now['EndpointName']}: its model is no package of the group {config.registry.group}")
+    raise ConfigError(
+        f"endpoint {now['EndpointName']}: its model is not a package of the group {config.registry.group}"
+    )

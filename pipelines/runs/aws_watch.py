@@ -88,7 +88,7 @@ def watch(
     except KeyboardInterrupt:
         return _interrupted(folder, execution, clients, say, ask)
     try:
-        _tell_end(folder, execution, clients, say)
+        _report_end(folder, execution, clients, say)
     except (ExpiredCredentialsError, ExpiredAccessError) as error:
         run = execution["id"]
         raise ExpiredCredentialsError(
@@ -157,7 +157,7 @@ def _answered(ask: Callable[[str], str]) -> str:
         return ""
 
 
-def _tell_end(folder: RunFolder, execution: dict[str, Any], clients: Clients, say: Callable[[str], None]) -> None:
+def _report_end(folder: RunFolder, execution: dict[str, Any], clients: Clients, say: Callable[[str], None]) -> None:
     for step in execution["steps"]:
         if step["status"] == Status.FAILED:
             say(f"\n{step['name']} failed: {step['reason'] or 'no reason given'}")

@@ -26,14 +26,14 @@ COMPARABLE = "malignant_auc"
 """The only figure that means the same in runs with different classes."""
 SPLITS = ("validation", "test")
 CANDIDATES = "candidates"
-"""The setting that says which networks were trained; only a run's definition contains it."""
+"""The setting that lists the trained networks; only a run's definition contains it."""
 MAJORITY = "majority_accuracy"
 """The accuracy of always predicting the most frequent training class."""
 SECRETS, SET = frozenset({"--patient-salt"}), "set"
 """Secret settings and what is shown instead: with the salt, anyone could find patients by their hashes."""
 ADVICE = (
-    "* beyond chance: the 95 % interval, by patient, leaves out 0. Choose by validation: a test by which one "
-    "chooses is none any more."
+    "* beyond chance: the 95 % interval, by patient, excludes 0. Choose by validation: a test split that was used to "
+    "choose no longer tests."
 )
 Figure = Mapping[str, Any]
 Rows = list[tuple[str, list[str]]]
@@ -206,6 +206,7 @@ def difference(first: Figure | None, other: Figure | None) -> dict[str, Any] | N
         return None
     assert first is not None and other is not None
     value = other["value"] - first["value"]
+    # Each bound takes the two distances that move the difference in its direction.
     low = value - math.hypot(other["value"] - other["low"], first["high"] - first["value"])
     high = value + math.hypot(other["high"] - other["value"], first["value"] - first["low"])
     return {"value": value, "low": low, "high": high, "paired": False, "beyond_chance": low > 0 or high < 0}

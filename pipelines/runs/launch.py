@@ -136,20 +136,20 @@ def _backend(name: str) -> Backend:
 
 
 def _run_here(config: PipelineConfig, source: DataSource, given: dict[str, Any], options: _Options) -> Run:
-    account = ExecutionRecord(new_run(options.runs), config, str(options.backend))
+    record = ExecutionRecord(new_run(options.runs), config, str(options.backend))
     with waiting("compiling"):
         pipeline = build_pipeline(config)
         compiled: str = pipeline.definition()
     execution: Execution | None = None
     try:
         with ExitStack() as stack:
-            work = make_work(options.runs, account.run.id)
+            work = make_work(options.runs, record.run.id)
             stack.callback(_remove, work)
             # Containers can only reach S3 through its API; processes on this machine can share its disk.
             folder = work / "s3" if options.backend is Backend.PROCESS else None
             services = stack.enter_context(sessions.local_services(config, cache=work / "sent", folder=folder))
-            execution = _execution(account, pipeline, services, work, given, options)
-            account.parameters = bring(config, source, services, account.parameters, given, options.say)
+            execution = _execution(record, pipeline, services, work, given, options)
+            record.parameters = bring(config, source, services, record.parameters, given, options.say)
             if source.place.startswith("s3://"):
                 amount = resources.amount_on_s3(services.storage.list(source.place))
                 resources.check_here(preflight.with_parameters(config, given), amount, options.runs, source.place)
@@ -157,17 +157,17 @@ def _run_here(config: PipelineConfig, source: DataSource, given: dict[str, Any],
             kept = None if services.durable else options.runs / read_register.NAME / config.dataset
             open_register(config, services.storage, kept)
             if kept is not None:
-                account.evaluated = lambda: keep_reads(config, services.storage, kept)
-            account.parameters = with_digests(account.parameters, given, services.storage)
-            execution.scope.parameters = account.parameters
-            write_bytes(account.run.path / "pipeline.json", compiled.encode())
-            _carry_out(account, execution, services, options)
+                record.evaluated = lambda: keep_reads(config, services.storage, kept)
+            record.parameters = with_digests(record.parameters, given, services.storage)
+            execution.scope.parameters = record.parameters
+            write_bytes(record.run.path / "pipeline.json", compiled.encode())
+            _carry_out(record, execution, services, options)
     except BaseException:
-        # Here, where the work folder is gone: on a full disk, that makes room for the account.
-        if execution is not None and account.status is Status.STOPPED:
-            account.end(execution)
+        # Here, where the work folder is gone: on a full disk, that makes room for the record.
+        if execution is not None and record.status is Status.STOPPED:
+            record.end(execution)
         raise
-    return account.end(execution)
+    return record.end(execution)
 
 
 def _remove(work: Path) -> None:
@@ -177,7 +177,7 @@ def _remove(work: Path) -> None:
 
 
 def _execution(
-    account: ExecutionRecord,
+    record: ExecutionRecord,
     pipeline: Any,
     services: sessions.LocalServices,
     work: Path,
@@ -185,21 +185,21 @@ def _execution(
     options: _Options,
 ) -> Execution:
     """Return the execution of this run; its parameters and all steps have been checked."""
-    run, config, definition = account.run, account.config, json.loads(pipeline.definition())
-    account.parameters = resolve_parameters(definition, given)
-    check_run(config, definition, account.parameters)
+    run, config, definition = record.run, record.config, json.loads(pipeline.definition())
+    record.parameters = resolve_parameters(definition, given)
+    check_run(config, definition, record.parameters)
     for cnn in config.cnns:  # raises now for settings that the training jobs would reject later
-        config.training_of(cnn, epochs=account.parameters["Epochs"])
+        config.training_of(cnn, epochs=record.parameters["Epochs"])
     arn = f"arn:aws:sagemaker:{config.region}:000000000000:pipeline/{config.name}"
     execution = {
         "PipelineExecutionId": run.id,
         "PipelineExecutionArn": f"{arn}/execution/{run.id}",
         "PipelineName": config.name,
         "PipelineArn": arn,
-        "StartDateTime": account.started,
-        "CurrentDateTime": account.started,
+        "StartDateTime": record.started,
+        "CurrentDateTime": record.started,
     }
-    scope = Scope(account.parameters, execution)
+    scope = Scope(record.parameters, execution)
     cache = (
         StepCache(run.root / CACHE, services.storage, package_digest(), config.compute.cache_gigabytes * 1e9)
         if config.compute.cache
@@ -211,7 +211,7 @@ def _execution(
     serving = run.path / "endpoint" if options.keep_endpoint else work / "endpoint"
     common: dict[str, Any] = {
         "scope": scope, "context": context, "sagemaker": services.sagemaker, "serving": serving,
-        "environment": services.environment, "cores": cores(), "changed": account.changed,
+        "environment": services.environment, "cores": cores(), "changed": record.changed,
     }  # fmt: skip
     if options.backend is Backend.PROCESS:
         return Interpreter(definition=definition, **common)
@@ -222,28 +222,28 @@ def _execution(
 
 
 def _carry_out(
-    account: ExecutionRecord, execution: Execution, services: sessions.LocalServices, options: _Options
+    record: ExecutionRecord, execution: Execution, services: sessions.LocalServices, options: _Options
 ) -> None:
     """Run the steps, collect the results and ask the endpoint; stops every process except an endpoint to keep."""
     try:
-        with options.show(account.run.logs) as progress:
-            account.listener = progress.changed
-            account.status = execution.run()
-        steps, storage, folder = execution.scope.steps, services.storage, account.run.path
+        with options.show(record.run.logs) as progress:
+            record.listener = progress.changed
+            record.status = execution.run()
+        steps, storage, folder = execution.scope.steps, services.storage, record.run.path
         results.collect(steps, storage, folder)
         if (folder / "evaluation.json").is_file():
-            selected = account.run.document("evaluation.json")["selected"]["cnn"]
-            results.keep(steps, storage, folder, account.config.keep, selected)
-            if Keep.TENSORBOARD in account.config.keep:
+            selected = record.run.document("evaluation.json")["selected"]["cnn"]
+            results.keep(steps, storage, folder, record.config.keep, selected)
+            if Keep.TENSORBOARD in record.config.keep:
                 tensorboard.write_events(folder)
         for endpoint in list(execution.endpoints):
-            _ask_endpoint(account, execution, endpoint, services, options)
+            _ask_endpoint(record, execution, endpoint, services, options)
     except MammopipeError as error:
-        account.status, account.reason = Status.FAILED, str(error)
+        record.status, record.reason = Status.FAILED, str(error)
     except BaseException as error:
         fault = "interrupted" if isinstance(error, KeyboardInterrupt) else disk_fault(error)
-        account.status = Status.STOPPED
-        account.reason = fault or f"{type(error).__name__}: a fault of mammopipe"
+        record.status = Status.STOPPED
+        record.reason = fault or f"{type(error).__name__}: a fault of mammopipe"
         raise
     finally:
         for endpoint in execution.endpoints:
@@ -251,7 +251,7 @@ def _carry_out(
 
 
 def _ask_endpoint(
-    account: ExecutionRecord,
+    record: ExecutionRecord,
     execution: Execution,
     endpoint: LocalEndpoint,
     services: sessions.LocalServices,
@@ -261,11 +261,11 @@ def _ask_endpoint(
     steps, raw = execution.scope.steps, execution.scope.parameters["InputDataUri"]
     image = results.choose_image(steps, raw, services.storage)
     if image is not None:
-        results.ask(endpoint, image, services.storage, account.run.path, options.say)
+        results.ask(endpoint, image, services.storage, record.run.path, options.say)
     if options.keep_endpoint and endpoint.asynchronous and not services.durable:
         options.say(f"Endpoint {endpoint.name} ends with the run, as its S3 does; set AWS_ENDPOINT_URL_S3 to keep both")
     elif options.keep_endpoint:
-        endpoint.keep(account.run.path)
+        endpoint.keep(record.run.path)
         execution.endpoints.remove(endpoint)
 
 

@@ -57,7 +57,8 @@ class RunProgress:
     _records: list[StepRecord] = field(default_factory=list)
     _announced: dict[str, Status] = field(default_factory=dict)
     _epochs: dict[str, int] = field(default_factory=dict)
-    _telling: threading.Lock = field(default_factory=threading.Lock)
+    _printing: threading.Lock = field(default_factory=threading.Lock)
+    """Held while lines are printed: the watcher and the thread of the run print the same epochs."""
     _ended: threading.Event = field(default_factory=threading.Event)
     _live: Live | None = None
 
@@ -84,27 +85,27 @@ class RunProgress:
             for record in records:
                 if record.status is not self._announced.get(record.name, Status.WAITING):
                     self._announced[record.name] = record.status
-                    self._tell_epochs([record])
+                    self._print_epochs([record])
                     if record.status is not Status.NOT_EXECUTED and (record.seconds is not None or record.type in SLOW):
                         print(_line(record), flush=True)
 
     def _watch(self) -> None:
         while not self._ended.wait(0.5):
             if self._live is None:
-                self._tell_epochs(record for record in list(self._records) if record.status is Status.EXECUTING)
+                self._print_epochs(record for record in list(self._records) if record.status is Status.EXECUTING)
 
-    def _tell_epochs(self, records: Iterable[StepRecord]) -> None:
+    def _print_epochs(self, records: Iterable[StepRecord]) -> None:
         for record in records:
             lines = list(_epochs(_read(self.logs / f"{record.name}.log"))) if record.type == "Training" else []
-            with self._telling:
+            with self._printing:
                 for fold, epoch, score, seconds in lines[self._epochs.get(record.name, 0) :]:
                     where = f"  {record.name:<20} {fold}epoch {epoch:>3}"
                     print(f"{where}  validation AUC {score}  {seconds} s", flush=True)
                 self._epochs[record.name] = max(len(lines), self._epochs.get(record.name, 0))
                 if record.type == "Tuning":
-                    self._tell_trials(record)
+                    self._print_trials(record)
 
-    def _tell_trials(self, record: StepRecord) -> None:
+    def _print_trials(self, record: StepRecord) -> None:
         """Print the trials of a search that have ended since the last call."""
         lines = _read(self.logs / f"{record.name}.log").splitlines()
         for line in lines[self._epochs[record.name] :]:

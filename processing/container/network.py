@@ -39,9 +39,8 @@ def await_host(
     look_up: Callable[[str], object] = socket.gethostbyname,
     wait: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
-    patience: float = PATIENCE,
 ) -> None:
-    """Wait until a host's name can be resolved; raises `ConfigError` after `patience` seconds, unlike torchrun.
+    """Wait until a host's name can be resolved; raises `ConfigError` after `PATIENCE` seconds, unlike torchrun.
 
     The time that the resolver takes counts, too: an attempt takes half a minute if the name server does not answer.
     """
@@ -52,7 +51,7 @@ def await_host(
             return
         except OSError as error:
             waited = clock() - start
-            if waited >= patience:
+            if waited >= PATIENCE:
                 raise ConfigError(
                     f"host {host} is not known after {waited:.0f} s ({error}): do the security groups of the job let "
                     "its hosts reach each other?"

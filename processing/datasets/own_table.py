@@ -76,12 +76,12 @@ class OwnTable(Settings):
 
     columns: Mapping[str, str] = Field(
         default_factory=dict,
-        description="column of the table for each of our names (image, patient, label, side, view, ...), where the "
-        'table calls it otherwise: patient = "PatientNo"',
+        description="the table's column for a field (image, patient, label, side, view, ...), if the column has "
+        'another name: patient = "PatientNo"',
     )
     values: Mapping[str, Mapping[str, str]] = Field(
         default_factory=dict,
-        description='for each of our names, what the table\'s values mean: [own.values.label] "1" = "malignant"',
+        description='meanings of the table\'s values, for each field: [own.values.label] "1" = "malignant"',
     )
     images: str = Field(default="", description="folder of the images; empty: the folder of the table")
 

@@ -22,7 +22,7 @@ from mammopipe.processing.dicom.view_text import (
 )
 from mammopipe.processing.errors import CorruptImageError, UnsupportedImageError
 from mammopipe.processing.image_flags import ImageFlag
-from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits
+from mammopipe.processing.read_config import DEFAULT_CONFIG
 
 Flags = set[ImageFlag]
 
@@ -281,7 +281,7 @@ def _date(tags: Tags, tag: Tag) -> int:
     return int(text) if re.fullmatch(r"(19|20)\d{6}", text) else 0
 
 
-def origin(data: bytes, *, where: str, limits: Limits = DEFAULT_CONFIG.limits) -> tuple[str, str]:
+def origin(data: bytes, *, where: str) -> tuple[str, str]:
     """Return the machine and the site of a file, "" where unknown.
 
     The machine is Manufacturer and Manufacturer's Model Name; the site is a hash of the institution's name.
@@ -289,7 +289,6 @@ def origin(data: bytes, *, where: str, limits: Limits = DEFAULT_CONFIG.limits) -
     Args:
         data: The file.
         where: The name of the file in errors.
-        limits: The greatest size of a deflated data set.
 
     Raises:
         ImageError: The file cannot be parsed; the subclasses are those of `mammopipe.processing.dicom.file.parse`.
@@ -297,7 +296,7 @@ def origin(data: bytes, *, where: str, limits: Limits = DEFAULT_CONFIG.limits) -
     if not is_dicom(data):
         return "", ""
     names = (Tag.MANUFACTURER, Tag.MANUFACTURER_MODEL_NAME)
-    tags = parse(data, where=where, limits=limits, tags=(*names, INSTITUTION_NAME)).tags
+    tags = parse(data, where=where, limits=DEFAULT_CONFIG.limits, tags=(*names, INSTITUTION_NAME)).tags
     # Keep only characters of device names: the result names a group in manifests, metrics and pages.
     words = re.sub(r"[^\w.&()+/-]+", " ", " ".join(map(tags.text, names)), flags=re.ASCII).split()
     institution = tags.text(INSTITUTION_NAME)

@@ -25,6 +25,7 @@ CAPTION = 26
 """Height of the caption below each image, in pixels."""
 FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.36
 MONTAGE_COLUMNS, OVERVIEW_COLUMNS = 16, 8
+OVERVIEW_IMAGES = 32
 COPIES_SHOWN = 6
 COLOURS = {
     Label.NORMAL: (200, 200, 200),
@@ -112,10 +113,9 @@ def overview(
     images: Path,
     target: Path,
     *,
-    shown: int = 32,
     reading: ReadConfig = DEFAULT_CONFIG,
 ) -> None:
-    """Write a montage of up to `shown` images of a folder; unreadable images are left out.
+    """Write a montage of up to `OVERVIEW_IMAGES` images of a folder; unreadable images are left out.
 
     Rare classes come first, so that the montage of a large dataset shows every class.
 
@@ -123,7 +123,6 @@ def overview(
         records: Rows of the images.
         images: Folder that their paths are relative to; its images are single files, or lie in shards.
         target: The PNG to write.
-        shown: Most images of the montage.
         reading: How images are read.
 
     Raises:
@@ -136,7 +135,7 @@ def overview(
             cells.append(_cell(_picture(files.source(record.path), record, reading), record))
         except ImageError:
             continue
-        if len(cells) == shown:
+        if len(cells) == OVERVIEW_IMAGES:
             break
     if not cells:
         raise LabelError(f"{images}: none of the {len(records)} images can be read")

@@ -55,7 +55,9 @@ class PrepareSettings(Settings):
     test_fraction: float = Field(default=0.2, description="share of the patients in the test split")
     folds: int = Field(default=5, description="number of folds of the other patients")
     validation_fold: int = Field(default=0, description="fold that is the validation split")
-    max_height: int = Field(default=PreprocessConfig().max_height, ge=1, description="rows; taller images are reduced")
+    max_height: int = Field(
+        default=PreprocessConfig().max_height, ge=1, description="most rows; taller images are reduced"
+    )
     reduced_decode: bool = Field(
         default=False,
         description="decode JPEG 2000 at half the resolution if that is enough: faster, but not the same pixels; the "

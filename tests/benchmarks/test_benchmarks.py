@@ -17,11 +17,13 @@ from benchmarks.bench_scale import Measured
 from benchmarks.rows import holds, row, write
 from benchmarks.serving import bench_drift
 from benchmarks.serving.process_memory import MemoryWatch
-from benchmarks.table import BEGIN, END, fill_in, table
+from benchmarks.table import fill_in, table
 from mammopipe.inference.monitoring.captures import CapturedExam, CapturedImage
 from mammopipe.inference.monitoring.drift import DriftConfig, gather
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.drift_features import FIGURES
+
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
 FAST = row("read, times decode", 1.02, "x", 1.15, "lower", "python -m x", decode=1.0)
 SLOW = row("two processes against one", 1.5, "x", 1.8, "higher", "python -m x")
@@ -66,7 +68,7 @@ def test_measured_rows_leave_the_other_rows_of_the_file(tmp_path: Path) -> None:
     assert json.loads(file.read_text(encoding="utf-8")) == [faster, SLOW, PLAIN]
     for damaged in ("{", "[1]", '[{"value": 1}]', '{"name": 1}'):
         file.write_text(damaged, encoding="utf-8")
-        with pytest.raises(ConfigError, match=r"benchmarks\.json: is no list of benchmark rows"):
+        with pytest.raises(ConfigError, match=r"benchmarks\.json: is not a list of benchmark rows"):
             write(file, [FAST])
         assert file.read_text(encoding="utf-8") == damaged
 

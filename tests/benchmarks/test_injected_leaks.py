@@ -91,7 +91,7 @@ def test_nothing_is_fitted_on_predictionspredictions_of_test(clean: CleanSet, tm
         lambda: fit_thresholds(test, Calibration(), BreastRule.MEAN),
         *(lambda method=method: fit(method, test) for method in Method),
     ):
-        with pytest.raises(LeakError, match="predictions of split=test; only those of validation may be"):
+        with pytest.raises(LeakError, match="must be fitted on predictions of split=validation, not of split=test"):
             attempt()
 
 

@@ -1,4 +1,4 @@
-"""What the training and the evaluation job read: small folders of films, and a few models with random weights."""
+"""Inputs of the training and the evaluation job: small folders of images, and models with random weights."""
 
 import json
 import shutil
@@ -90,7 +90,7 @@ def describe(name: str, preprocess: PreprocessConfig = PREPROCESS, data_digest: 
 
 @dataclass(frozen=True)
 class EvaluationBase:
-    """The folder tree of an evaluation job, and ways to change what lies in it."""
+    """The folder tree of an evaluation job, and methods to change its content."""
 
     base: Path
 
@@ -115,7 +115,7 @@ class EvaluationBase:
         return (self.output / "evaluation" / "report.html").read_text()
 
     def figures(self) -> dict[str, Any]:
-        """Return what the job measures of the inputs, without export and report, which take most of its time."""
+        """Return the job's figures, without export and report, which take most of its time."""
         data, scratch = SegmentedData.read(self.data), self.base / "unpacked"
         models = read_candidates(self.models, scratch, data.preprocess)
         held = {name: OutOfFold.read(scratch / name, model.description) for name, model in models.items()}
@@ -139,10 +139,10 @@ class EvaluationBase:
         of_breasts = level is Level.BREAST
         network = build_model("modified_cnn", classes=list(THREE), seed=seed, level=level, other_side=of_breasts)
         with torch.no_grad():
-            # A new head hardly tells films apart; a larger one makes confident, and wrong, models of these.
+            # A new head gives nearly the same logits for all images; larger weights make a confident, and wrong, model.
             network.head.get_submodule("1").weight.mul_(60)
             if network.views is not None and network.views.other is not None:
-                # A new attention is uniform, and does not use the other side.
+                # A new attention is uniform and does not use the other side.
                 torch.nn.init.normal_(network.views.score.weight, generator=torch.Generator().manual_seed(seed))
                 torch.nn.init.eye_(network.views.other.weight).mul_(-0.3)
         described = describe(name, preprocess, training_digest(self.records(), self.data))
@@ -153,7 +153,7 @@ class EvaluationBase:
 
 
 def mias_rows() -> list[ImageRecord]:
-    """Return patients with one film of each breast, the classes in turn."""
+    """Return patients with one image of each breast, the classes in turn."""
     return [_mias_row(split, index) for split, patients in PATIENTS.items() for index in range(2 * patients)]
 
 
@@ -222,7 +222,7 @@ def _store(data: Path, record: ImageRecord, pixels: np.ndarray) -> ImageRecord:
 
 @pytest.fixture(scope="session")
 def evaluation_inputs(tmp_path_factory: pytest.TempPathFactory) -> EvaluationBase:
-    """The inputs of an evaluation job; never to be changed."""
+    """The inputs of an evaluation job; tests must not change them."""
     torch.set_num_threads(1)
     return build(tmp_path_factory.mktemp("evaluation"), mias_rows())
 
@@ -236,27 +236,27 @@ def evaluation_base(evaluation_inputs: EvaluationBase, tmp_path: Path) -> Evalua
 
 @pytest.fixture(scope="session")
 def evaluated(evaluation_inputs: EvaluationBase, tmp_path_factory: pytest.TempPathFactory) -> EvaluationBase:
-    """The inputs with what the job makes of them; never to be changed."""
+    """The inputs with the job's outputs; tests must not change them."""
     arguments = ("--profile", "full", "--min-macro-auc", "0.55", "--bootstrap", "200")
     return _evaluated(tmp_path_factory, "evaluated", evaluation_inputs, arguments)
 
 
 @pytest.fixture(scope="session")
 def screening_inputs(tmp_path_factory: pytest.TempPathFactory) -> EvaluationBase:
-    """The inputs of an evaluation job on screening exams; never to be changed."""
+    """The inputs of an evaluation job on screening exams; tests must not change them."""
     torch.set_num_threads(1)
     return build(tmp_path_factory.mktemp("screening"), rsna_rows())
 
 
 @pytest.fixture(scope="session")
 def screened(screening_inputs: EvaluationBase, tmp_path_factory: pytest.TempPathFactory) -> EvaluationBase:
-    """The screening exams with what the job makes of them; never to be changed."""
+    """The screening exams with the job's outputs; tests must not change them."""
     return _evaluated(tmp_path_factory, "screened", screening_inputs, ("--bootstrap", "100"))
 
 
 @pytest.fixture(scope="session")
 def judged_by_breast(screening_inputs: EvaluationBase, tmp_path_factory: pytest.TempPathFactory) -> EvaluationBase:
-    """The screening exams, judged by one network that sees all views of a breast; never to be changed."""
+    """The screening exams, judged by one network that sees all views of a breast; tests must not change them."""
 
     def judge_breasts(made: EvaluationBase) -> None:
         shutil.rmtree(made.models)
@@ -273,7 +273,7 @@ def _evaluated(
     arguments: Sequence[str],
     change: Callable[[EvaluationBase], None] = lambda made: None,
 ) -> EvaluationBase:
-    """Return the changed inputs with what the job makes of them; one worker runs it for all."""
+    """Return the changed inputs with the job's outputs; one worker runs the job for all."""
 
     def make(folder: Path) -> None:
         shutil.copytree(inputs.base, folder, dirs_exist_ok=True)
@@ -287,7 +287,7 @@ def _evaluated(
 
 @pytest.fixture(scope="session")
 def make_job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ContainerPaths]:
-    """Return a function that lays out a training job's folders, 64 x 64 films, for the given hyperparameters."""
+    """Return a function that writes a training job's inputs, images of 64 x 64, for the given hyperparameters."""
 
     def make(**hyperparameters: str) -> ContainerPaths:
         paths = ContainerPaths(tmp_path_factory.mktemp("job"))
@@ -307,7 +307,7 @@ def make_job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Containe
 
 
 def _job_image(paths: ContainerPaths, split: Split, label: Label, index: int) -> ImageRecord:
-    """Write a film whose class is the number of its bright spots; the right quarter is black."""
+    """Write an image whose class is the number of its bright spots; the right quarter is black."""
     random = np.random.default_rng([label.rank, index, split is Split.TRAIN])
     pixels = random.integers(5000, 20000, (64, 64)).astype(np.uint16)
     for spot in range(label.rank):

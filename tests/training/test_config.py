@@ -20,7 +20,7 @@ def test_what_to_json_writes_reads_back():
     assert TrainConfig.from_hyperparameters({key: str(value) for key, value in config.to_json().items()}) == config
 
 
-def test_keys_of_the_platform_mean_nothing():
+def test_keys_of_the_platform_are_ignored():
     assert TrainConfig.from_hyperparameters(dict.fromkeys(PLATFORM_KEYS, "x")) == TrainConfig()
 
 
@@ -83,6 +83,6 @@ def test_alexnet_has_no_places(values):
     TrainConfig.from_hyperparameters({"cnn": "efficientnet_lite0", **values})
 
 
-def test_a_value_that_is_no_string_is_refused():
+def test_a_value_that_is_not_a_string_is_refused():
     with pytest.raises(ConfigError, match="epochs=5 must be a string"):
         TrainConfig.from_hyperparameters({"epochs": 5})  # type: ignore[dict-item]

@@ -66,7 +66,7 @@ def run(paths, command=()):
 
 
 def without_times(description):
-    """Return model.json without what differs between any two runs."""
+    """Return model.json without the keys that differ between any two runs."""
     written = json.loads(json.dumps(description))
     del written["training"]["seconds"]
     for epoch in written["training"]["history"]:
@@ -142,7 +142,7 @@ def test_killed_and_stopped_jobs_resume_and_end_as_an_undisturbed_one(make_job):
 
 
 def test_two_processes_measure_what_one_does(make_job, monkeypatch):
-    # A low rate: rounding tips a ReLU here and there, and large steps would magnify what follows.
+    # A low rate: rounding changes the sign at some ReLUs, and large steps would amplify the consequences.
     settings = SETTINGS | {"dropout": "0.3", "learning_rate": "0.0001"}
     alone, together = make_job(**settings), make_job(**settings)
     monkeypatch.setenv("PYTHONWARNINGS", "error")
@@ -183,7 +183,7 @@ def test_a_run_is_resumed_by_another_number_of_processes(make_job, tmp_path, fir
     settings = EXACT | {"pooling": "peaks", "location_weight": "1", "mixup": "0.4", "augment": "0.5"}
     undisturbed, disturbed = make_job(**settings), make_job(**settings)
     expected = figures(undisturbed, ALONE)
-    # The run asks after each of the 3 steps of an epoch: it stops in the middle of the first.
+    # The run checks for a stop after each of the 3 steps of an epoch, so it stops in the middle of the first.
     if first == 1:
         assert figures(disturbed, ALONE, stop=2) is None
         found = in_two_processes(disturbed, tmp_path / "2.json")
@@ -198,7 +198,7 @@ LESIONS = {"pooling": "peaks", "location_weight": "1"}
 
 @pytest.fixture(scope="module")
 def learnt_lesions(make_job):
-    """The folders of a job that has learnt where lesions are; never to be changed."""
+    """The folders of a job that was trained with lesion supervision; tests must not change them."""
     paths = make_job(**SETTINGS | LESIONS)
     run(paths)
     return paths
@@ -224,8 +224,8 @@ def test_each_lesion_option_trains_another_network(make_job, learnt_lesions, opt
 
 
 def test_the_binary_question_makes_one_class_of_all_that_is_not_malignant(make_job):
-    asked = {"question": "binary", "sampling": "ratio", "positive_share": "0.4", "positive_target": "0.9"}
-    paths = make_job(**SETTINGS | asked | {"epochs": "1", "warmup_epochs": "0", "auxiliary_density": "0.1"})
+    binary = {"question": "binary", "sampling": "ratio", "positive_share": "0.4", "positive_target": "0.9"}
+    paths = make_job(**SETTINGS | binary | {"epochs": "1", "warmup_epochs": "0", "auxiliary_density": "0.1"})
     manifest = paths.channel("manifest") / "manifest.csv"
     rows = [replace(record, density="AB "[n % 3].strip()) for n, record in enumerate(read_manifest(manifest))]
     write_manifest(rows, manifest)
@@ -254,7 +254,7 @@ def test_pretrained_weights_are_used_and_named(make_job):
     assert written["pretrained_weights"]["file"] == "modified_cnn-own.pth"
 
 
-def test_the_job_takes_numbers_below_the_smallest_ordinary_one_as_nothing(tmp_path):
+def test_the_job_flushes_denormal_numbers_to_zero(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys, torch; from mammopipe.training.train import console; sys.argv = ['train', 'unwanted']\n"
@@ -267,7 +267,7 @@ def test_the_job_takes_numbers_below_the_smallest_ordinary_one_as_nothing(tmp_pa
     assert done.stdout == "0.0\n"
 
 
-def test_the_heap_is_kept_where_glibc_is():
+def test_the_heap_is_kept_with_glibc():
     kept = subprocess.run(
         (sys.executable, "-c", "from mammopipe.processing.container.memory import keep_heap; print(keep_heap())"),
         capture_output=True,

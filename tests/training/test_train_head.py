@@ -1,4 +1,4 @@
-"""Training jobs that train the classifier alone: folds, deals, resuming."""
+"""Training jobs that train only the classifier: folds, deals, resuming."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_a_classifier_that_learns_alone_leaves_the_body_and_predicts_as_it_was_m
     if folds == "0":
         images = read_inputs(paths).validation
         logits = model.predict_logits(torch.stack([images[index][0] for index in range(len(images))]))
-        # Of a body that learnt nothing: films hardly differ, and an AUC would hang on the last digit.
+        # The body has random weights, so images hardly differ and an AUC would depend on the last digits.
         measured = predict(
             HeadAlone(model.network), ImageMaps(model.network, images), batch_size=8, precision=Precision.FLOAT32
         )

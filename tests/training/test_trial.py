@@ -1,4 +1,4 @@
-"""A job makes one pass of training before it reads its data, so that what cannot be trained fails within seconds."""
+"""A job tests one training pass before it reads its data, so that a job that cannot train fails within seconds."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_a_pass_computes_gradients_and_leaves_the_random_numbers_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_network_whose_body_stays_as_it_is_needs_no_gradients():
+def test_a_network_whose_body_is_not_trained_needs_no_gradients():
     network = build_model("modified_cnn", classes=3)
     try_out(network, config(learns="head"), shape=(64, 64), world=ALONE)
     assert all(parameter.grad is None for parameter in network.parameters())
@@ -67,7 +67,7 @@ def test_too_little_memory_names_what_to_lower(monkeypatch):
     monkeypatch.setattr(torch.nn.Conv2d, "forward", refuse)
     message = (
         r"cpu has too little memory for cnn=modified_cnn and 4 images of 2048 x 1024 pixels at once \(batch_size=8, "
-        r"accumulate=2, 1 processes, precision=auto\): raise accumulate, or lower .*; CUDA out of memory"
+        r"accumulate=2, 1 processes, precision=auto\); raise accumulate, or lower .*: CUDA out of memory"
     )
     with pytest.raises(ConfigError, match=message):
         try_out(network, config(accumulate="2"), shape=(2048, 1024), world=ALONE)

@@ -1,4 +1,4 @@
-"""A job on two hosts of two processes: one process's figures, resumed by another number, and a host that is lost."""
+"""A job on two hosts with two processes each: the figures of one process, resuming with another number, a lost host."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SETTINGS = {
 SCRIPT = Path(__file__).parent / "fitting" / "fit_in_float64.py"
 HOSTS = ("algo-1", "algo-2")
 CHECKS = 6
-"""The run asks after each step and each batch of validation whether to stop: 3 and 1 or 2 times an epoch."""
+"""The run checks for a stop after each step and each batch of validation: 3 times, and once or twice, in an epoch."""
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +78,7 @@ def test_four_processes_of_two_hosts_are_one(make_job, tmp_path):
     assert figures(disturbed, ALONE)["figures"] == pytest.approx(expected, rel=1e-6), "resumed by one process"
 
 
-def test_a_lost_process_hides_no_cause(monkeypatch, tmp_path):
+def test_a_lost_process_does_not_hide_the_cause(monkeypatch, tmp_path):
     monkeypatch.setenv("MAMMOPIPE_BASE", str(tmp_path))
 
     def fail(error):

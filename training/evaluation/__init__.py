@@ -1,5 +1,5 @@
-"""Parts of the evaluation job: data, candidates, calibration, selection, audit of fitted values, export.
+"""Steps of the evaluation job: data, candidates, calibration, selection, audit of fitted values, export.
 
-`calibration` fits temperatures and chooses thresholds, `selection` chooses the network, both on validation alone;
+`calibration` fits temperatures and chooses thresholds, `selection` chooses the network, both only on validation;
 `config` holds the settings.
 """

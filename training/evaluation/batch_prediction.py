@@ -28,12 +28,12 @@ from mammopipe.training.networks.network import ImageNetwork, mean_over_flips
 BATCH = 16
 """Images per forward pass, at most."""
 _PIXELS_AT_ONCE = 800_000
-"""Most pixels of a forward pass, so that the maps of a batch of large images stay near the processor's cache."""
+"""Maximum number of pixels of a forward pass. Small batches are faster: their feature maps stay near the cache."""
 
 _IMAGES_AT_ONCE = 512
-"""Images held in memory at once. Each part is read once for all candidates."""
+"""Maximum number of images in memory. All candidates predict these images before the next ones are read."""
 LARGEST_DIFFERENCE = 1e-4
-"""Largest accepted difference of an output by folding, relative to the largest output; float32 rounds at 1e-7."""
+"""Largest accepted difference of an output after folding, relative to the largest output; float32 rounds at 1e-7."""
 
 
 def predict_split(
@@ -46,7 +46,7 @@ def predict_split(
 ) -> dict[str, Kind]:
     """Predict the images `<folder>/<image_id>.png` with every model, in float32 and evaluation mode.
 
-    Each image is decoded once for all models; at most a few hundred are in memory at a time.
+    Each image is decoded once for all models; at most `_IMAGES_AT_ONCE` are in memory.
 
     Args:
         kind: Class of the predictions; it determines the split.
@@ -65,7 +65,11 @@ def predict_split(
     parts: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in models}
     for images in _in_parts(records, folder, shape):
         for name, model in models.items():
-            parts[name].append(_logits(model, images, f"{name} on {folder.name}"))
+            batches = _batches(images, f"{name} on {folder.name}")
+            parts[name] += [
+                mean_over_flips(model.predict_logits, batch, both).numpy()
+                for batch, both in zip(batches, _mirrored(model, images), strict=True)
+            ]
     names = (
         tuple(item.image_id for item in records),
         tuple(item.patient_id for item in records),
@@ -124,7 +128,7 @@ def combined_views(model: LoadedModel, breasts: Sequence[Breast], logits: Floats
 def read_images(
     records: Sequence[ImageRecord], folder: Path, *, shape: tuple[int, int]
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield the images, float32 of `shape` (H, W) in [0, 1]; at most a few hundred are in memory at a time."""
+    """Yield the images, float32 of `shape` (H, W) in [0, 1]; at most `_IMAGES_AT_ONCE` are in memory."""
     for images in _in_parts(records, folder, shape):
         yield from (images[index][0][0].numpy() for index in range(len(images)))
 
@@ -132,9 +136,10 @@ def read_images(
 def forward(
     model: LoadedModel, records: Sequence[ImageRecord], folder: Path
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-    """Yield, batch after batch, what a network makes of images.
+    """Yield a network's outputs for images, batch by batch.
 
-    With `test_flips`, the mirror images of craniocaudal views count in the logits; the maps are of the images alone.
+    With `test_flips`, the logits of craniocaudal views are means with those of the mirror images. The feature maps are
+    always those of the image itself, so that heatmaps fit it.
 
     Yields:
         The position of the first image, the images (N, 1, H, W), their logits (N, classes), and their last feature
@@ -169,15 +174,6 @@ def _in_parts(records: Sequence[ImageRecord], folder: Path, shape: tuple[int, in
         yield ImageDataset(records[start : start + _IMAGES_AT_ONCE], folder, shape=shape, description=folder.name)
 
 
-def _logits(model: LoadedModel, images: ImageDataset, title: str) -> npt.NDArray[np.float32]:
-    return np.concatenate(
-        [
-            mean_over_flips(model.predict_logits, batch, both).numpy()
-            for batch, both in zip(_batches(images, title), _mirrored(model, images), strict=True)
-        ]
-    )
-
-
 def mirrored(model: LoadedModel, records: Sequence[ImageRecord]) -> npt.NDArray[np.bool_]:
     """Return, for each image, whether the model judges it together with its mirror image (`test_flips`)."""
     flips = bool(model.description.get("test_flips", False))
@@ -190,7 +186,7 @@ def _mirrored(model: LoadedModel, images: ImageDataset) -> Sequence[Tensor]:
 
 
 def _batch_size(images: ImageDataset) -> int:
-    """Return the images of a forward pass."""
+    """Return the number of images of a forward pass."""
     return max(1, min(BATCH, _PIXELS_AT_ONCE // (images.shape[0] * images.shape[1])))
 
 
@@ -203,12 +199,13 @@ def _batches(images: ImageDataset, title: str) -> Iterator[Tensor]:
 def folded(network: ImageNetwork, images: Tensor) -> ImageNetwork:
     """Return a copy of a network, in evaluation mode, without the batch normalisations that follow a convolution.
 
-    In evaluation mode, batch normalisation multiplies each channel by a constant and adds another. Both can be part of
-    the convolution's weights and bias (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section 3.2).
+    In evaluation mode, batch normalisation multiplies each channel by a constant and adds another. Both constants can
+    be merged into the convolution's weights and bias (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section
+    3.2).
 
-    A normalisation is folded if it gets exactly the output of a convolution. Whether nothing else uses that output is
-    checked by the result: if logits or feature maps for `images` differ by more than `LARGEST_DIFFERENCE`, the network
-    itself is returned.
+    A normalisation is folded if its input is exactly the output of a convolution. If anything else also uses that
+    output, folding changes the result. The result is therefore compared: if logits or feature maps for `images` differ
+    by more than `LARGEST_DIFFERENCE`, the function returns the original network.
 
     Args:
         network: The network, in evaluation mode and float32; it stays unchanged.
@@ -259,17 +256,19 @@ def _pairs(network: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, nn.Batch
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(convolved))
-        # Subclasses, such as those of timm, may also activate. Without running statistics, each batch has its own.
+        # `type() is`, because subclasses, such as those of timm, may include an activation. Without running statistics
+        # a normalisation is not constant: each batch has its own.
         elif type(module) is nn.BatchNorm2d and module.track_running_stats:
             hooks.append(module.register_forward_pre_hook(normalised))
     network(images)
     for hook in hooks:
         hook.remove()
+    # A module that is called twice has a second use that folding would change.
     return [pair for pair in found if all(calls[module] == 1 for module in pair)]
 
 
 def _fold(convolution: nn.Conv2d, normalisation: nn.BatchNorm2d) -> None:
-    """Change the convolution so that it also normalises."""
+    """Merge the normalisation into the convolution's weights and bias, in place."""
     mean, variance = normalisation.running_mean, normalisation.running_var
     assert mean is not None and variance is not None
     weight, bias = fuse_conv_bn_weights(

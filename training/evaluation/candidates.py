@@ -1,4 +1,4 @@
-"""Values of `evaluation.json` for each candidate, for the selected one, and for the majority baseline."""
+"""Computes the values of `evaluation.json` for each candidate, the selected one, and the majority baseline."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -43,7 +43,7 @@ from mammopipe.training.networks.model_directory import LoadedModel
 Draws = Mapping[Split, Resamples]
 """Bootstrap draws of each split's images; all metrics share them."""
 OF_A_DEAL: tuple[Metric, ...] = (macro_auc, malignant_auc, balanced_accuracy, log_loss)
-"""The figures of each deal of patients to folds."""
+"""The metrics of each deal (one assignment of patients to folds)."""
 
 
 def candidate_figures(
@@ -56,7 +56,7 @@ def candidate_figures(
 ) -> dict[str, Any]:
     """Return how a candidate was trained, and all its metrics on validation and test.
 
-    `compared` holds the metrics with comparison of the breasts, or null where breasts are not compared.
+    `compared` holds the metrics with comparison of the breasts; it is null where breasts are not compared.
     """
     training, calibration = model.description["training"], judged.fit.calibration
     measured = {
@@ -88,9 +88,10 @@ def candidate_figures(
 def _compared(
     comparison: Comparison, alone: Calibration, judged: Sequence[Predictions], draws: Draws, rule: BreastRule
 ) -> dict[str, Any]:
-    """Return the weight, the calibration and, for each split, the metrics of the patients with both breasts.
+    """Return the comparison's weight and calibration and, for each split, the metrics of patients with both breasts.
 
-    `by_negatives` compares them with the scores of the same images by themselves, whose calibration is `alone`.
+    `by_negatives` compares these metrics with those of the same images without comparison; `alone` is the calibration
+    of the latter.
     """
     found: dict[str, Any] = {
         "weight": comparison.weight,
@@ -127,7 +128,7 @@ def selected_figures(
 ) -> dict[str, Any]:
     """Return the selected candidate's metrics without plot data, its subgroups and its operating points.
 
-    `where` names what the figure that chose was measured on: validation, or out-of-fold predictions.
+    `where` names the predictions that the selection used: validation, or out-of-fold.
     """
     judged = choice.candidates[choice.selected]
     figures = {
@@ -137,7 +138,7 @@ def selected_figures(
         }
         for split in (Split.VALIDATION, Split.TEST)
     }
-    # A pipeline definition cannot round a number, and people read the gate's message.
+    # The number as text, because a pipeline definition cannot round one for the gate's message.
     figure = f"{candidate['validation']['macro_auc']['value']:.4f}"
     return {
         "cnn": choice.selected,
@@ -180,7 +181,7 @@ def baseline(data: SegmentedData, rows: Mapping[Split, Sequence[ImageRecord]], d
     """
     learnt = data.cases(data.originals(Split.TRAIN))
     counts = np.bincount(class_indices(learnt, data.classes), minlength=len(data.classes))
-    frequencies: Floats = counts / max(len(learnt), 1)
+    frequencies: Floats = counts / max(len(learnt), 1)  # Without images, all 0; the next line raises then.
     if not frequencies.any():
         raise ManifestError(
             f"{data.folder}: split=train has no original image; the majority class is that of the training images"
@@ -196,14 +197,14 @@ def baseline(data: SegmentedData, rows: Mapping[Split, Sequence[ImageRecord]], d
 def deal_figures(
     held: OutOfFold | None, records: Sequence[ImageRecord], other_breast: float, rule: BreastRule
 ) -> dict[str, Any]:
-    """Return `deals` of a candidate: the figures of each deal of patients to folds, as a run of it alone has them.
+    """Return `deals` of a candidate: the metrics of each deal, as a run with only this deal would report them.
 
-    The intervals of a figure resample patients. They hold fixed which patients were in which fold, and the training.
-    Where a cross-validation deals the patients to folds several times (`training.deals`), the differences between the
-    deals show how much both matter. They do not show how the figure would differ with other patients.
+    A deal is one assignment of patients to folds; a cross-validation may repeat it (`deals`). The interval of a metric
+    resamples patients; the assignment and the training stay fixed. The differences between deals show how much the
+    assignment and the training matter. They do not show how the metric would differ with other patients.
 
-    Each deal has its own calibration. `compared` is of the images of patients with both breasts, or null where breasts
-    are not compared.
+    Each deal has its own calibration. `compared` holds the metrics of patients with images of both breasts; it is null
+    where breasts are not compared.
 
     Args:
         held: The candidate's out-of-fold logits; `None` without cross-validation.
@@ -218,15 +219,16 @@ def deal_figures(
     deals = held.each_deal if held is not None else ()
     if len(deals) < 2:
         return {"number": len(deals), "alone": None, "compared": None}
-    alone, beside = [], []
+    alone, with_comparison = [], []
     for deal in deals:
-        said = deal.predictions(records)
-        alone.append(_values(said.labels, said.probabilities(calibrate(said).calibration)))
-        comparison = fit_comparison(said, other_breast, rule)
+        predictions = deal.predictions(records)
+        alone.append(_values(predictions.labels, predictions.probabilities(calibrate(predictions).calibration)))
+        comparison = fit_comparison(predictions, other_breast, rule)
         if comparison is not None:
-            kept, _ = compared(said, other_breast)
-            beside.append(_values(kept.labels, kept.probabilities(comparison.calibration)))
-    return {"number": len(deals), "alone": _spread(alone), "compared": _spread(beside) if beside else None}
+            kept, _ = compared(predictions, other_breast)
+            with_comparison.append(_values(kept.labels, kept.probabilities(comparison.calibration)))
+    compared_figures = _spread(with_comparison) if with_comparison else None
+    return {"number": len(deals), "alone": _spread(alone), "compared": compared_figures}
 
 
 def _values(labels: Integers, probabilities: Floats) -> dict[str, float]:
@@ -241,6 +243,7 @@ def _spread(deals: Sequence[dict[str, float]]) -> dict[str, dict[str, Any]]:
             "mean": float(np.mean(values)),
             "lowest": min(values),
             "highest": max(values),
+            # ddof=1, because the deals are a sample of all possible assignments.
             "standard_deviation": float(np.std(values, ddof=1)),
         }
         for name, values in found.items()

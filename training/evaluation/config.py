@@ -31,41 +31,42 @@ class EvaluationConfig(Settings):
     )
     choose_by: ChooseBy = Field(
         default=ChooseBy.MACRO_AUC,
-        description="the validation figure, the higher the better, that chooses the best epoch of each training, the "
-        "network, and, with min_choice, whether it is registered",
+        description="the validation figure that chooses the best epoch of each training and the network (the highest "
+        "wins) and, with min_choice, decides whether the network is registered",
     )
     choose_level: Level = Field(
-        default=Level.IMAGE, description="the cases of that figure: images, breasts or patients; macro_auc has images"
+        default=Level.IMAGE,
+        description="the cases that `choose_by` is computed on: images, breasts or patients; macro_auc needs images",
     )
     min_choice: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="value of that figure below which nothing is registered, in addition to min_macro_auc; 0 sets no "
-        "limit",
+        description="value of the figure `choose_by` below which nothing is registered, in addition to min_macro_auc; "
+        "0 sets no limit",
     )
     bootstrap: int = Field(
-        default=500, ge=100, le=100_000, description="bootstrap samples, by patient, behind each interval"
+        default=500, ge=100, le=100_000, description="bootstrap samples of each interval, drawn by patient"
     )
     breast_rule: BreastRule = Field(
-        default=BreastRule.MEAN, description="how the scores of a breast's views become one"
+        default=BreastRule.MEAN, description="how the scores of a breast's views are combined"
     )
     other_breast: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="share of the other breast's mean logits that is taken off before breasts are scored; 0 compares "
-        "nothing",
+        description="share of the other breast's mean logits that is subtracted before breasts are scored; 0 turns the "
+        "comparison off",
     )
     predict_training: bool = Field(
         default=False,
-        description="whether `predictions.csv` also has the training images, marked by split `train`; they enter no "
-        "figure. Probabilities of images that a network has learnt from say nothing about other images",
+        description="whether `predictions.csv` also has the training images, with split `train`; no figure uses them. "
+        "Probabilities of images that a network was trained on say nothing about other images",
     )
 
     @model_validator(mode="after")
     def _check(self) -> "EvaluationConfig":
-        """Raise `ConfigError` for a figure that the level does not have."""
+        """Raise `ConfigError` for a figure that is not defined for the level."""
         check_choice(self.choose_by, self.choose_level)
         return self
 
@@ -82,5 +83,5 @@ class EvaluationJobConfig(EvaluationConfig):
     seed: int = Field(default=0, ge=0, description="seed of the resamples")
 
     def resamples(self, records: Sequence[ImageRecord]) -> Resamples:
-        """Return the bootstrap draws of a split's patients; all intervals share them, so that candidates compare."""
+        """Return the bootstrap draws of a split's patients; all candidates share them, so their intervals compare."""
         return Resamples.draw([record.patient_id for record in records], n=self.bootstrap, seed=self.seed)

@@ -34,7 +34,7 @@ from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.model_directory import LoadedModel
 
 FOLD = "fold-"
-"""Beginning of the name of a fold's folder."""
+"""Prefix of the name of a fold's folder."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class SegmentedData:
     out_of_fold: Mapping[str, OutOfFold] = field(default_factory=dict)
     """Out-of-fold predictions of each candidate, if cross-validated. Validation is then the whole development set."""
     question: Question = Question.CLASSES
-    """What the candidates were asked."""
+    """Which classes the candidates predict: those of the dataset, or malignant or not."""
     level: Level = Level.IMAGE
     """What the candidates judge: images, or breasts by all their views."""
 
     @cached_property
     def classes(self) -> Classes:
-        """The classes that the candidates tell apart.
+        """The classes that the candidates predict.
 
         Raises:
             LabelError: The images are of one class.
@@ -63,10 +63,10 @@ class SegmentedData:
         return classes_of((record.label for record in self.records), self.question, where=str(self.folder))
 
     def asked_as(self, models: Mapping[str, LoadedModel]) -> "SegmentedData":
-        """Return the data with the question that the models were asked, and with what they judge.
+        """Return the data with the models' question and level.
 
         Raises:
-            ConfigError: The models have different classes, or those of other data, or judge different cases.
+            ConfigError: The models differ in classes or level, or their classes are not those of the data.
         """
         levels = {model.level: name for name, model in models.items()}
         if len(levels) > 1:
@@ -99,7 +99,7 @@ class SegmentedData:
 
     @property
     def protocol(self) -> SplitProtocol:
-        """The split protocol, which states what the splits keep together."""
+        """The split protocol, which defines which images must be in the same split."""
         return _protocol(self.stage, self.folder)
 
     def with_out_of_fold(self, found: Mapping[str, OutOfFold | None]) -> "SegmentedData":
@@ -118,11 +118,11 @@ class SegmentedData:
         return replace(self, out_of_fold={name: item.of(rows) for name, item in held.items()})
 
     def require_alone(self, other_breast: float) -> None:
-        """Raise `ConfigError` where breasts would be compared (`other_breast`) that are judged by all their views."""
+        """Raise `ConfigError` if breasts should be compared (`other_breast`) but the models already judge breasts."""
         if other_breast and self.level is Level.BREAST:
             raise ConfigError(
-                f"--other-breast={other_breast} must be 0 for models that judge breasts: they learn themselves how to "
-                "compare them (hyperparameter other_side)"
+                f"--other-breast={other_breast} must be 0 for models that judge breasts: such models learn the "
+                "comparison themselves (hyperparameter other_side)"
             )
 
     @property
@@ -170,7 +170,7 @@ class SegmentedData:
         return self.cases(self.images(split))
 
     def cases(self, images: tuple[ImageRecord, ...]) -> tuple[ImageRecord, ...]:
-        """Return the images, or where breasts are judged, one row for each breast that they show."""
+        """Return the images; with `Level.BREAST`, one row for each breast that they show."""
         if self.level is Level.IMAGE:
             return images
         return tuple(breast.record for breast in breasts_of(images, self.classes, other_side=False))
@@ -204,11 +204,11 @@ class SegmentedData:
 
     def in_folders(self, rows: Sequence[ImageRecord]) -> list[tuple[list[ImageRecord], Path]]:
         """Return consecutive rows of the same folder together with that folder; the order of the rows stays."""
-        parts = [(split, list(part)) for split, part in groupby(rows, key=lambda record: record.split)]
-        return [(part, self.image_folder(split)) for split, part in parts if split is not None]
+        grouped = [(split, list(members)) for split, members in groupby(rows, key=lambda record: record.split)]
+        return [(members, self.image_folder(split)) for split, members in grouped if split is not None]
 
     def labels(self) -> dict[str, int]:
-        """Return the number of originals by the label of their table, over all splits."""
+        """Return the number of originals of each label in the dataset's table, over all splits."""
         found = Counter(record.label for record in self.records if not record.source_image_id)
         return {str(label): found[label] for label in counted_labels(found)}
 
@@ -259,7 +259,7 @@ def read_stage(folder: Path) -> dict[str, Any]:
 def read_candidates(folder: Path, scratch: Path, preprocess: PreprocessConfig) -> dict[str, LoadedModel]:
     """Load the models of `<folder>/<cnn>/model.tar.gz` and the ensembles of `<folder>/<cnn>/fold-*/model.tar.gz`.
 
-    Their batch normalisations are folded into the convolutions, which gives the same figures in a fraction of the time.
+    Their batch normalisations are folded into the convolutions for faster inference (`folded`).
 
     Args:
         folder: Folder of the archives.
@@ -296,7 +296,11 @@ def _unpack_candidate(archives: Sequence[Path], target: Path) -> None:
         unpack(archives[0], target)
         return
     if len(of_folds) < len(archives):
-        raise ConfigError(f"{archives[0]}: a whole model beside the models of {len(of_folds)} folds; keep either")
+        raise ConfigError(
+            f"{archives[0]}: a complete model next to the models of {len(of_folds)} folds; keep either the complete "
+            "model or the folds"
+        )
+    # A hidden folder, because `target` itself becomes the model directory of the ensemble.
     folders = [target.with_name(f".{target.name}") / archive.parent.name for archive in archives]
     for archive, folder in zip(archives, folders, strict=True):
         unpack(archive, folder)
@@ -308,5 +312,5 @@ def _check_fit(archive: Path, trained: PreprocessConfig, given: PreprocessConfig
     if trained != given:
         raise ConfigError(
             f"{archive}: preprocess digest {trained.digest} is not that of the images, {given.digest}; "
-            f"a model is judged on images made as those it was trained on"
+            f"a model must be evaluated on images with the same preprocessing as in its training"
         )

@@ -18,7 +18,8 @@ def by_level(
 ) -> dict[str, Any]:
     """Return the metrics of each level.
 
-    A level with the same cases as a previous level only names that level (`same_as`).
+    A level with as many cases as a previous level has the same cases, for example if each breast has one image. It gets
+    no metrics of its own but names that level (`same_as`).
 
     Args:
         cases: Cases of each level.
@@ -38,8 +39,8 @@ def by_level(
 def detection(cases: Cases, thresholds: Mapping[Goal, float], resamples: Resamples) -> dict[str, Any]:
     """Return all metrics of malignant against all other classes, with intervals by patient.
 
-    `expected_over_observed` shows how far the scores of a level may be read as probabilities: only those of images, or
-    of breasts where breasts are judged, are calibrated.
+    `expected_over_observed` shows whether the scores of a level are calibrated probabilities: only those of the level
+    that the model judges are.
     `pf1_floor` is the probabilistic F1 with a score of 1 for every case, a baseline without information.
     `sensitivity_at_specificity` and `specificity_at_sensitivity` come from the ROC curve of these cases; the metrics
     under `operating_points` use the given thresholds.

@@ -43,7 +43,7 @@ def complete(
         data: The segmented images.
         model: The selected model.
         folder: Its model directory.
-        outputs: What it makes of the images of validation.
+        outputs: Its outputs for the validation images.
 
     Returns:
         The evaluation with the audit of the new fits and the result of the export.
@@ -56,9 +56,13 @@ def complete(
     description["reference"] = {**reference.save(folder), "distributions": distributions}
     whole = audited(evaluation["leakage"], fits, [], data.records)
     whole["fitted"] = description["fitted"] = [*evaluation["fitted"], *whole["fitted"]]
-    read = partial(_read, rows, data, model.input_shape)
+
+    def read(places: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
+        for part, folder in data.in_folders([rows[place] for place in places]):
+            yield from read_images(part, folder, shape=model.input_shape)
+
     breasts = _breasts(model, rows, logits, features)
-    # The model as it is served: that of the evaluation has its batch normalisations folded.
+    # Loaded again without folding, because the exported network must be the one that is served.
     served = model_directory.load(folder)
     export = export_network(served, folder, description, read, logits, mirrored(model, rows), breasts)
     if export.shipped:
@@ -69,7 +73,7 @@ def complete(
 
 
 def _breasts(model: LoadedModel, rows: Sequence[ImageRecord], logits: Floats, features: Floats) -> BreastParity | None:
-    """Return how breasts are compared after the export; `None` for a model that judges images."""
+    """Return how to check the exported network's logits of breasts; `None` for a model that judges images."""
     if model.level is Level.IMAGE:
         return None
     combine = partial(combined_views, model, breasts_of(rows, model.classes, other_side=model.other_side))
@@ -96,7 +100,10 @@ def _reference(
     rows = data.images(Split.VALIDATION)
     held = data.out_of_fold.get(evaluation["selected"]["cnn"])
     references = rows if held else spaced_sample(data.originals(Split.TRAIN))
-    trained_on = features if held else _logits_and_features(model, data, references)[1]
+    trained_on = features
+    if held is None:
+        parts = [logits_and_features(model, part, folder)[1] for part, folder in data.in_folders(references)]
+        trained_on = np.concatenate(parts)
     calibration = Calibration.read(evaluation["candidates"][evaluation["selected"]["cnn"]], data.classes)
     probabilities = calibration.probabilities(held.logits if held else logits)
     malignant = data.classes.index(Label.MALIGNANT)
@@ -116,24 +123,12 @@ def _reference(
     )
 
 
-def _logits_and_features(model: LoadedModel, data: SegmentedData, rows: Sequence[ImageRecord]) -> tuple[Floats, Floats]:
-    parts = [logits_and_features(model, part, folder) for part, folder in data.in_folders(rows)]
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-
-
-def _read(
-    rows: Sequence[ImageRecord], data: SegmentedData, shape: tuple[int, int], places: Sequence[int]
-) -> Iterator[npt.NDArray[np.float32]]:
-    for part, folder in data.in_folders([rows[place] for place in places]):
-        yield from read_images(part, folder, shape=shape)
-
-
 def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Return the selected model's `model.json` with calibration, operating points and metrics filled in."""
     selected = evaluation["selected"]
     side_by_side = selected["compared"]
     comparison = {key: side_by_side[key] for key in ("weight", "temperature", "intercepts")} if side_by_side else None
-    # A model that judges breasts takes a single image for a breast with one view, at the thresholds of breasts.
+    # A model that judges breasts treats a single image as a breast with one view and uses the thresholds of breasts.
     candidate, images = evaluation["candidates"][selected["cnn"]], selected["validation"][evaluation["level"]]
     return {
         **description,
@@ -171,7 +166,7 @@ def _image_point(target: float, images: Mapping[str, Any], goal: str) -> dict[st
 def _prevalence(levels: Mapping[str, Any]) -> dict[str, float]:
     """Return the proportion of malignant images, breasts and patients; `same_as` refers to a previous level.
 
-    Where breasts were judged, an image is a breast with one view, and has their proportion.
+    For a model that judges breasts, images get the proportion of breasts, because an image is a breast with one view.
     """
     shares = {}
     for level in Level:

@@ -1,7 +1,7 @@
 """Records which images each fitted value used; verifies that none is from the test split.
 
-A clean split does not guarantee a clean evaluation: a temperature, threshold or mean that was fitted with a single test
-image also makes the test metrics too good. Therefore everything that is fitted names its images.
+A split without leaks does not guarantee an unbiased evaluation: a temperature, threshold or mean that was fitted with a
+single test image also makes the test metrics too good. Each fitted value therefore records its images.
 """
 
 import hashlib
@@ -97,7 +97,13 @@ def audit_comparison(
         return []
     fitted = fit_comparison(validation, used.weight, rule)
     if fitted is None:
-        return [Leak("not-from-validation", (), f"{name}: breasts are compared, and validation has none to compare")]
+        return [
+            Leak(
+                "not-from-validation",
+                (),
+                f"{name}: breasts are compared, but no patient of validation has images of both breasts",
+            )
+        ]
     pairs = _pairs(" of compared breasts", used.calibration, fitted.calibration)
     pairs += [
         (f"threshold {goal} of the compared {level}", value, fitted.thresholds[level].get(goal, math.nan))
@@ -125,6 +131,7 @@ def _not_from(validation: ValidationPredictions, name: str, pairs: Sequence[tupl
             f"{len(validation.image_ids)} images of validation it is {expected:.6g}",
         )
         for what, value, expected in pairs
+        # `not <=` instead of `>`, so that NaN, which stands for an absent threshold, differs from every value.
         if not abs(value - expected) <= _SAME * max(1.0, abs(expected))
     ]
 
@@ -142,8 +149,8 @@ def audit_training(digests: Mapping[str, str], records: Sequence[ImageRecord], f
         Leak(
             "trained-on-other-films",
             (),
-            f"{name}: weights, and the statistics in them, were fitted on images "
-            f"of digest {digest[:12]}; those of {Split.TRAIN} and {Split.VALIDATION} have {expected[:12]}",
+            f"{name}: weights and batch statistics were fitted on images with digest {digest[:12]}; those of "
+            f"{Split.TRAIN} and {Split.VALIDATION} have digest {expected[:12]}",
         )
         for name, digest in sorted(digests.items())
         if digest != expected
@@ -153,13 +160,13 @@ def audit_training(digests: Mapping[str, str], records: Sequence[ImageRecord], f
 def audit_folds(name: str, held: OutOfFold, records: Sequence[ImageRecord], protocol: SplitProtocol) -> list[Leak]:
     """Return a finding for each patient (or other unit of the protocol) whose images are in two folds.
 
-    For such a patient, a fold's network was trained on another image of the patient whose image it predicts.
+    The network of such a fold was trained on other images of a patient whose held-out image it predicts.
 
     Args:
         name: Name of the candidate.
         held: Its out-of-fold predictions.
         records: The held-out images, in any order.
-        protocol: What the folds keep together.
+        protocol: Defines which images must be in the same fold.
     """
     members: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
     for record, fold in zip(records, held.of(records).folds.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Joins the models of the folds, each trained by a job of its own, to one candidate: their ensemble."""
+"""Joins the models of the folds, each trained by its own job, to an ensemble, which is one candidate."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ FINAL = "ensemble of the folds' networks"
 _OF_A_FOLD = frozenset({"training", "metrics", "weights_sha256", "files"})
 """Keys of `model.json` that may differ from fold to fold."""
 _ALIKE = ("data_digest", "code_digest", "epochs_run")
-"""Keys of `training` that may not."""
+"""Keys of `training` that must be the same in all folds."""
 
 
 def join_folds(folders: Sequence[Path], target: Path) -> None:
@@ -27,7 +27,7 @@ def join_folds(folders: Sequence[Path], target: Path) -> None:
         target: The model directory to write.
 
     Raises:
-        ConfigError: A fold is missing or there twice, the folds differ in data, code or settings, or an image was held
+        ConfigError: A fold is missing or occurs twice, the folds differ in data, code or settings, or an image was held
             out twice.
     """
     loaded = {folder: model_directory.load(folder) for folder in folders}
@@ -37,7 +37,7 @@ def join_folds(folders: Sequence[Path], target: Path) -> None:
     columns, rows = _held_out(ordered, descriptions)
     if len({row["image_id"] for row in rows}) < len(rows):
         raise ConfigError(
-            f"{target.name}: an image was held out in two folds; all folds must belong to the same division"
+            f"{target.name}: an image was held out in two folds; all folds must use the same assignment of images"
         )
     write_csv(target / FILE, columns, rows)
     found = [descriptions[folder] for folder in ordered]
@@ -59,7 +59,7 @@ def _check_folds(found: Mapping[Path, Mapping[str, Any]], name: str) -> None:
     first = next(iter(found.values()))
     folds = _stated(first).get("folds", 0)
     if numbers != list(range(folds)):
-        raise ConfigError(f"{name}: models of the folds {numbers}, where there must be one of each of {folds} folds")
+        raise ConfigError(f"{name}: models of the folds {numbers}; there must be one model of each of {folds} folds")
     for folder, description in found.items():
         differs = [key for key in first if key not in _OF_A_FOLD and description.get(key) != first[key]]
         differs += [f"training.{key}" for key in _ALIKE if description["training"][key] != first["training"][key]]
@@ -71,7 +71,7 @@ def _check_folds(found: Mapping[Path, Mapping[str, Any]], name: str) -> None:
 def _held_out(
     folders: Sequence[Path], descriptions: Mapping[Path, Mapping[str, Any]]
 ) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the columns and the rows of the folds' out-of-fold logits, fold after fold, as they were written."""
+    """Return the columns and the rows of the folds' out-of-fold logits, fold by fold, as in their files."""
     columns: list[str] = []
     rows: list[dict[str, str]] = []
     for folder in folders:

@@ -1,8 +1,10 @@
 """The pointing game: measures how often the maximum of an image's heatmap lies in an annotated lesion.
 
-Source: Zhang et al. 2018, "Top-down Neural Attention by Excitation Backprop" (https://arxiv.org/abs/1608.00507), but
-without their tolerance of 15 pixels. The heatmap is that of the image's true class. An empty heatmap counts as a miss.
-The chance level is the hit rate of a point drawn uniformly from the breast.
+The heatmap is that of the image's true class. An empty heatmap counts as a miss. The chance level is the hit rate of a
+point drawn uniformly from the breast.
+
+Source: Zhang et al. 2018, "Top-down Neural Attention by Excitation Backprop" (https://arxiv.org/abs/1608.00507). Their
+tolerance of 15 pixels is not used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +28,7 @@ from mammopipe.training.networks.model_directory import LoadedModel
 
 
 def asked(classes: Sequence[str]) -> tuple[Label, ...]:
-    """Return the classes of images that play: all but the first (normal or negative), which shows no lesion."""
+    """Return the classes that take part: all but the first (normal or negative), which shows no lesion."""
     return tuple(Label(name) for name in reversed(classes[1:]))
 
 
@@ -45,12 +47,12 @@ class Pointed:
     chance: float
     """Area of the circles within the breast, divided by the area of the breast."""
     empty: bool
-    """Whether the heatmap is empty: nothing in the image is evidence for its class."""
+    """Whether the heatmap is 0 everywhere: no position is evidence for the image's class."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network makes of images, in one pass over them."""
+    """A network's outputs for images, from one pass over them."""
 
     logits: Floats
     """(images, classes)."""
@@ -61,11 +63,11 @@ class Outputs:
 
 
 def outputs_of(model: LoadedModel, mammograms: Sequence[tuple[Sequence[ImageRecord], Path]]) -> Outputs:
-    """Return what a network makes of images; the heatmaps come from the feature maps of the same forward pass.
+    """Return a network's outputs for images; the heatmaps come from the feature maps of the same forward pass.
 
     Args:
         model: The model.
-        mammograms: Manifest rows of the images, in parts with the folder of each part.
+        mammograms: Manifest rows of the images, grouped by folder.
     """
     heatmaps, pointed, offset = Heatmaps(model), dict[int, Pointed](), 0
     logits, features = [], []
@@ -89,9 +91,9 @@ def takes_part(record: ImageRecord, classes: Sequence[str]) -> bool:
 def pointing_game(
     records: Sequence[ImageRecord], found: Mapping[int, Pointed], classes: Sequence[str], resamples: Resamples
 ) -> dict[str, Any]:
-    """Return the figures of the pointing game on a split.
+    """Return the metrics of the pointing game on a split.
 
-    Images without an annotated lesion are left out and counted.
+    Images without an annotated lesion do not take part; their number is reported.
 
     Args:
         records: Manifest rows of the split's images.

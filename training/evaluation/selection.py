@@ -34,9 +34,9 @@ class Candidate:
     validation: Mapping[str, Any]
     """Scorecard of the calibrated probabilities."""
     choice: Mapping[str, Any]
-    """The figure that chooses, with its name, level, value and interval."""
+    """The figure `choose_by`, with its name, level, value and interval."""
     comparison: Comparison | None = None
-    """How breasts are compared; `None` where they are not."""
+    """The fitted comparison of breasts; `None` where breasts are not compared."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def choose(
         validation: Validation predictions of each candidate by name.
         classes: Names of the classes.
         resamples: Bootstrap draws of the images' patients.
-        choice: The figure that chooses, and how the scores of a breast's views are combined.
-        other_breast: Weight of the other breast in the comparison; 0 compares nothing.
+        choice: The figure that selects the network, and how the scores of a breast's views are combined.
+        other_breast: Weight of the other breast in the comparison; 0 turns the comparison off.
 
     Raises:
         MetricError: Validation lacks a class, or the figure is undefined.
@@ -79,7 +79,8 @@ def choose(
         comparison = fit_comparison(predictions, other_breast, choice.rule)
         measured = choice.measured(predictions, fit.calibration, resamples)
         if measured["value"] is None:
-            raise MetricError(f"{name}: {choice.words} chooses the network and is {measured['reason']}")
+            raise MetricError(f"{name}: the network is chosen by its {choice.words}, which is {measured['reason']}")
         candidates[name] = Candidate(fit, thresholds, figures, measured, comparison)
+    # max returns the first of equal values, so ties go to the first name.
     selected = max(candidates, key=lambda name: float(candidates[name].choice["value"]))
     return Choice(candidates, selected)

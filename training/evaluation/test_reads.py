@@ -14,9 +14,9 @@ from mammopipe.training.model.description import WEIGHTS_FILE
 
 
 def earlier_reads(paths: ContainerPaths) -> list[read_register.Read] | None:
-    """Return the entries of the register that the job was given; `None` without one.
+    """Return the entries of the job's register of test reads; `None` if it has no register.
 
-    The job calls this before it reads a test image: a register that cannot be read ends it before there is a figure.
+    The job calls this before it reads a test image, so that an unreadable register ends it before any figure exists.
     """
     folder = paths.processing_input(read_register.NAME)
     return read_register.entries(folder) if folder.is_dir() else None
@@ -38,7 +38,7 @@ def register_read(
         data: The segmented images.
         model: The selected model's directory.
         paths: The container's folders.
-        earlier: The entries before this one (`earlier_reads`). Without a register, the account says so.
+        earlier: The entries before this one (`earlier_reads`); `None` without a register, which the result states.
 
     Returns:
         `test_reads` of `evaluation.json`.

@@ -76,7 +76,8 @@ class CheckpointStore:
 class _Summed:
     """A file that computes its SHA-256 while it is written.
 
-    AlexNet's checkpoint has 900 MB, too much to hold in memory twice.
+    AlexNet's checkpoint has 900 MB, which is too much to hold in memory a second time. The sum is therefore known only
+    at the end, and is the last part of the file.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -106,7 +107,7 @@ def _read(content: bytes) -> Saved | None:
 
 
 def code_digest() -> str:
-    """Return the SHA-256 of the source code of `processing` and `training`; changed code may train another model."""
+    """Return the SHA-256 of the source code of `processing` and `training`, because changed code may change a model."""
     digest = hashlib.sha256()
     for package in (processing, training):
         folder = Path(str(package.__file__)).parent
@@ -117,7 +118,7 @@ def code_digest() -> str:
 
 
 def data_digest(records: list[ImageRecord], files: Mapping[str, str]) -> str:
-    """Return the SHA-256 over the manifest rows and the files' sums of each split."""
+    """Return the SHA-256 over the manifest rows and, for each split, the SHA-256 of its files."""
     rows = [to_row(record) for record in sorted(records, key=lambda record: record.image_id)]
     return hashlib.sha256(json.dumps([rows, dict(files)], sort_keys=True).encode()).hexdigest()
 
@@ -128,12 +129,14 @@ def run_digest(**parts: Any) -> str:
 
 
 SIGTERM_EXIT = 128 + signal.SIGTERM
+"""Exit code of a process that SIGTERM ended, as a shell reports it."""
 
 
 class StopRequest:
     """Records whether SIGTERM was received.
 
-    SageMaker sends SIGTERM 120 seconds before it kills the job, and when it reclaims a spot instance.
+    SageMaker sends SIGTERM 120 seconds before it kills a job, also when it reclaims a spot instance. The handler only
+    records the signal, so that no step and no file is cut short; the training loop calls `check` between steps.
     """
 
     def __init__(self) -> None:

@@ -9,9 +9,9 @@ The final network is trained on all development images for that number of epochs
 it is the mean of the weights of the folds' networks, each trained for all epochs (`mammopipe.training.config.Final`;
 Wortsman et al. 2022, "Model soups").
 
-With several deals, patients are dealt to folds several times, each time with another seed. An image's out-of-fold
-logits are then the mean of those of the deals; the differences between the deals show how much the figures depend on
-the assignment of patients to folds and on the training.
+The cross-validation can be repeated; each repetition, a deal, assigns the patients to folds with another seed. An
+image's out-of-fold logits are then the mean over the deals. The differences between the deals show how much the metrics
+depend on the assignment of patients to folds and on the training.
 """
 
 from collections.abc import Callable, Sequence
@@ -68,10 +68,10 @@ def train_fold(
     pretrained: bool,
     where: FoldEnvironment,
 ) -> tuple[ImageNetwork, OneFold]:
-    """Train the network of the fold `config.fold` alone, for all epochs; the arguments are those of `cross_validate`.
+    """Train only the network of the fold `config.fold`, for all epochs; the arguments are those of `cross_validate`.
 
-    No epoch is chosen: the other folds are trained by other jobs, and a choice on the images that a fold is measured on
-    would make its figures too good.
+    No epoch is chosen. The other folds are trained by other jobs, so the epoch could only be chosen on the images that
+    this fold is evaluated on, which would make its metrics too good.
 
     Returns:
         The network, and its predictions of the images that the fold holds out.
@@ -126,7 +126,7 @@ def cross_validate(
         images: Development images with their copies. Where only the classifier learns, precomputed feature maps
             (`ImageMaps`) may replace them.
         config: Hyperparameters.
-        protocol: What the folds keep together.
+        protocol: Defines which images must be in the same fold.
         build: Returns the untrained network.
         pretrained: Whether the body has pretrained weights.
         where: Environment of the run.
@@ -135,7 +135,7 @@ def cross_validate(
         The final network, and the folds' predictions of the development images.
 
     Raises:
-        ManifestError: A fold, or the images without it, lacks a class.
+        ManifestError: A class has no image in a fold, or none outside of it.
     """
     # A body that does not learn is the same for every fold, so its feature maps are computed only once.
     given = learner(build().to(where.world.device), config, images)[1][0]
@@ -149,7 +149,8 @@ def cross_validate(
     progress = deals[0] if len(deals) == 1 else mean_of_deals(deals)
     network = build()
     if config.final is Final.MEAN:
-        learner(network.to(where.world.device), config)[0].load_state_dict(_mean(states))
+        mean = {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
+        learner(network.to(where.world.device), config)[0].load_state_dict(mean)
         return network, progress
     progress.refit_losses = refit(
         network,
@@ -175,7 +176,7 @@ def _one_deal(
     pretrained: bool,
     where: FoldEnvironment,
 ) -> tuple[list[TrainingProgress], CrossValidated]:
-    """Deal the patients to folds by the seed of `config`, and train the network of each fold."""
+    """Assign the patients to folds by the seed of `config`, and train the network of each fold."""
     folds = np.array(assign_folds(given.records, config.folds, seed=config.seed, protocol=protocol))
     judged = _judged(given, protocol)
     held_out = [np.flatnonzero((folds == fold) & judged) for fold in range(config.folds)]
@@ -186,15 +187,11 @@ def _one_deal(
         fold_images = given.part(places.tolist())
         _require_every_class(learnt, f"without fold {fold}")
         _require_every_class(fold_images, f"fold {fold}")
-        # The precision is measured once, so that all folds use the same number format.
+        # The fastest number format is measured once: the folds of one candidate must not differ in it.
         settings = config.replace(precision=done[0].precision) if done else config
         store = where.store(f"{prefix}fold-{fold}")
         done.append(_fold(fold, learnt, fold_images, settings, build, store, pretrained=pretrained, where=where))
     return done, _together(given, held_out, done, config)
-
-
-def _mean(states: Sequence[State]) -> State:
-    return {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
 
 
 def _require_every_class(images: Images, what: str) -> None:
@@ -263,18 +260,18 @@ def _together(
     part = images.part(np.concatenate(held_out)[order].tolist())
     folds = np.repeat(np.arange(len(held_out)), [len(places) for places in held_out])[order]
 
-    def said(epoch: int) -> NDArray[np.float32]:
+    def logits_of(epoch: int) -> NDArray[np.float32]:
         # A fold that stopped early contributes the predictions of its last epoch.
         return np.concatenate([fold.logits[min(epoch, len(fold.logits)) - 1] for fold in done])[order]
 
     last, choice = max(len(fold.history) for fold in done), config.choice
-    history = [_epoch(epoch, said(epoch), part, done, choice) for epoch in range(1, last + 1)]
+    history = [_epoch(epoch, logits_of(epoch), part, done, choice) for epoch in range(1, last + 1)]
     best = [fold.best_epoch for fold in done]
-    epoch = median_low(best)
+    epoch = median_low(best)  # With an even number of folds, the lower of the two middle epochs: a whole number.
     return CrossValidated(
         done[0].precision,
         history,
-        logits=[said(epoch)],
+        logits=[logits_of(epoch)],
         records=part.records,
         folds=folds.tolist(),
         epoch=epoch,

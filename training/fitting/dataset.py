@@ -1,6 +1,6 @@
 """Datasets of segmented images as tensors.
 
-Images are stored as 16-bit pixels. Training images get random variations, noise and holes each time they are used.
+Images are kept as 16-bit pixels. Training images get random variations, noise and holes each time they are used.
 """
 
 import hashlib
@@ -49,7 +49,8 @@ class ImageDataset(Dataset[Item]):
             records: Manifest rows of the images.
             folder: Folder of the files.
             shape: Expected (H, W) of every image, in pixels.
-            classes: The classes; `None` takes the three, or the two where a record is negative.
+            classes: The classes; with `None`, normal, benign and malignant, or negative and malignant if a record is
+                labelled negative.
             description: Name of the images in progress bars.
             cache: Where decoded images are kept.
             world: The processes of the job.
@@ -131,7 +132,7 @@ class Counted(Protocol):
 
 
 def require_every_class(dataset: Counted, split: Split) -> None:
-    """Raise `ManifestError` if the split lacks a class: such a class could be neither learnt nor measured."""
+    """Raise `ManifestError` if the split lacks a class, which could then be neither learnt nor evaluated."""
     missing = [str(label) for label, count in dataset.counts().items() if count == 0]
     if missing:
         case = "image" if isinstance(dataset, ImageDataset) else "breast"
@@ -169,7 +170,7 @@ class TrainingImages(Dataset[Item]):
         lesions = record.lesions
         key = (self.config.seed, draw.epoch, draw.position)
         if self.config.augment:
-            # A separate random stream, so that noise and holes do not depend on whether `augment` is on.
+            # A random stream of its own (1), so that noise and holes are the same with and without `augment`.
             varied, lesions = vary(
                 image[0].numpy(), lesions, generator(*key, 1), self.variation, craniocaudal=record.view is View.CC
             )
@@ -191,7 +192,7 @@ def disturb(image: NDArray[np.float32], random: np.random.Generator, *, noise: f
     """
     if noise > 0:
         deviation, tissue = float(random.uniform(0, noise)), image > 0
-        # By torch, which draws normal numbers in a third of NumPy's time: they are most of the work of a batch.
+        # torch draws normal numbers in a third of NumPy's time, and they are most of the work of preparing a batch.
         source = torch.Generator().manual_seed(int(random.integers(1 << 63)))
         drawn = torch.empty(int(np.count_nonzero(tissue))).normal_(0, deviation, generator=source).numpy()
         drawn += image[tissue]

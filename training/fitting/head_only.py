@@ -1,4 +1,4 @@
-"""Training of the classifier alone, on feature maps that the pretrained body computes once for every image."""
+"""Training of only the classifier, on feature maps that the pretrained body computes once for every image."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -20,7 +20,7 @@ MapItem = tuple[Tensor, int, str]
 """Feature maps (channels, h, w) float32, class index, image id."""
 
 _BATCH = 8
-"""Images per forward pass. It changes the feature maps only by rounding."""
+"""Images per forward pass. Another number changes the feature maps only by rounding."""
 
 
 class HeadAlone(nn.Module):
@@ -42,7 +42,7 @@ class HeadAlone(nn.Module):
 
 
 class ImageMaps(Dataset[MapItem]):
-    """A dataset of the images' feature maps, as computed in serving; all are kept in memory."""
+    """A dataset of the images' feature maps, computed in evaluation mode as in serving; all are kept in memory."""
 
     def __init__(self, network: ImageNetwork, images: ImageDataset, maps: Tensor | None = None) -> None:
         """Compute the feature maps on the network's device; the network stays unchanged.
@@ -50,7 +50,7 @@ class ImageMaps(Dataset[MapItem]):
         Args:
             network: The network.
             images: The images.
-            maps: The images' feature maps, (images, channels, h, w), where they were computed before.
+            maps: The images' feature maps, (images, channels, h, w), if they are already computed.
         """
         self.records, self.labels, self.classes = images.records, images.labels, images.classes
         self.rows: Sequence[int] = range(len(images))

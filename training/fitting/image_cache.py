@@ -1,4 +1,4 @@
-"""Caches decoded training images in memory, or decodes them on each use to bound the memory."""
+"""Caches decoded training images in memory, or decodes them on each use to limit the memory."""
 
 import hashlib
 import tempfile
@@ -20,6 +20,7 @@ from mammopipe.training.fitting.distributed import ALONE, World, of_host, wait_f
 SHARE_OF_MEMORY = 0.25
 """Proportion of the host's memory that decoded images may use with `Cache.AUTO`."""
 _BYTES_A_PIXEL = 2
+"""Images are kept as uint16."""
 
 Pixels = NDArray[np.uint16]
 
@@ -39,15 +40,15 @@ class ImageCache(Protocol):
 
 
 class ImagesOnDisk:
-    """Images that are decoded on each use; each time, their SHA-256 is compared with that at the start."""
+    """Images that are decoded on each use, after a check that their SHA-256 is still that of the start."""
 
     def __init__(
         self, records: Sequence[ImageRecord], folder: Path, *, shape: tuple[int, int], description: str
     ) -> None:
         """Find the file `<folder>/<image_id>.png` of every record; raises `ManifestError` where one is missing.
 
-        A file may lie in a shard (`mammopipe.processing.images.shards`). The SHA-256 of a record is trusted until its
-        file is read. For records without one, it is computed here.
+        A file may be in a shard (`mammopipe.processing.images.shards`). A record's SHA-256 is compared with the file
+        when the file is read. For records without one, it is computed here.
         """
         self.records, self.files, self.shape = tuple(records), ImageFiles(folder), shape
         bar = tqdm(self.records, desc=f"finding {description}", unit="image", disable=None)
@@ -70,7 +71,7 @@ class ImagesOnDisk:
         pixels = decoded(data, path, record)
         if pixels.shape != self.shape:
             raise ManifestError(
-                f"{path}: {pixels.shape[0]} x {pixels.shape[1]} pixels; the stage says {self.shape[0]} x "
+                f"{path}: {pixels.shape[0]} x {pixels.shape[1]} pixels; stage.json states {self.shape[0]} x "
                 f"{self.shape[1]}"
             )
         return pixels
@@ -86,7 +87,7 @@ class ImagesOnDisk:
         except OSError as error:
             raise ManifestError(
                 f"{self.files.root / _name(record)}: image_id={record.image_id} of split {record.split} cannot be read "
-                f"({error.strerror}); each row of the manifest has its file"
+                f"({error.strerror}); each row of the manifest needs its file"
             ) from None
 
 
@@ -147,10 +148,11 @@ def _shared(shape: tuple[int, ...], world: World, fill: Callable[[Pixels], None]
         pixels: Pixels = np.empty(shape, np.uint16)
         fill(pixels)
         return pixels
-    # A folder of each host: hosts that are containers of one machine may share their temporary folder.
+    # One folder per host, because hosts that are containers on one machine may share their temporary folder.
     folder = Path(of_host(tempfile.mkdtemp(prefix="mammopipe-") if world.local_rank == 0 else "", world))
     path = folder / "pixels"
     if world.local_rank == 0:
+        # An empty file cannot be mapped, hence the array without images.
         written: Pixels = (
             np.memmap(path, np.uint16, "w+", shape=shape) if np.prod(shape) else np.empty(shape, np.uint16)
         )

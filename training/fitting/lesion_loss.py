@@ -1,4 +1,7 @@
-"""Lesion supervision: derives targets for the places of an image from annotated circles, and computes their loss."""
+"""Lesion supervision: derives targets for the places of an image from annotated circles, and computes their loss.
+
+A place is a position of the network's last feature maps; it covers a square of pixels of the image.
+"""
 
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
@@ -25,8 +28,8 @@ LocatedItem = tuple[Tensor, int, str, Tensor]
 """An `Item` and the targets of its places, (h, w) int64."""
 
 _NEAR = 0.75
-"""Width of the margin around a circle, in places. A place with its centre in the margin shows part of the lesion, so
-its target is unknown."""
+"""Width of the margin around a circle, in units of one place. A place whose centre is in the margin shows a part of the
+lesion, so its target is unknown."""
 
 
 def targets(
@@ -39,9 +42,10 @@ def targets(
 ) -> Tensor:
     """Return the target class of each place of an image.
 
-    A place within a circle has the circle's class. The place nearest to the circle's centre always has it if the centre
-    lies in the image. All places of an image of another class than the first (normal or negative) that has no circles
-    are `UNKNOWN`. Lesions of the first class, such as benign ones where negative is a class, change nothing.
+    A place with its centre in a circle has the circle's class. So has the place nearest to the circle's centre if that
+    centre is in the image: a small circle may contain no place's centre. All other places are of the first class
+    (normal or negative), but in an image of a later class without circles, all places are `UNKNOWN`. Circles of the
+    first class, such as benign ones with the classes negative and malignant, are ignored.
 
     Args:
         lesions: Annotated circles, in pixels.
@@ -70,7 +74,7 @@ def targets(
 
 
 def require_circles(images: ImagesOrBreasts, option: str) -> None:
-    """Raise `ConfigError`, naming the hyperparameter, if no image has a circle around a lesion of a later class."""
+    """Raise `ConfigError`, naming the hyperparameter, if no image has a circle of a class other than the first."""
     marked = (lesion for record in images.records for lesion in record.lesions)
     if not any(class_index(lesion.label, images.classes) for lesion in marked):
         raise ConfigError(
@@ -82,7 +86,7 @@ def require_circles(images: ImagesOrBreasts, option: str) -> None:
 def location_losses(places: Tensor, wanted: Tensor) -> Tensor:
     """Return the cross-entropy of the places of each image, (N,).
 
-    In each image, normal places and lesion places have the same total weight.
+    In each image, places of the first class and lesion places have the same total weight, because lesions are small.
 
     Args:
         places: Logits of the places, (N, classes, h, w).
@@ -120,7 +124,7 @@ class LocatedImages(Dataset[LocatedItem]):
         self.images, self.records, self.shape, self.grid = images, records, shape, grid
 
     def __getitem__(self, draw: Draw) -> LocatedItem:
-        """Return the item of the draw, an index, with its targets; lesions move with the image's variation."""
+        """Return the item of the draw with its targets; the lesions move with the image's variation."""
         record = self.records[draw.index]
         if isinstance(self.images, TrainingImages):
             (image, label, image_id), lesions = self.images.with_lesions(draw)

@@ -27,7 +27,7 @@ def fit(
 ) -> TrainingProgress:
     """Train the network and load the weights of its best epoch.
 
-    Where only the classifier learns, checkpoints and `best` hold only the classifier.
+    If only the classifier learns, checkpoints and `best` hold only the classifier.
 
     Args:
         network: The network.
@@ -62,12 +62,12 @@ def fit(
             checkpoints.save(run.snapshot(progress))
 
     while not progress.finished(config):
-        result, logits, said_by = run.epoch(len(progress.history) + 1, progress.precision, save)
+        result, logits, measured = run.epoch(len(progress.history) + 1, progress.precision, save)
         progress.history.append(result)
         if config.folds:
             progress.logits.append(logits)
         if progress.best_epoch == result.epoch:
-            progress.best = {name: value.cpu().clone() for name, value in said_by.items()}
+            progress.best = {name: value.cpu().clone() for name, value in measured.items()}  # Steps write in place.
         if world.leads:
             print(result.line(), flush=True)
         save()

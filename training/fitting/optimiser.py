@@ -1,4 +1,4 @@
-"""The optimiser and its learning rates. With a pretrained body, the classifier trains alone first, then everything."""
+"""The optimiser and its learning rates. With a pretrained body, first only the classifier trains, then all layers."""
 
 import math
 import re
@@ -49,12 +49,12 @@ def make_optimiser(network: Learner, config: TrainConfig) -> Optimizer:
                     group["params"].append(parameter)
     if config.optimiser is OptimiserKind.SGD:
         return SGD(list(groups.values()), momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
-    # Fused makes one pass over the weights instead of a dozen: a fifth of the time for AlexNet's 57 million on a CPU.
+    # `fused` makes one pass over the weights instead of a dozen: a fifth of the time for AlexNet's 57 million on a CPU.
     return AdamW(list(groups.values()), fused=True)
 
 
 def _new_layers(network: Learner) -> list[nn.Module]:
-    """Return the layers that are new beside a pretrained body: the classifier, and what pools the views of breasts."""
+    """Return the layers that are not in pretrained weights: the classifier, and the pooling of a breast's views."""
     return network.new_layers if isinstance(network, ImageNetwork) else [network.head]
 
 
@@ -68,6 +68,7 @@ def _layers(network: Learner, head: Collection[int]) -> dict[int, int]:
     for name, parameter in network.named_parameters():
         if id(parameter) not in head:
             inner = name.removeprefix("body.").removeprefix("trunk.network.")
+            # The name up to a block's number ("layer1.0", "stages.0.blocks.1"), or the first part ("stem").
             match = re.match(r"\w+?\.\d+(\.blocks\.\d+)?(?=\.)|\w+", inner)
             found[id(parameter)] = numbers.setdefault(match[0] if match else inner, len(numbers))
     return found
@@ -95,6 +96,7 @@ class Schedule:
         """Return the learning rates {"body", "head"} at a step (from 0) of an epoch (from 1)."""
         head = self.config.head_learning_rate if self.pretrained else self.config.learning_rate
         if not self.trains_body(epoch):
+            # A linear warm-up over the first epoch: the new classifier starts from random weights.
             return {"body": 0.0, "head": head * min(1.0, (step + 1) / self.steps) if epoch == 1 else head}
         done = (epoch - self.head_epochs - 1) * self.steps + step
         factor = self._factor(done, (self.config.epochs - self.head_epochs) * self.steps)
@@ -108,7 +110,7 @@ class Schedule:
         return FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * share)) / 2
 
     def apply(self, optimiser: Optimizer, epoch: int, step: int) -> float:
-        """Set the learning rates of this step; return the body's rate, or the head's while it trains alone."""
+        """Set the learning rates of this step; return the body's rate, or the head's if only the head trains."""
         rates = self.rates(epoch, step)
         for group in optimiser.param_groups:
             group["lr"] = rates[group["part"]] * group["scale"]
@@ -128,10 +130,10 @@ def set_phase(network: Learner, *, trains_body: bool) -> None:
 
 
 def hasten_statistics(network: nn.Module, steps_done: int) -> None:
-    """Make batch statistics plain means over the first ten steps and moving means afterwards.
+    """Make the statistics of batch normalisation plain means over the first ten steps, and moving means afterwards.
 
-    They start from 0 and 1, which come from no data. With the default momentum, these initial values would dominate
-    validation in a run of a few steps.
+    They start as mean 0 and variance 1, which are not from data. With the default momentum, these initial values would
+    dominate validation in a run of a few steps.
     """
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -1,6 +1,6 @@
 """The result of a cross-validation: its progress, and its out-of-fold predictions, which this module reads and writes.
 
-For each development image, they hold the logits of a network that was not trained on it.
+For each development image, these predictions hold the logits of a network that was not trained on the image.
 """
 
 import csv
@@ -38,21 +38,21 @@ class OutOfFold:
     folds: Integers
     """(images,) fold numbers from 0."""
     logits: Floats
-    """(images, classes); the mean of the deals, where there are several."""
+    """(images, classes); with several deals, their mean."""
     deals: tuple["OutOfFold", ...] = ()
-    """The logits of each deal of patients to folds, where there are several; `folds` is that of the first."""
+    """With several deals, the logits of each; `folds` are then those of the first deal."""
 
     @classmethod
     def mean(cls, deals: Sequence["OutOfFold"]) -> "OutOfFold":
         """Return the mean of several deals; raises `ConfigError` unless they hold the same images."""
         first = deals[0]
         if any(deal.image_ids != first.image_ids for deal in deals):
-            raise ConfigError(f"{FILE}: the deals hold different images, or the same in another order")
+            raise ConfigError(f"{FILE}: the deals hold different images, or the same images in different orders")
         return cls(first.image_ids, first.folds, np.mean([deal.logits for deal in deals], axis=0), tuple(deals))
 
     @property
     def each_deal(self) -> tuple["OutOfFold", ...]:
-        """The deals; a single one is this object."""
+        """The deals; if there is only one, this object itself."""
         return self.deals or (self,)
 
     @classmethod
@@ -76,7 +76,7 @@ class OutOfFold:
                 for deal in range(int(stated.get("deals", 1)))
             ]
         except (KeyError, ValueError, TypeError) as error:
-            raise ConfigError(f"{path}: not the out-of-fold logits of this version: {error}") from None
+            raise ConfigError(f"{path}: not out-of-fold logits in the format of this version: {error}") from None
         return found[0] if len(found) == 1 else cls.mean(found)
 
     @classmethod
@@ -92,8 +92,8 @@ class OutOfFold:
         names = tuple(record.image_id for record in records)
         if set(names) != set(place) or len(names) != len(self.image_ids):
             raise ConfigError(
-                f"{FILE}: {len(place)} images of which {len(set(names) & set(place))} are among the "
-                f"{len(names)} of the development set: a model is judged on the images it was made of"
+                f"{FILE}: {len(place)} images, of which {len(set(names) & set(place))} are among the {len(names)} of "
+                f"the development set; a cross-validated model is evaluated on exactly its own development images"
             )
         order = [place[name] for name in names]
         deals = tuple(deal.of(records) for deal in self.deals)
@@ -133,12 +133,13 @@ def write_out_of_fold(
             **({"deal": str(deal)} if several else {}),
             "image_id": record.image_id,
             "fold": str(fold),
+            # repr, because it reads back as exactly the same number; a rounded one would change the calibration.
             **{name: repr(float(value)) for name, value in zip(names, row, strict=True)},
         }
-        for deal, (of_images, said) in enumerate(
+        for deal, (deal_folds, deal_logits) in enumerate(
             zip(np.atleast_2d(folds).tolist(), logits if several else logits[None], strict=True)
         )
-        for record, fold, row in zip(records, of_images, said, strict=True)
+        for record, fold, row in zip(records, deal_folds, deal_logits, strict=True)
     ]
     write_csv(directory / FILE, [*(["deal"] if several else []), "image_id", "fold", *names], rows)
     return sha256(directory / FILE)
@@ -164,7 +165,7 @@ class CrossValidated(TrainingProgress):
     sha256: str = ""
     """SHA-256 of the file with the logits."""
     deals: Sequence["CrossValidated"] = ()
-    """The deals, where there are several; the figures of `history` are then the means of theirs."""
+    """With several deals, each of them; the metrics of `history` are then means over the deals."""
 
     @property
     def best_epoch(self) -> int:
@@ -219,11 +220,9 @@ class OneFold(CrossValidated):
 
 
 def mean_of_deals(deals: Sequence[CrossValidated]) -> CrossValidated:
-    """Return the progress of several deals, whose figures are the means of theirs.
-
-    With `Final.MEAN`, the only way with several deals, all of them have the same epochs.
-    """
+    """Return the combined progress of several deals; its metrics are means over the deals."""
     first = deals[0]
+    # Several deals require `Final.MEAN`, with which every deal trains for all epochs.
     epochs = zip(*(deal.history for deal in deals), strict=True)
     history = [
         EpochResult(

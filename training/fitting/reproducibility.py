@@ -2,10 +2,9 @@
 
     python -m mammopipe.training.fitting.reproducibility FIRST SECOND [--tolerance X]
 
-
-The same seed on the same machine gives the same bytes but for `TIMES`. Another processor, or another number of threads,
-adds in another order: the same weights then give figures within `TOLERANCE`, and training, which amplifies such
-differences step by step, gives another network of the same kind, to be compared by its intervals.
+On the same machine, the same seed gives the same bytes except for `TIMES`. Another processor or another number of
+threads adds numbers in another order. With the same weights, the figures then differ by at most `TOLERANCE`. Training
+amplifies such differences step by step and gives a different network; compare such networks by their intervals.
 """
 
 import argparse
@@ -26,9 +25,9 @@ except for one point of a plot (`tests/training/fitting/test_reproducibility.py`
 processors.
 """
 STATEMENT = (
-    "Same seed, data and code on the same machine: the same bytes of evaluation.json but for the keys "
-    f"{', '.join(TIMES)}. The same weights on another machine: every figure within {TOLERANCE:g}. Training on another "
-    "machine, or with another number of threads: another network of the same kind; compare intervals, not digits."
+    "Same seed, data and code on the same machine: the same bytes of evaluation.json except for the keys "
+    f"{', '.join(TIMES)}. The same weights on another machine: every figure differs by at most {TOLERANCE:g}. Training "
+    "on another machine, or with another number of threads, gives a different network: compare intervals, not digits."
 )
 
 
@@ -63,11 +62,13 @@ def main(arguments: Sequence[str]) -> int:
     """Print the differences between two files; return 1 if there are any, else 0."""
     parser = argparse.ArgumentParser(prog="python -m mammopipe.training.fitting.reproducibility", description=__doc__)
     parser.add_argument("files", nargs=2, type=Path, metavar="evaluation.json")
-    parser.add_argument("--tolerance", type=float, default=0.0, help=f"of numbers; {TOLERANCE:g} for another machine")
+    parser.add_argument(
+        "--tolerance", type=float, default=0.0, help=f"largest accepted difference; {TOLERANCE:g} suits another machine"
+    )
     options = parser.parse_args(arguments)
     first, second = (json.loads(path.read_text(encoding="utf-8")) for path in options.files)
     found = list(differences(first, second, tolerance=options.tolerance))
-    print("\n".join(found) if found else f"the same but for {', '.join(TIMES)}")
+    print("\n".join(found) if found else f"the same except for {', '.join(TIMES)}")
     return 1 if found else 0
 
 

@@ -1,7 +1,6 @@
 """Runs the epochs of a training: trains, measures on validation, and resumes from a checkpoint, even within an epoch.
 
-All random numbers derive from (seed, epoch, position). A resumed run therefore ends with the same result as one without
-interruption.
+All random numbers derive from (seed, epoch, position), so a resumed run has the same result as an uninterrupted one.
 """
 
 import time
@@ -41,7 +40,7 @@ from mammopipe.training.variation import AugmentOn
 
 @dataclass
 class TrainingProgress:
-    """The progress of a run; a checkpoint holds it beside the network and the optimiser."""
+    """The progress of a run; a checkpoint holds it together with the network and the optimiser."""
 
     precision: Precision
     history: list[EpochResult] = field(default_factory=list)
@@ -170,6 +169,7 @@ class TrainingRun:
     def snapshot(self, progress: TrainingProgress) -> dict[str, Any]:
         """Return everything that `resume` needs, as tensors and plain values, without duplicates."""
         done = progress.finished(self.config)
+        # AlexNet's weights have 230 MB: where they are also those of the best epoch, the file holds them once.
         is_best = progress.best_epoch == len(progress.history) and self.average is None and self.partial is None
         return {
             "epoch": len(progress.history),
@@ -191,7 +191,7 @@ class TrainingRun:
             save: Writes a checkpoint; called within the epoch.
 
         Returns:
-            The epoch's metrics, the validation logits, (images, classes), and the weights that gave these logits.
+            The epoch's metrics, the validation logits, (images, classes), and the weights that these logits are of.
         """
         start = time.perf_counter()
         train_loss, rate = self.train(epoch, precision, save)
@@ -210,10 +210,10 @@ class TrainingRun:
             save()
             raise
         self.partial = None
-        said_by = self.average.state if self.average is not None else self.network.state_dict()
+        measured = self.average.state if self.average is not None else self.network.state_dict()
         found, seconds = measure(logits, self.validation, self.config.choice), round(time.perf_counter() - start, 3)
         figures = found.loss, found.macro_auc, found.balanced_accuracy, rate, seconds, found.choice
-        return EpochResult(epoch, train_loss, *figures), logits, said_by
+        return EpochResult(epoch, train_loss, *figures), logits, measured
 
     def train(self, epoch: int, precision: Precision, save: Callable[[], None]) -> tuple[float, float]:
         """Train one epoch, or the rest of a resumed one; return the epoch's mean loss and the last learning rate."""
@@ -223,7 +223,7 @@ class TrainingRun:
         total, rate, first = self._begin(epoch)
         steps = self._start_loader(epoch, first)
         saved_at = time.monotonic()
-        hidden = None if self.world.leads else True  # None shows the bar on a terminal only
+        hidden = None if self.world.leads else True  # None: tqdm shows the bar only on a terminal.
         bar = tqdm(self.loader, desc=f"epoch {epoch}", disable=hidden, leave=False, total=steps, initial=first)
         for step, (images, labels, names, *wanted) in enumerate(bar, first):
             wanted += [self.heads.targets.of(names)] if self.heads is not None else []
@@ -308,7 +308,7 @@ class TrainingRun:
         if self.heads is not None:
             model = WithAuxiliary(model, self.heads)
         if self.world.size > 1:
-            # Created again for each epoch, because it fixes which parameters train at creation.
+            # Created anew for each epoch, because it fixes at creation which parameters train.
             ids = [self.world.device] if self.world.device.type == "cuda" else None
             model = DistributedDataParallel(model, device_ids=ids)
         if self.config.compile:

@@ -45,7 +45,7 @@ def epoch_order(
     batch_size: int,
     positive_share: float = 0.125,
 ) -> NDArray[np.int64]:
-    """Return the image indices of an epoch, as many as there are images, rounded up to whole batches by repetition.
+    """Return the image indices of an epoch: as many as there are images, filled up to whole batches by repetition.
 
     Args:
         labels: (images,) class indices.
@@ -72,7 +72,7 @@ def epoch_order(
 
 
 def _with_share(labels: NDArray[np.int64], length: int, share: float, random: np.random.Generator) -> NDArray[np.int64]:
-    """Return `length` indices with the positives spread evenly: one wherever i x share reaches the next integer."""
+    """Return `length` indices with evenly spread positives: one wherever i x share + random start passes an integer."""
     positive = np.flatnonzero(labels == labels.max())
     others = np.flatnonzero(labels != labels.max())
     if not len(others):
@@ -86,7 +86,7 @@ def _with_share(labels: NDArray[np.int64], length: int, share: float, random: np
 
 
 def _cycles(members: NDArray[np.int64], length: int, random: np.random.Generator) -> NDArray[np.int64]:
-    """Return `length` members in random order; no member repeats before all others have occurred."""
+    """Return `length` members in random order; no member occurs again before all others have occurred."""
     if not length:
         return members[:0]
     rounds = [random.permutation(members) for _ in range(-(-length // len(members)))]
@@ -94,7 +94,7 @@ def _cycles(members: NDArray[np.int64], length: int, random: np.random.Generator
 
 
 def loss_weights(labels: NDArray[np.int64], sampling: Sampling, classes: int) -> Tensor:
-    """Return the weight of each class in the loss, (classes,) float32; the mean over the images is 1."""
+    """Return the weight of each class in the loss, (classes,) float32; its mean over the images is 1."""
     if sampling is not Sampling.WEIGHTED:
         return torch.ones(classes)
     counts = np.bincount(labels, minlength=classes)

@@ -34,12 +34,12 @@ from mammopipe.training.networks.precision import autocast
 State = dict[str, Tensor]
 _SLOW_START = 10
 """Sets how quickly the moving average forgets the initial weights: after n updates the decay is at most
-(1 + n) / (`_SLOW_START` + n)."""
+(1 + n) / (`_SLOW_START` + n), as in TensorFlow's ExponentialMovingAverage."""
 
 
 @dataclass(frozen=True)
 class StepLoss:
-    """The loss of a training step: that of the classes, of the places (lesion supervision), of the auxiliary targets.
+    """The loss of a training step: the sum of the losses of classes, places (lesion supervision) and auxiliary targets.
 
     Args:
         weights: (classes,) weight of each class; its device is that of the step.
@@ -55,18 +55,18 @@ class StepLoss:
     location_weight: float = 0.0
     auxiliary: AuxiliaryTargets | None = None
 
-    def of(self, answered: Any, labels: Tensor, wanted: Sequence[Tensor], share: Tensor | None) -> Tensor:
-        """Return the mean loss of some images, a scalar.
+    def of(self, output: Any, labels: Tensor, wanted: Sequence[Tensor], share: Tensor | None) -> Tensor:
+        """Return the mean loss of images, a scalar.
 
         Args:
-            answered: What the model returned: logits (N, classes); with lesion supervision, with those of the places;
-                with auxiliary targets, beside the outputs of their heads.
+            output: The model's output: logits (N, classes); with lesion supervision, a pair with the logits of the
+                places; with auxiliary targets, a pair of that and the outputs of their heads.
             labels: (N,) class indices.
             wanted: As in `train_step`.
             share: With mixup, the share of each image in its mixture, (N,).
         """
-        answered, extra = answered if self.auxiliary is not None else (answered, ())
-        logits, places = answered if isinstance(answered, tuple) else (answered, None)
+        output, extra = output if self.auxiliary is not None else (output, ())
+        logits, places = output if isinstance(output, tuple) else (output, None)
         loss = mixed_mean(partial(self._of_classes, logits.float()), labels, share)
         if places is not None:
             loss = loss + self.location_weight * mixed_mean(partial(location_losses, places), wanted[0], share)
@@ -99,12 +99,13 @@ def train_step(
         model: Images or breasts to logits; `WithPlaces` for lesion supervision, `WithAuxiliary` for auxiliary targets.
         images: (N, 1, H, W) float32, or the views of N breasts.
         labels: (N,) class indices.
-        loss: The loss of the model's answers.
+        loss: The loss of the model's outputs.
         optimiser: Makes one step.
-        scaler: Scales the loss for gradients in float16.
+        scaler: Scales the loss, so that small gradients do not become 0 in float16.
         precision: Number format of the forward pass.
-        wanted: With lesion supervision, the targets of the places, (N, h, w); with auxiliary targets, their values.
-        accumulate: Number of parts in which the batch is computed, one after the other.
+        wanted: With lesion supervision, the targets of the places, (N, h, w); with auxiliary targets, then their values
+            (N, targets).
+        accumulate: Number of parts of the batch, which are computed one after the other to save memory.
         clip_norm: Maximum norm of the gradient; 0 means no limit.
         shares: With mixup, the share of each image in its mixture, (N,); `None` mixes nothing.
     """
@@ -121,11 +122,12 @@ def train_step(
             part_images = mixed_images(part_images, share)
         with _gradients_stay_here(model, waits=index + 1 < len(parts)):
             with autocast(precision, device):
-                answered = model(part_images)
-            part_loss = loss.of(answered, part_labels, others, share) / len(parts)
+                output = model(part_images)
+            part_loss = loss.of(output, part_labels, others, share) / len(parts)
             scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
         total += part_loss.detach()
     if clip_norm:
+        # The limit is for the gradient itself, not for the scaled one.
         scaler.unscale_(optimiser)
         nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     scaler.step(optimiser)
@@ -153,14 +155,14 @@ def image_losses(logits: Tensor, labels: Tensor, smoothing: float, positive_targ
 
 
 def _gradients_stay_here(model: nn.Module, *, waits: bool) -> AbstractContextManager[None]:
-    """Return a context in which processes do not exchange gradients yet, if `waits`."""
+    """Return a context that, if `waits`, delays the exchange of gradients between processes to a later part."""
     return model.no_sync() if waits and isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 class WeightAverage:
     """The exponential moving average of a network's weights and statistics; it varies less than the weights.
 
-    Source: Polyak and Juditsky 1992; with the warm-up of timm's ModelEma.
+    Source: Polyak and Juditsky 1992 (averaging), with the warm-up of TensorFlow's ExponentialMovingAverage.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -176,7 +178,7 @@ class WeightAverage:
         for name, value in network.state_dict().items():
             if value.is_floating_point():
                 self.state[name].lerp_(value, 1 - decay)
-            else:
+            else:  # Counts of batches, which have no mean.
                 self.state[name].copy_(value)
 
     @contextmanager
@@ -216,7 +218,7 @@ class EpochResult:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Sort key for the best epoch: the highest figure that chooses; ties go to the lower validation loss."""
+        """Sort key for the best epoch: the highest `choose_by` figure; ties go to the lower validation loss."""
         return self.validation_choice, -self.validation_loss
 
 
@@ -245,10 +247,11 @@ def predict(
     """
     network.eval()
     members = list(range(world.rank, len(mammograms), world.size))
-    # A batch of breasts names its mirrored views itself.
+    # `Breasts` already marks the views to be mirrored in each batch.
     flips = flips and not isinstance(mammograms, Breasts)
     both = torch.tensor([flips and may_be_mirrored(mammograms.records[place].view) for place in members])
     starts = range(0, len(members), batch_size)
+    # Starts with no rows, because a process has no images if there are fewer images than processes.
     rows = [np.empty((0, len(mammograms.counts())), np.float32)]
     with torch.inference_mode(), autocast(precision, world.device):
         collated = collate if isinstance(mammograms, Breasts) else None
@@ -263,7 +266,7 @@ def predict(
 
 @dataclass(frozen=True)
 class Measured:
-    """The figures of the logits of a set of images."""
+    """The metrics of the logits of a set of images."""
 
     loss: float
     macro_auc: float
@@ -272,12 +275,12 @@ class Measured:
 
 
 def measure(logits: NDArray[np.float32], images: ImagesOrBreasts, choice: ChoiceFigure) -> Measured:
-    """Return the cross-entropy, the macro AUC, the balanced accuracy and the figure that chooses.
+    """Return the cross-entropy, the macro AUC, the balanced accuracy and the figure `choose_by`.
 
     Args:
         logits: (N, classes).
         images: The images.
-        choice: The figure that chooses; here it is computed from probabilities that are not calibrated.
+        choice: The figure `choose_by`; here it is computed from uncalibrated probabilities.
     """
     exact, labels = torch.from_numpy(logits).double(), images.labels
     loss = float(functional.cross_entropy(exact, torch.from_numpy(labels)))

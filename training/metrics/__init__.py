@@ -1,1 +1,1 @@
-"""Metrics with their confidence intervals, and the figures at a decision threshold."""
+"""Metrics with confidence intervals, among them the metrics of a decision threshold."""

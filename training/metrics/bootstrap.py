@@ -2,16 +2,16 @@
 
 Images of one patient are not independent. The bootstrap therefore draws whole patients.
 
-The standard error of a metric is the larger of two. One is its standard deviation over the resamples (Davison and
-Hinkley 1997, 3.8), which tends to be too small with few patients. The other is that of the delete-one jackknife, which
-tends to be too large (Efron and Stein 1981). The interval is Student's t interval around the metric, on a scale where
-its distribution is nearly symmetric: the logit for metrics in 0..1, the logarithm for positive metrics (Efron and
+The standard error of a metric is the larger of two estimates. One is its standard deviation over the resamples (Davison
+and Hinkley 1997, 3.8), which tends to be too small with few patients. The other is that of the delete-one jackknife,
+which tends to be too large (Efron and Stein 1981). The interval is Student's t interval around the metric, on a scale
+where its distribution is nearly symmetric: the logit for metrics in 0..1, the logarithm for positive metrics (Efron and
 Tibshirani 1993, chapter 12).
 
 The degrees of freedom are the smaller of two numbers. One is the number of patients with the rarest kind of image,
-minus one. The other is Satterthwaite's (1946) for the variance of the metric: where few patients cause most of that
-variance, as where an AUC is high, the variance itself is known badly. It comes from the values of the metric without
-each patient in turn (delete-one jackknife).
+minus one. The other is Satterthwaite's (1946) for the variance of the metric. It is small if few patients cause most of
+that variance, as with a high AUC, because the variance itself is then uncertain. It is computed from the values of the
+metric without each patient in turn (delete-one jackknife).
 
 A proportion of 0 or 1 has no spread; it gets the exact bounds of Clopper and Pearson (1934), with patients as cases. An
 AUC is a proportion of pairs; for it, the patients of the rarer kind are the cases.
@@ -19,11 +19,12 @@ AUC is a proportion of pairs; for it, the patients of the rarer kind are the cas
 Losses, ratios and slopes have no interval with fewer than `LEAST_PATIENTS` patients of the rarest kind. Student's t
 with one to three degrees of freedom would reach from 0 to a hundred times the metric.
 
-A calibration error is raised by chance, and its resamples once more. The lower bound is therefore that of the metric
-less this rise (Davison and Hinkley 1997, 2.4); the upper bound is that of the metric itself.
+Chance raises a calibration error above its true value, and raises it again in each resample. The lower bound is
+therefore computed from the metric minus this second rise (Davison and Hinkley 1997, 2.4); the upper bound is computed
+from the metric itself.
 
-`python -m benchmarks.studies.bench_coverage` shows why this method is used: the coverage of percentile intervals is too
-low where a metric is high or patients are few.
+`python -m benchmarks.studies.bench_coverage` shows why this method is used: percentile intervals cover the true value
+too rarely if a metric is high or patients are few.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,17 +41,17 @@ from mammopipe.training.metrics.scale import Scale
 from mammopipe.training.model.predictions import Floats, Integers
 
 _CELLS_AT_ONCE = 1_000_000
-"""Largest number of resamples times images computed in one step. It limits each array to about 8 MB."""
+"""Maximum of resamples times images in one step; an array of float64 then has at most 8 MB."""
 
 _MOST_PATIENTS, _MOST_BLOCKS = 1000, 200
-"""With more patients, their number alone gives the degrees of freedom. Up to there, the jackknife leaves out one
-patient at a time, or one of this many blocks of patients."""
+"""With more than `_MOST_PATIENTS`, only the number of patients gives the degrees of freedom. With fewer, the jackknife
+leaves out one patient at a time, or one of `_MOST_BLOCKS` blocks if there are more patients than blocks."""
 
 _LEAST_SPREAD = 1e-12
-"""A standard deviation over the resamples below this proportion of the metric is rounding: the metric has no spread."""
+"""A standard deviation over the resamples below this proportion of the metric is only rounding and counts as 0."""
 
 LEAST_PATIENTS = 5
-"""Minimum number of patients with the rarest kind of image for the interval of a metric that is no proportion."""
+"""Minimum number of patients with the rarest kind of image for the interval of a metric that is not in 0..1."""
 
 _LEAST_DEFINED = 0.5
 """Minimum proportion of resamples in which a metric must be defined to have an interval."""
@@ -80,7 +81,7 @@ class Weighted(Protocol):
 
     @property
     def raised(self) -> bool:
-        """Whether chance raises the metric, the more the fewer images there are."""
+        """Whether chance raises the metric; it does so more with fewer images."""
         ...
 
     @property
@@ -187,6 +188,7 @@ class Resamples:
             return Interval(value, None, None, missing)
         left_out = None if self._jackknife is None else metric.weighted(truth, scores, self._jackknife)
         error = max(spread, _jackknife_error(left_out))
+        # The slope converts the error from the metric's own scale to the symmetric one (delta method).
         reach = student_quantile((1 + level) / 2, self._freedom(left_out, patients)) * error * metric.scale.slope(value)
         rise = max(0.0, float(defined.mean()) - value) * metric.scale.slope(value) if metric.raised else 0.0
         middle = metric.scale.to(np.array([value]))
@@ -223,8 +225,9 @@ class Resamples:
         found = left_out[np.isfinite(left_out)]
         squares = (found - found.mean()) ** 2 if len(found) else np.zeros(1)
         excess = float((squares**2).sum() - squares.sum() ** 2 / len(squares))
-        if excess <= 0:
+        if excess <= 0:  # All patients cause the same share of the variance, which is then known best.
             return patients - 1
+        # Rounded, so that `student_quantile` finds most values in its cache.
         return max(1.0, min(patients - 1, round(2 * float(squares.sum()) ** 2 / excess, 1)))
 
     def difference(
@@ -232,10 +235,10 @@ class Resamples:
     ) -> Interval:
         """Return the metric of `other` minus that of `first` on the same images, with its confidence interval.
 
-        The comparison is paired: each draw measures both, so variation common to both does not widen the interval. It
-        is made of the intervals of the two sides and of their correlation over the draws, so it need not be symmetric.
-        There is no interval where a metric is at the bound of its range, or where every draw gives the same difference,
-        unless the models give equal values.
+        The comparison is paired: each draw measures both models, so variation common to both does not widen the
+        interval. The interval is computed from the intervals of the two metrics and their correlation over the draws,
+        so it need not be symmetric. There is no interval if a metric is at a bound of its range, or if every draw gives
+        the same difference, unless the models give equal values.
 
         Args:
             metric: The metric.
@@ -253,20 +256,21 @@ class Resamples:
         one, two = (self._figures(metric, truth, scores) for scores in values)
         defined = np.isfinite(one) & np.isfinite(two)
         missing = len(defined) - int(defined.sum())
-        alone = [self.interval(metric, truth, scores, level=level) for scores in values]
-        if missing > (1 - _LEAST_DEFINED) * len(defined) or any(each.low is None for each in alone):
+        sides = [self.interval(metric, truth, scores, level=level) for scores in values]
+        if missing > (1 - _LEAST_DEFINED) * len(defined) or any(side.low is None for side in sides):
             return Interval(value, None, None, missing)
         if np.array_equal(values[0], values[1]):
             return Interval(value, value, value, missing)
-        edges = metric.scale.to(np.array([each.value for each in alone]))
-        spreads = [_spread(figures[defined], each.value) for figures, each in zip((one, two), alone, strict=True)]
-        change = _spread((two - one)[defined], alone[0].value)
+        edges = metric.scale.to(np.array([side.value for side in sides]))
+        spreads = [_spread(figures[defined], side.value) for figures, side in zip((one, two), sides, strict=True)]
+        change = _spread((two - one)[defined], sides[0].value)
         if min([*spreads, change]) == 0 or not np.isfinite(edges).all():
-            # A perfect model has no spread, and few patients may give no draw that differs: the interval would be too
+            # A perfect model has no spread, and with few patients all draws may be equal. The interval would be too
             # narrow, up to a width of 0.
             return Interval(value, None, None, missing)
+        # The correlation, from the variances of both sides and of their difference.
         common = float(np.clip((spreads[0] ** 2 + spreads[1] ** 2 - change**2) / (2 * spreads[0] * spreads[1]), -1, 1))
-        return Interval(value, *_recovered(value, alone[0], alone[1], common), missing)
+        return Interval(value, *_recovered(value, sides[0], sides[1], common), missing)
 
     def _figures(self, metric: Weighted, labels: Integers, values: Floats) -> Floats:
         step = max(1, _CELLS_AT_ONCE // self.counts.shape[1])
@@ -275,7 +279,7 @@ class Resamples:
 
 
 def _spread(figures: Floats, value: float) -> float:
-    """Return the standard deviation of the resampled figures; 0 where it is only rounding beside the metric's value."""
+    """Return the standard deviation of the resampled figures; 0 if it is only rounding, compared with the metric."""
     spread = float(figures.std(ddof=1))
     return spread if spread > _LEAST_SPREAD * max(abs(value), 1e-3) else 0.0
 
@@ -325,7 +329,7 @@ def bootstrap_interval(
 ) -> Interval:
     """Return the metric over all images with its bootstrap confidence interval.
 
-    Draws in which the metric is undefined are left out and counted.
+    Draws in which the metric is undefined are left out; the interval states their number.
 
     Args:
         metric: The metric.

@@ -1,4 +1,4 @@
-"""The figure by which epochs, networks and the gate choose; this is the only place that computes it."""
+"""The figure `choose_by`, which chooses epochs and networks and which the gate tests; only this module computes it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,14 +17,14 @@ from mammopipe.training.model.predictions import Floats, Integers, ValidationPre
 
 
 class ChooseBy(StrEnum):
-    """The figures that can choose; the highest value wins."""
+    """The figures that can be used for choosing; the highest value wins."""
 
     MACRO_AUC = "macro_auc"
     """The mean of the AUCs of each class against the rest, by image."""
     MALIGNANT_AUC = "malignant_auc"
     """The AUC of malignant against all other classes."""
     PF1 = "pf1"
-    """The probabilistic F1 of the RSNA challenge, which needs calibrated probabilities to be high."""
+    """The probabilistic F1 of the RSNA challenge; it is high only for calibrated probabilities."""
     BEST_F1 = "best_f1"
     """The F1 of malignant cases at the best threshold."""
     AVERAGE_PRECISION = "average_precision"
@@ -52,17 +52,17 @@ _OF_CASES: Mapping[ChooseBy, Metric] = {
 
 
 def check_choice(by: ChooseBy, level: Level) -> None:
-    """Raise `ConfigError` for a figure that the level does not have."""
+    """Raise `ConfigError` for a figure that is not defined for the level."""
     if by is ChooseBy.MACRO_AUC and level is not Level.IMAGE:
         raise ConfigError(
-            f"choose_by={by} needs choose_level={Level.IMAGE}, not {level}: breasts and patients have a score of "
-            f"malignancy alone, not one of each class"
+            f"choose_by={by} needs choose_level={Level.IMAGE}, not {level}: breasts and patients have only a score of "
+            f"malignancy, not of each class"
         )
 
 
 @dataclass(frozen=True)
 class ChoiceFigure:
-    """A figure, the level of its cases, and how a breast's images become one case."""
+    """A figure, the level of its cases, and how the scores of a breast's images are combined."""
 
     by: ChooseBy = ChooseBy.MACRO_AUC
     level: Level = Level.IMAGE
@@ -70,7 +70,7 @@ class ChoiceFigure:
 
     @property
     def words(self) -> str:
-        """The figure in a sentence; images are the usual level and not named."""
+        """The figure as text for a sentence; the level is named unless it is images."""
         return self.by.words if self.level is Level.IMAGE else f"{self.by.words} by {self.level}"
 
     def value(self, predictions: ValidationPredictions, calibration: Calibration) -> float:
@@ -102,7 +102,7 @@ class ChoiceFigure:
         return {"figure": str(self.by), "level": str(at.level), "words": at.words, **found}
 
     def _at(self, predictions: ValidationPredictions) -> "ChoiceFigure":
-        """Return the figure at the lowest level that the predictions have: where breasts were judged, no images."""
+        """Return the figure at the lowest level of the predictions: predictions of breasts have no images as cases."""
         return replace(self, level=predictions.level) if self.level is Level.IMAGE else self
 
     def _judged(

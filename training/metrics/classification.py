@@ -1,4 +1,4 @@
-"""Metrics of a classifier. An undefined metric raises `MetricError`; the result is never NaN and never a false 0.
+"""Metrics of a classifier. An undefined metric raises `MetricError`; the result is never NaN, nor 0 in its place.
 
     labels (n,) class index, probabilities (n, classes)    accuracy, balanced_accuracy, macro_auc, malignant_auc,
                                                            log_loss, brier, expected_calibration_error;
@@ -20,9 +20,9 @@ from mammopipe.training.metrics.metric import (
     Metric,
     against_rest,
     all_alike,
-    alone,
     check_binary,
     check_classes,
+    only_class,
     predicted,
     ratio,
 )
@@ -58,9 +58,8 @@ __all__ = [
 ]
 
 LEAST_IMAGES_FOR_CALIBRATION_ERROR = 3000
-"""With fewer images, chance raises the calibration error so much that its intervals miss the true value too often:
-88 % coverage with 258 images, in the simulation of `benchmarks.studies.bench_coverage` when such intervals were still
-made."""
+"""With fewer images, chance raises the calibration error so much that its intervals miss the true value too often: with
+258 images, 88 % of them covered it, in the simulation of `benchmarks.studies.bench_coverage` before this limit."""
 CALIBRATION_BINS = 10
 """Number of equal-width bins over the confidence. Ten suit small test splits: that of MIAS has 64 images."""
 
@@ -179,7 +178,7 @@ def calibration_bins(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> lis
 def _rates(labels: Integers, scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Return sensitivity and specificity, each (resamples, thresholds).
 
-    Thresholds fall: at the first, no image is called positive; at the last, all are.
+    The thresholds decrease: at the first, no image is called positive; at the last, all are.
     """
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
@@ -196,6 +195,7 @@ def _rates(labels: Integers, scores: Floats, weights: Floats) -> tuple[Floats, F
 
 def _best_where(wanted: Floats, held: Floats, target: float) -> Floats:
     """Return the highest `wanted` rate over the thresholds where the `held` rate reaches the target."""
+    # The tolerance accepts a rate that equals the target but for rounding.
     best = np.where(held >= target - 1e-12, wanted, -1.0).max(axis=1)
     return np.where(np.isfinite(wanted[:, 0] + held[:, 0]), best, np.nan)
 
@@ -274,7 +274,7 @@ probabilistic_f1 = Metric("probabilistic_f1", _probabilistic_f1, needs="at least
 
 
 def malignant_or_not(labels: Integers, probabilities: Floats) -> tuple[Integers, Floats]:
-    """Return labels, (n,), and probabilities, (n, 2), of the classes negative and malignant; malignant was the last."""
+    """Return labels, (n,), and probabilities, (n, 2), for negative and malignant; the last given class is malignant."""
     malignant = probabilities[:, -1]
     return (labels == probabilities.shape[1] - 1).astype(np.int64), np.stack([1 - malignant, malignant], axis=1)
 
@@ -304,7 +304,7 @@ def recall(index: int) -> Metric:
         lambda *given: _recalls(*given)[:, index],
         needs="an image of this class",
         share=True,
-        kinds=alone(index),
+        kinds=only_class(index),
     )
 
 
@@ -314,7 +314,7 @@ def f1(index: int) -> Metric:
         f"f1 of class {index}",
         partial(_f1, index),
         needs="an image of this class, or predicted as it",
-        kinds=alone(index),
+        kinds=only_class(index),
     )
 
 

@@ -22,11 +22,11 @@ def by_label(labels: Integers, values: Floats) -> Integers:
 
 
 def all_alike(labels: Integers, values: Floats) -> Integers:
-    """Return one kind for all images, for metrics that every image enters alike."""
+    """Return one kind for all images, for metrics that treat all images alike."""
     return np.zeros_like(labels)
 
 
-def alone(index: int) -> Kinds:
+def only_class(index: int) -> Kinds:
     """Return the `Kinds` of metrics that depend only on the images of one class, such as sensitivity."""
     return lambda labels, values: np.where(labels == index, 0, -1)
 
@@ -73,7 +73,7 @@ class Metric:
             scale: Range of the metric.
             kinds: Kind of each image. The number of patients with the rarest kind gives the degrees of freedom.
             least_images: Minimum number of images for an interval.
-            raised: Whether chance raises the metric, the more the fewer images there are.
+            raised: Whether chance raises the metric; it does so more with fewer images.
         """
         self.name, self.needs, self.share, self._figures, self._binary = name, needs, share, figures, binary
         self.scale, self.kinds, self.least_images, self.raised = scale, kinds, least_images, raised

@@ -7,9 +7,9 @@ from mammopipe.training.model.predictions import Floats, Integers
 
 
 def _counts(labels: Integers, scores: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return true positives and cases called, each (resamples, thresholds), and positives, (resamples, 1).
+    """Return true positives and cases called positive, each (resamples, thresholds), and positives, (resamples, 1).
 
-    Thresholds fall over the distinct scores.
+    The thresholds are the distinct scores, from the highest to the lowest.
     """
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
@@ -37,4 +37,4 @@ average_precision = Metric("average_precision", _average_precision, needs=_NEEDS
 """Mean precision over the positives, each at its own score: the sum of precision times the gain in recall. Chance level
 is the proportion of positive cases."""
 best_f1 = Metric("best_f1", _best_f1, needs=_NEEDS, binary=True)
-"""The highest F1 over all thresholds. The threshold is chosen on the same cases, so the figure is somewhat too high."""
+"""The highest F1 over all thresholds. It is somewhat too high, because the threshold is chosen on the same cases."""

@@ -13,7 +13,7 @@ class Scale(StrEnum):
     SHARE = "share"
     """From 0 to 1; the interval uses the logit scale."""
     UP_TO_TWO = "up to two"
-    """From 0 to 2, as the Brier score of several classes; the interval uses the logit scale of its half."""
+    """From 0 to 2, as the Brier score of several classes; the interval uses the logit scale of half the metric."""
     POSITIVE = "positive"
     """Above 0; the interval uses the logarithmic scale."""
     REAL = "real"

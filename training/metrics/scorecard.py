@@ -1,4 +1,4 @@
-"""All metrics of one model on one split with their intervals, as JSON values for `evaluation.json`."""
+"""Computes all metrics of one model on one split with their intervals, as JSON values for `evaluation.json`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -36,7 +36,7 @@ _CURVE_POINTS = 200
 
 
 PLOTTED = ("roc", "reliability", "reliability_of_malignant")
-"""Keys of plot data, which is only needed where a plot is drawn."""
+"""Keys of plot data, which only plots need."""
 
 
 def scorecard(
@@ -92,7 +92,7 @@ def without_plots(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _roc(positive: npt.NDArray[np.bool_], scores: Floats) -> dict[str, list[float]] | None:
-    """Return the corners of the ROC curve, thinned evenly to `_CURVE_POINTS`; `None` unless both kinds are present."""
+    """Return the corners of the ROC curve, at most `_CURVE_POINTS`; `None` unless both kinds of image are present."""
     try:
         false_positive, sensitivity = classification.roc_curve(positive, scores)
     except MetricError:

@@ -26,11 +26,12 @@ AGE_BANDS = (("under 50", 50), ("50 to 59", 60), ("60 to 69", 70), ("70 and over
 
 
 SIZE_BANDS = (("under 10 mm", 10), ("10 to 19 mm", 20), ("20 to 49 mm", 50), ("50 mm and over", np.inf))
-"""Name and exclusive upper bound, in mm of diameter, of each band. TNM's limits of T1 and T2 are 20 mm and 50 mm."""
+"""Name and exclusive upper bound, in mm of diameter, of each band. 20 mm and 50 mm are the limits of T1 and T2 in the
+TNM classification."""
 
 AGAINST_ALL = ("finding", "lesion size")
-"""Attributes of a lesion. Images without a lesion have none, so the AUC compares the subgroup's malignant images with
-all images that are not malignant."""
+"""Attributes of a lesion. Images without a lesion do not have them, so the AUC compares the subgroup's malignant images
+with all images that are not malignant."""
 
 right_share = mean_metric("accuracy", lambda right, scores: right, needs="at least one image", share=True)
 """The proportion of images whose predicted class is the true class; each image's value is 0 or 1."""

@@ -8,14 +8,14 @@ from functools import partial
 
 import numpy as np
 
-from mammopipe.training.metrics.metric import Kinds, Metric, all_alike, alone, by_label, called, ratio
+from mammopipe.training.metrics.metric import Kinds, Metric, all_alike, by_label, called, only_class, ratio
 from mammopipe.training.model.predictions import Floats, Integers
 
 SCREENING_PREVALENCE = 0.006
 """Proportion of screening exams with a cancer, detected or missed: 5.1 and 0.8 of 1,000 (Lehman et al. 2017, the Breast
 Cancer Surveillance Consortium, https://doi.org/10.1148/radiol.2016161174). Predictive values in a set that is enriched
-with cancers do not apply to screening. Predictive values at this prevalence do, if the score behaves there as it does
-here."""
+with cancers do not apply to screening. Predictive values at this prevalence do, if sensitivity and specificity are the
+same in screening."""
 
 
 class Tally:
@@ -81,12 +81,12 @@ def _metric(
 
 def sensitivity_at(threshold: float) -> Metric:
     """Return the sensitivity: the proportion of positive cases that are called positive."""
-    return _metric("sensitivity", _sensitivity, threshold, "a positive case", alone(1))
+    return _metric("sensitivity", _sensitivity, threshold, "a positive case", only_class(1))
 
 
 def specificity_at(threshold: float) -> Metric:
     """Return the specificity: the proportion of negative cases that are not called positive."""
-    return _metric("specificity", _specificity, threshold, "a negative case", alone(0))
+    return _metric("specificity", _specificity, threshold, "a negative case", only_class(0))
 
 
 def recall_rate_at(threshold: float) -> Metric:
@@ -120,8 +120,8 @@ def f1_at(threshold: float) -> Metric:
         "f1",
         lambda tally: ratio(2 * tally.hits, tally.called + tally.positive),
         threshold,
-        "a positive case, or one called so",
-        alone(1),
+        "a positive case, or a case called positive",
+        only_class(1),
         share=False,
     )
 

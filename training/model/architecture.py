@@ -1,8 +1,10 @@
 """Describes the networks that can be trained and served; needs no torch.
 
-To add a network, write one file beside `training/networks/modified_cnn.py` with a function `build`, and add one line to
-`OWN`. `timm_tables/names.txt` lists the names of timm's networks in the pinned version. `timm_tables/inputs.txt` lists
-the images that each of them accepts; `benchmarks.studies.timm_inputs` writes it.
+To add a network, write one module in `training/networks/`, like `modified_cnn.py`, with a function `build`, and add one
+line to `OWN`. `timm_tables/names.txt` lists the names of timm's networks in the pinned version.
+`timm_tables/inputs.txt` lists the image sizes that each of them accepts; `benchmarks.studies.timm_inputs` writes it.
+
+A place is a position of a network's last feature maps. A network with logits of places can judge each of them.
 """
 
 import difflib
@@ -20,7 +22,7 @@ SMALLEST_SIDE = 64
 
 
 class Cnn(StrEnum):
-    """The names of this project's own networks; all others are timm's."""
+    """The names of this project's own networks; all other networks are timm's."""
 
     MODIFIED_CNN = "modified_cnn"
     ALEXNET = "alexnet"
@@ -34,9 +36,10 @@ class Pooling(StrEnum):
     MEAN = "mean"
     """The mean over all places. It suits findings that show everywhere; a small lesion contributes little to it."""
     PEAKS = "peaks"
-    """The mean of the places' logits for the first class. For other classes log-mean-exp: strong places dominate it."""
+    """The first class gets the mean of the places' logits, other classes their log-mean-exp, which the highest logits
+    dominate."""
     TOP = "top"
-    """The mean of the places' logits for the first class. For other classes the mean of the `top_places` strongest."""
+    """The first class gets the mean of the places' logits, other classes the mean of the `top_places` highest ones."""
     MAX = "max"
     """The maximum of each feature map, then the classifier."""
     GEM = "gem"
@@ -44,7 +47,7 @@ class Pooling(StrEnum):
 
     @property
     def of_maps(self) -> bool:
-        """Whether feature maps are pooled before the classifier, instead of the places' logits after it."""
+        """Whether the feature maps are pooled before the classifier, not the places' logits after it."""
         return self in (Pooling.MAX, Pooling.GEM)
 
 
@@ -69,7 +72,7 @@ class Architecture:
     strides: tuple[int, ...] = (32,)
     """The strides, in pixels, that its feature maps may have."""
     has_places: bool = True
-    """Whether the classifier can judge each place of the feature maps alone."""
+    """Whether the classifier can be applied to each place of the feature maps separately."""
     smallest_side: int = SMALLEST_SIDE
     """Smallest side of an image, in pixels."""
     divisor: int = 1
@@ -86,7 +89,7 @@ class Architecture:
         return ", ".join(map(str, self.strides))
 
     def require_size(self, height: int, width: int) -> None:
-        """Raise `ConfigError` if the network does not take images of this size, in pixels."""
+        """Raise `ConfigError` if the network does not accept images of this size, in pixels."""
         rules = []
         if min(height, width) < self.smallest_side:
             rules.append(f"each side must be at least {self.smallest_side}")
@@ -115,7 +118,7 @@ def timm_names() -> frozenset[str]:
 
 @cache
 def _timm_inputs() -> dict[str, list[str]]:
-    """Return what `timm_tables/inputs.txt` says of each network of timm, by its name without a tag."""
+    """Return the entries of `timm_tables/inputs.txt`, each by the network's name without a tag."""
     lines = (files(__package__) / "timm_tables" / "inputs.txt").read_text(encoding="utf-8").splitlines()
     return {name: rest for name, *rest in (line.split(maxsplit=3) for line in lines)}
 
@@ -134,8 +137,8 @@ def find_architecture(name: str) -> Architecture:
     """Return the properties of a network by its name.
 
     Raises:
-        ConfigError: The name is unknown; the message suggests the nearest names. Or the network has no feature maps, or
-            takes images of one size only.
+        ConfigError: The name is unknown (the message suggests similar names), or the network has no feature maps or
+            accepts only images of one size.
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]

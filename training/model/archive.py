@@ -1,4 +1,4 @@
-"""Packs, unpacks and reads `model.tar.gz`; the same files give the same bytes."""
+"""Packs, unpacks and reads `model.tar.gz`; packing the same files always gives the same bytes."""
 
 import gzip
 import tarfile
@@ -14,7 +14,7 @@ from mammopipe.processing.files import atomic_writer, extract
 from mammopipe.training.model.description import read_description, verify_files
 
 PACKED = ".tar.gz"
-"""End of the name of a packed model."""
+"""Suffix of a packed model's file name."""
 
 
 def pack(directory: Path, tar_path: Path) -> None:
@@ -63,5 +63,6 @@ def unpacked(tar_path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             description = read_description(folder)
             verify_files(folder, description)
         except ConfigError as error:
-            raise ConfigError(f"{tar_path}: no model of this version: {str(error).replace(f'{folder}/', '')}") from None
+            reason = str(error).replace(f"{folder}/", "")  # The temporary folder means nothing to the reader.
+            raise ConfigError(f"{tar_path}: not a model of this version: {reason}") from None
         yield folder, description

@@ -23,7 +23,7 @@ def head_map(maps: Heat, weights: Heat, shape: tuple[int, int], pooling: Pooling
     """Return the class activation map of a class.
 
     Evidence against the class is set to 0. The channels are weighted as in Grad-CAM, by the mean gradient of the logit.
-    For all poolings but the generalised mean, that gradient is the classifier's weight times one common factor.
+    For all poolings except the generalised mean, that gradient is the classifier's weight times a common factor.
 
     Args:
         maps: Feature maps, (channels, h, w).
@@ -32,11 +32,11 @@ def head_map(maps: Heat, weights: Heat, shape: tuple[int, int], pooling: Pooling
         pooling: How the network pools the feature maps or the logits of places.
 
     Returns:
-        (H, W) float32 in 0..1. The strongest place is 1; all is 0 where there is no evidence for the class.
+        (H, W) float32 in 0..1; the maximum is 1, or everything is 0 if there is no evidence for the class.
     """
     if pooling is Pooling.GEM:
         weights = weights * _gem_gradient(maps)
-    return spread(np.maximum(np.tensordot(weights, maps, axes=1), 0), shape)
+    return scaled_to(np.maximum(np.tensordot(weights, maps, axes=1), 0), shape)
 
 
 def _gem_gradient(maps: Heat) -> Heat:
@@ -49,7 +49,7 @@ def _gem_gradient(maps: Heat) -> Heat:
     return slope
 
 
-def spread(evidence: Heat, shape: tuple[int, int]) -> Heat:
+def scaled_to(evidence: Heat, shape: tuple[int, int]) -> Heat:
     """Resize non-negative evidence, (h, w), to an image of `shape` (H, W) and scale its maximum to 1; float32."""
     full = cv2.resize(np.ascontiguousarray(evidence, np.float32), shape[::-1], interpolation=cv2.INTER_LINEAR)
     strongest = float(full.max())
@@ -70,10 +70,10 @@ def within_tissue(heat: Heat, image: NDArray[Any]) -> Heat:
 class ClassifierGradients:
     """Grad-CAM through a classifier of several layers, such as AlexNet's.
 
-    The classifier consists of max pooling, average pooling and fully connected layers with ReLU.
-    The weight of a channel is the gradient of the logit at the layers' input, summed over the channel's pooled places.
-    The poolings only redistribute gradients within a channel, so the sum needs no gradient through them (Selvaraju et
-    al. 2017, https://arxiv.org/abs/1610.02391).
+    The classifier consists of max pooling, average pooling and fully connected layers with ReLU. The weight of a
+    channel is the gradient of the logit with respect to the input of the fully connected layers, summed over the
+    channel's pooled places. The poolings only redistribute gradients within a channel and do not change that sum
+    (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391).
     """
 
     def __init__(self, layers: Sequence[Layer], *, side: int = 6) -> None:
@@ -98,9 +98,10 @@ class ClassifierGradients:
             values = weight @ values + bias
             active.append(values > 0)
             values = np.maximum(values, 0)
+        # Backwards: a ReLU passes the gradient only where it was active.
         gradient = self._layers[-1][0][class_index]
-        for (weight, _), lives in zip(reversed(self._layers[:-1]), reversed(active), strict=True):
-            gradient = (gradient * lives) @ weight
+        for (weight, _), passes in zip(reversed(self._layers[:-1]), reversed(active), strict=True):
+            gradient = (gradient * passes) @ weight
         total: Heat = gradient.reshape(maps.shape[0], -1).sum(axis=1)
         return total
 

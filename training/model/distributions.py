@@ -2,8 +2,8 @@
 
 Distributions are stored as counts in bins, so neither the reference nor a weekly record contains a value of a single
 image. The population stability index compares a week's proportions with those of the reference. A cumulative sum
-(CUSUM) adds up small deviations over weeks. Both limits depend on the number of exams instead of a rule of thumb,
-because with few exams the index is large by chance.
+(CUSUM) adds up small deviations over weeks. Both limits depend on the number of exams and are not rules of thumb,
+because the index is large by chance if there are few exams.
 
 Sources: Yurdakul and Naranjo, "Statistical properties of the population stability index" (Journal of Risk Model
 Validation 14(4), 2020): without drift the index is (1/n + 1/m) times a chi-squared of bins - 1. Page, "Continuous
@@ -25,12 +25,12 @@ Floats = NDArray[np.float64]
 
 BINS = 10
 LEAST_INDEX = 0.2
-"""The lowest limit of the index, whatever the number of exams. By convention, a shift below it is small."""
+"""The lowest limit of the index, for any number of exams. By convention, an index below it means a small shift."""
 SMALLEST_SHIFT = 0.5
 """The smallest lasting shift to detect, in standard deviations of the reference."""
 REFERENCE_ERRORS = 1.25
-"""Standard errors of the reference's mean that do not count as a shift. A higher value would hide small shifts for
-months. A lower value would exceed the false alarm budget, because the reference is itself a random sample
+"""Deviation, in standard errors of the reference's mean, that does not count as a shift. A higher value would hide
+small shifts for months. A lower value would give too many false alarms, because the reference is itself a random sample
 (`docs/how-to/drift.md`)."""
 _MIN_SPREAD = 0.9
 """Standard deviation of the normal scores of ten equal bins, rounded down."""
@@ -94,9 +94,9 @@ class FeatureHistogram:
     def scores(self) -> Floats:
         """Return a normal score for each bin, (bins,), with mean 0 and deviation of at most 1 over the reference.
 
-        Scores are used instead of values so that one outlier can shift a week's mean only by its rank. Where nearly all
-        images lie in one bin, scores are not scaled up to a deviation of 1, because then a single image in another bin
-        would raise an alarm.
+        Scores are used instead of values so that one outlier can shift a week's mean only by its rank. If nearly all
+        images are in one bin, the scores are not scaled up to a deviation of 1, because a single image in another bin
+        would then raise an alarm.
         """
         shares = self.shares
         middles = np.cumsum(shares) - shares / 2
@@ -123,7 +123,7 @@ def stability_index(reference: FeatureHistogram, counts: Floats) -> float:
 
 def index_limit(reference: FeatureHistogram, exams: float, false_alarms: float) -> float:
     """Return the limit that the index exceeds by chance with probability `false_alarms`, at least `LEAST_INDEX`."""
-    # scipy.stats would take half a second to import; this is its chi2.isf.
+    # The same as scipy.stats.chi2.isf; scipy.stats takes half a second to import.
     from scipy.special import chdtri
 
     freedom = max(1, sum(count > 0 for count in reference.counts) - 1)
@@ -131,11 +131,11 @@ def index_limit(reference: FeatureHistogram, exams: float, false_alarms: float) 
 
 
 def allowance(reference: FeatureHistogram) -> float:
-    """Return the allowance of the CUSUM: the deviation, in standard deviations, that it does not add up.
+    """Return the allowance of the CUSUM: the deviation of a window, in standard deviations, that it does not add up.
 
     The allowance is half the shift to detect plus `REFERENCE_ERRORS` standard errors of the reference's mean. Without
-    the second term, the CUSUM would in time report the reference's own sampling error as a shift. The limit relies only
-    on the first term, because an inaccurate reference uses up the second.
+    the second term, the CUSUM would in time report the reference's own sampling error as a shift. `cusum_limit` assumes
+    only the first term, because the error of the reference may use up the second one.
     """
     return SMALLEST_SHIFT / 2 + REFERENCE_ERRORS / math.sqrt(reference.exams)
 
@@ -157,7 +157,8 @@ def cusum_limit(slack: float, run_length: float) -> float:
 
 
 def _two_sided(slack: float, limit: float) -> float:
-    reach = 2 * slack * (limit + 1.166)
+    reach = 2 * slack * (limit + 1.166)  # 2 x 0.583: Siegmund's correction for steps in discrete time.
+    # The exponent is cut off, because math.exp overflows above 709.
     one_sided = (math.exp(min(reach, 700.0)) - reach - 1) / (2 * slack * slack)
     return one_sided / 2
 

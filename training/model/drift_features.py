@@ -2,7 +2,7 @@
 
     image          grey levels of the tissue before normalisation, and its detail
                    (`mammopipe.processing.breast.preprocess.tissue_levels`)
-    segmentation   results for breast and pectoral muscle, and whether a flag was set
+    segmentation   measurements of breast and pectoral muscle, and whether a flag was set
                    (`mammopipe.processing.breast.segmentation`)
     score          calibrated malignancy score and entropy, of validation images only
 
@@ -42,7 +42,7 @@ def image_figures(quality: Mapping[str, Any]) -> dict[str, float]:
     """Return the image and segmentation features that an image's `quality` contains."""
     found = {name: float(quality[name]) for name in (*IMAGE, *SEGMENTATION) if name in quality}
     if "chest_side_evidence" in found:
-        # The sign only encodes the side of the body.
+        # Its sign only states the side of the body.
         found["chest_side_evidence"] = abs(found["chest_side_evidence"])
     if "flags" in quality:
         found["flagged"] = float(bool(quality["flags"]))

@@ -1,4 +1,4 @@
-"""Finds answers of a 16-bit number format that are too close to a threshold for a reliable decision."""
+"""Finds scores computed in a 16-bit number format that are too close to a threshold for a reliable decision."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ class NearThreshold:
     malignant: int
     """Index of the malignant class."""
     margin: float
-    """Margin of the calibrated probability; with 0, no answer is too close."""
+    """Margin of the calibrated probability; with 0, no score is too close."""
 
     @classmethod
     def of(cls, description: Mapping[str, Any], margin: float) -> "NearThreshold":
-        """Return the thresholds of the model that `model.json` describes; there are none without a malignant class."""
+        """Return the thresholds of the model that `model.json` describes; none if it has no malignant class."""
         classes = list(description["classes"])
         known = str(Label.MALIGNANT) in classes
         return cls(

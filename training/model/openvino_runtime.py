@@ -30,7 +30,7 @@ def load_openvino() -> Any:
 def _core() -> Any:
     """Return this process's only `openvino.Core`, which lives until the process ends.
 
-    The first core sets the alternate signal stack of its thread, and the last one unmaps that memory in whatever thread
+    The first `Core` sets the alternate signal stack of its thread. The last one unmaps that memory, in any thread that
     releases it (OpenVINO's sigstack_manager.cpp). The next signal that Python handles in the first thread would then
     end the process with SIGSEGV.
     """
@@ -44,9 +44,9 @@ def fastest_precision() -> Precision:
 
 
 def read_network(path: Path) -> Any:
-    """Read a network for `CompiledNetwork`; its weights are mapped from the file beside it.
+    """Read a network for `CompiledNetwork`; its weights are memory-mapped from the `.bin` file in the same folder.
 
-    To compile a network in two formats, read it once.
+    To compile a network in two number formats, read it once and compile it twice.
     """
     return _core().read_model(os.fspath(path))
 

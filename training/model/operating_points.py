@@ -31,7 +31,7 @@ TARGETS = {Goal.SENSITIVITY: 0.90, Goal.SPECIFICITY: 0.90}
 
 RATES = ("sensitivity", "specificity", "recall_rate", "ppv")
 ROUNDING = 1e-9
-"""Largest difference between numbers that are equal but for rounding."""
+"""Largest difference between numbers that count as equal."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Rate:
                 raise ValueError(f"{number!r} must be a share, from 0 to 1")
         bounds = [bound for bound in (self.low, self.high) if bound is not None]
         if len(bounds) == 1 or bounds != sorted(bounds):
-            raise ValueError(f"the interval {self.low!r} to {self.high!r} must have two ends, the lower one first")
+            raise ValueError(f"the interval {self.low!r} to {self.high!r} must have two bounds, the lower one first")
         if bounds and (self.value is None or not bounds[0] - ROUNDING <= self.value <= bounds[1] + ROUNDING):
             raise ValueError(f"{self.value!r} must lie in its interval, {self.low!r} to {self.high!r}")
 
@@ -101,7 +101,7 @@ class DecisionThreshold:
 
     @property
     def offered(self) -> bool:
-        """Return whether the point is offered: a point with sensitivity 0 finds no cancer and is not."""
+        """Whether the server offers the point; a point with sensitivity 0 finds no cancer and is not offered."""
         return bool(self.sensitivity.value)
 
 
@@ -116,8 +116,8 @@ def read_operating_points(description: Mapping[str, Any], where: Path | str) -> 
         where: File name for error messages.
 
     Returns:
-        The points by level and goal. There are none before the model is evaluated. A level is empty where validation
-        could not determine any.
+        The points by level and goal. There are none before the model is evaluated. A level is empty if validation could
+        not determine its points.
 
     Raises:
         ConfigError: A point lacks a key, a threshold is not above 0 and below 1, a rate is not in 0..1 or not in its
@@ -149,16 +149,16 @@ def read_compared_points(description: Mapping[str, Any], where: Path | str) -> P
             raise KeyError
     except (KeyError, TypeError):
         raise ConfigError(
-            f"{where}: {key} must hold the levels breast and patient, since calibration.comparison says that breasts "
-            f"are compared"
+            f"{where}: {key} must hold the levels breast and patient, because calibration.comparison states that "
+            f"breasts are compared"
         ) from None
     return _levels(levels, key, where, {})
 
 
 def check_prevalence(shares: Mapping[str, Any], points: Points, where: Path | str) -> None:
-    """Raise `ConfigError` where the prevalence of a level is not that of the cases of the level's operating points.
+    """Raise `ConfigError` if the prevalence of a level is not that of the cases of the level's operating points.
 
-    Points of compared breasts are not for this check: they rest on the exams that show both breasts.
+    Do not pass points of compared breasts: their cases are only the exams with both breasts.
 
     Args:
         shares: `calibration.prevalence` of `model.json`; a level may be missing.
@@ -254,4 +254,5 @@ def _are_counts(counts: Mapping[str, Any]) -> bool:
 
 
 def _is_number(value: Any) -> bool:
+    # A bool is an int in Python, but not a number in JSON.
     return isinstance(value, float | int) and not isinstance(value, bool)

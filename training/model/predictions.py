@@ -1,4 +1,4 @@
-"""A model's predictions for the images of one split, stored as logits so that a calibration can be fitted on them."""
+"""A model's predictions for the images of one split, stored as logits so that a calibration can be fitted to them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ FILE = "predictions.csv"
 On request, the training images are in it too, with split `train`.
 """
 JUDGED = (Split.VALIDATION, Split.TEST)
-"""The splits of the rows that figures may be computed from."""
+"""The splits of the rows that metrics may be computed from."""
 
 
 def columns(classes: Sequence[str]) -> list[str]:
@@ -48,8 +48,8 @@ class Predictions:
     logits: Floats
     """(images, classes) logits before calibration."""
     views: tuple[tuple[str, ...], ...] | None = None
-    """If each row is a breast that was judged by all its views: the ids of these images. A row's `image_ids` is then
-    the one that stands for the breast. `None` if each row is an image."""
+    """For rows that are breasts: the ids of all images of each breast; `image_ids` then has one representative image of
+    each. `None` if each row is an image."""
 
     split: ClassVar[Split]
     """The split of the images."""
@@ -124,7 +124,7 @@ class TestPredictions(Predictions):
 
 
 class TrainingPredictions(Predictions):
-    """Predictions on images that the network has learnt from; they are listed, and nothing is measured or fitted."""
+    """Predictions on images that the network was trained on; they are only listed, never measured or fitted."""
 
     split = Split.TRAIN
 
@@ -141,8 +141,7 @@ def require_validation(predictions: Predictions, what: str) -> None:
     """
     if not isinstance(predictions, ValidationPredictions):
         raise LeakError(
-            f"{what}: would be fitted on predictions of split={predictions.split}; "
-            f"only those of {Split.VALIDATION} may be"
+            f"{what}: must be fitted on predictions of split={Split.VALIDATION}, not of split={predictions.split}"
         )
 
 

@@ -18,7 +18,7 @@ from mammopipe.training.model.exam_scores import Level
 from mammopipe.training.model.predictions import Floats
 
 LOWEST_STATED_PREVALENCE, HIGHEST_STATED_PREVALENCE = 1e-5, 0.9
-"""The range of prevalences that a deployment may state; a value outside is treated as a mistake."""
+"""The range of prevalences that a deployment may state; a value outside of it is treated as a mistake."""
 
 Probability = TypeVar("Probability", float, Floats)
 
@@ -27,16 +27,17 @@ Probability = TypeVar("Probability", float, Floats)
 class PrevalenceShift:
     """Adjusts probabilities of cancer from validation's prevalence to the prevalence that a deployment states.
 
-    A site knows the proportion of its examined women who have cancer. The proportions of their breasts and images that
-    show it are assumed to be as in validation. Thresholds move with the probabilities, so no decision changes.
+    A site knows the proportion of its examined women who have cancer. For these women, the proportions of breasts and
+    images that show the cancer are assumed to be those of validation. Thresholds are adjusted like the probabilities,
+    so no decision changes.
     """
 
     validation: Mapping[Level, float]
-    """Proportion of malignant images, breasts and patients in validation; empty where the model does not state it."""
+    """Proportion of malignant images, breasts and patients in validation; empty if the model does not state it."""
     stated: float | None = None
     """Proportion of the examined women who have cancer; `None` keeps validation's prevalence."""
     prevalence: Mapping[Level, float | None] = field(init=False)
-    """Prevalence of each level (images, breasts, patients) for which adjusted probabilities hold; `None`: unknown."""
+    """Prevalence of each level (images, breasts, patients) that adjusted probabilities are for; `None` if unknown."""
 
     def __post_init__(self) -> None:
         if self.stated is None:
@@ -44,8 +45,8 @@ class PrevalenceShift:
         else:
             if not LOWEST_STATED_PREVALENCE <= self.stated <= HIGHEST_STATED_PREVALENCE:
                 raise ConfigError(
-                    f"prevalence={self.stated} must be a share of the women examined from {LOWEST_STATED_PREVALENCE} "
-                    f"to {HIGHEST_STATED_PREVALENCE}"
+                    f"prevalence={self.stated} must be a proportion of the examined women, from "
+                    f"{LOWEST_STATED_PREVALENCE} to {HIGHEST_STATED_PREVALENCE}"
                 )
             found = self._as_stated(self.stated)
         object.__setattr__(self, "prevalence", found)
@@ -68,14 +69,16 @@ class PrevalenceShift:
         shares = self.validation
         if set(shares) != set(Level) or not all(0 < share < 1 for share in shares.values()):
             raise ConfigError(
-                f"prevalence={stated}: the model does not state calibration.prevalence with shares above 0 and below 1 "
-                f"of the images, breasts and patients of its validation, so its probabilities cannot be moved"
+                f"prevalence={stated}: the model's calibration.prevalence must state the proportions of malignant "
+                f"images, breasts and patients in validation, each above 0 and below 1; without them, probabilities "
+                f"cannot be adjusted"
             )
         found = {level: stated * share / shares[Level.PATIENT] for level, share in shares.items()}
         if max(found.values()) >= 1:
             raise ConfigError(
-                f"prevalence={stated}: with {shares[Level.IMAGE]:.3g} of the images and "
-                f"{shares[Level.PATIENT]:.3g} of the women of validation malignant, every image would be"
+                f"prevalence={stated}: in validation, {shares[Level.IMAGE]:.3g} of the images and "
+                f"{shares[Level.PATIENT]:.3g} of the women are malignant; at this prevalence, more images than there "
+                f"are would be malignant"
             )
         return dict(found)
 

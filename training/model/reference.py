@@ -1,6 +1,8 @@
 """Reference data for a model's answers: scores and entropies on validation, and features of the training images.
 
-Evaluate fits the reference on training originals and validation, never on test. The server reads it without torch.
+The evaluation job fits the reference on training originals and validation, never on test. The server reads it without
+torch.
+
 Features are the means of the network's last feature maps. Their distribution is modelled as normal. The distance of an
 image combines two parts: the Mahalanobis distance within the first principal axes of the standardised features, with
 Ledoit and Wolf's covariance (2004, https://doi.org/10.1016/S0047-259X(03)00096-4), and the squared residual outside of
@@ -25,20 +27,20 @@ from mammopipe.training.model.predictions import Floats, Integers
 REFERENCE_FILE = "reference.safetensors"
 
 ENTROPY_QUANTILE = 0.95
-"""Quantile of the entropies on validation. The most uncertain answer in twenty is left to the reader."""
+"""Quantile of the entropies on validation. With it, one answer in twenty is too uncertain and is left to the reader."""
 STRANGENESS_QUANTILE, STRANGENESS_MARGIN = 0.99, 1.15
-"""The limit is this quantile of the distances on validation, times the margin. Validation is small, and its own images
-must pass."""
+"""The limit is this quantile of the distances on validation, times the margin, because validation is small and its own
+images must pass."""
 MOST_IMAGES = 2000
 """Maximum number of images for fitting the distribution; more would hardly change it."""
 
 _AXES, _IMAGES_AN_AXIS = 16, 8
 """Maximum number of principal axes, and minimum number of images for each axis."""
 _LEAST_SPREAD = 0.1
-"""Minimum standard deviation of a feature, relative to the features' median. It applies to features that hardly vary in
-training."""
+"""Minimum standard deviation of a feature, relative to the median of all features. Without it, tiny changes of features
+that hardly vary in training would dominate the distance."""
 _TINY = 1e-6
-"""Minimum variance; it applies where all images are alike."""
+"""Minimum variance, so that identical images cause no division by 0."""
 _ARRAYS = ("mean", "scale", "axes", "whitening", "residual")
 
 T = TypeVar("T")
@@ -160,7 +162,7 @@ def fit_distribution(features: Floats) -> dict[str, Floats]:
     count = min(_AXES, max(1, len(features) // _IMAGES_AN_AXIS), scaled.shape[1])
     axes = np.linalg.svd(scaled, full_matrices=False)[2][:count]
     inside = scaled @ axes.T
-    left = scaled - inside @ axes
+    outside = scaled - inside @ axes
     # There are few axes relative to the number of images, so their covariance needs little shrinkage.
     values, vectors = np.linalg.eigh(ledoit_wolf(inside, assume_centered=True)[0])
     whitening = vectors / np.sqrt(np.maximum(values, _TINY) * count)
@@ -169,7 +171,7 @@ def fit_distribution(features: Floats) -> dict[str, Floats]:
         "scale": scale,
         "axes": axes,
         "whitening": whitening,
-        "residual": np.array(max(float(np.square(left).sum(axis=1).mean()), _TINY)),
+        "residual": np.array(max(float(np.square(outside).sum(axis=1).mean()), _TINY)),
     }
     # The file stores float32. The limit must be computed from the same rounded values.
     return {name: np.asarray(array, np.float32).astype(np.float64) for name, array in arrays.items()}
@@ -179,8 +181,9 @@ def strangeness_of(features: Floats, arrays: Mapping[str, Floats]) -> Floats:
     """Return the distance, (images,), of features, (images, channels), from the distribution; about 1 is typical."""
     scaled = (features - arrays["mean"]) / arrays["scale"]
     inside = scaled @ arrays["axes"].T
-    left = scaled - inside @ arrays["axes"]
+    outside = scaled - inside @ arrays["axes"]
     along = np.square(inside @ arrays["whitening"]).sum(axis=1)
-    beside = np.square(left).sum(axis=1) / arrays["residual"]
-    found: Floats = np.sqrt((along + beside) / 2)
+    across = np.square(outside).sum(axis=1) / arrays["residual"]
+    # Each term has a mean of about 1 on training images.
+    found: Floats = np.sqrt((along + across) / 2)
     return found

@@ -1,4 +1,4 @@
-"""AlexNet (Krizhevsky 2014). Its classifier uses all places at once."""
+"""AlexNet (Krizhevsky 2014). Its classifier needs all positions of the feature maps at once."""
 
 from torch import nn
 from torchvision.models import alexnet

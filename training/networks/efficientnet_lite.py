@@ -58,7 +58,7 @@ _STAGES = (
 
 
 def build(name: str, options: BuildOptions) -> ImageNetwork:
-    """Return the network as a `ImageNetwork`, with its layers in the order of computation.
+    """Return the network as an `ImageNetwork`, with its layers in the order of computation.
 
     `_last` gives the feature maps: (N, 1280, H / 32, W / 32), or (N, 224, H / 16, W / 16) at a stride of 16, which
     uses the maps before the final downsampling. `_fc` is the classifier.
@@ -94,10 +94,10 @@ def _without_last_blocks(state: State) -> State:
 
 
 class NeighbourhoodMeans(nn.Module):
-    """Averages each feature map over 3 x 3 and 7 x 7 places, because single places are noisy and lesions are larger."""
+    """Averages each feature map over 3 x 3 and 7 x 7 places: a single place is noisy, and lesions are larger."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return both means, (N, 2 x channels, h, w); places outside of the image do not count."""
+        """Return both means, (N, 2 x channels, h, w); positions outside of the image are left out."""
         return torch.cat(
             [functional.avg_pool2d(maps, side, 1, side // 2, count_include_pad=False) for side in _WINDOWS], dim=1
         )

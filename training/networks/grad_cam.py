@@ -5,12 +5,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mammopipe.training.model.class_activation import head_map, spread, within_tissue
+from mammopipe.training.model.class_activation import head_map, scaled_to, within_tissue
 from mammopipe.training.networks.model_directory import LoadedModel
 from mammopipe.training.networks.network import ImageNetwork
 
 _AGREE = 1e-3
-"""Maximum difference, at any pixel, of two maps in 0..1 that count as the same."""
+"""Maximum difference, at any pixel, between two heatmaps in 0..1 that count as equal."""
 
 
 def heatmap(model: LoadedModel, image: Tensor, class_index: int) -> NDArray[np.float32]:
@@ -39,27 +39,27 @@ def grad_cam(network: ImageNetwork, images: Tensor, class_index: int) -> NDArray
         class_index: Index of the class.
 
     Returns:
-        (H, W) float32, in [0, 1]. The strongest place is 1; all is 0 where there is no evidence for the class.
+        (H, W) float32, in [0, 1]; the maximum is 1, or everything is 0 if there is no evidence for the class.
 
     Raises:
         ValueError: There is not exactly one image.
     """
     if images.ndim != 4 or images.shape[0] != 1:
         raise ValueError(f"images must be one image, (1, 1, H, W), not {tuple(images.shape)}")
-    # Imported here because it takes a second and training does not need it.
+    # Imported here, because the import takes a second and training does not need it.
     from captum.attr import LayerGradCam
 
     attribution = LayerGradCam(network, network.cam_layer)
     with torch.enable_grad():
         evidence = attribution.attribute(images, target=class_index, relu_attributions=True)
-    return spread(evidence[0, 0].detach().float().cpu().numpy(), (images.shape[2], images.shape[3]))
+    return scaled_to(evidence[0, 0].detach().float().cpu().numpy(), (images.shape[2], images.shape[3]))
 
 
 class Heatmaps:
-    """The heatmaps of many images of one model, as `heatmap` gives them.
+    """Computes the heatmaps of many images of one model; the results are those of `heatmap`.
 
-    Where the feature maps weighted by the classifier equal the Grad-CAM (`head_weights`, checked on the first image),
-    each image takes a single forward pass; a Grad-CAM takes three times as long.
+    If the feature maps weighted by the classifier equal the Grad-CAM (`head_weights`, checked on the first image), each
+    image needs a single forward pass; a Grad-CAM takes three times as long.
     """
 
     def __init__(self, model: LoadedModel) -> None:
@@ -122,7 +122,7 @@ class WithMaps(nn.Module):
 
 
 def head_weights(network: ImageNetwork, image: Tensor) -> NDArray[np.float32] | None:
-    """Return the classifier's weights if the map that `head_map` makes of them equals the Grad-CAM.
+    """Return the classifier's weights if the map that `head_map` computes from them equals the Grad-CAM.
 
     They are equal after global pooling: the gradient of a logit with respect to a channel's mean is the classifier's
     weight, and max pooling before only redistributes gradients within a channel (Zhou et al. 2016,

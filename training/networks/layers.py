@@ -2,8 +2,8 @@
 
 A batch is divided into equal slices, one per process. Dropout masks are drawn for the whole batch, and each process
 uses its rows; batch statistics are summed over the processes. Results with one and with two processes therefore differ
-only by rounding. In float64 they agree to ten digits. In float32 a rounding error can change the sign at a ReLU or the
-choice of a maximum, which changes a gradient by some 0.5 %.
+only by rounding. In float64 they agree to ten digits. In float32, a rounding error can change the sign at a ReLU or the
+choice of a maximum, which changes a gradient by about 0.5 %.
 """
 
 from collections.abc import Sequence
@@ -112,11 +112,12 @@ class SharedBatchNorm(nn.BatchNorm2d):
         if not self.training or size == 1:
             return super().forward(input)
         values = input if input.dtype == torch.float64 else input.float()
-        # Breasts have different numbers of views, so the slices may differ in size.
+        # The count is summed too, because breasts have different numbers of views and the slices may differ in size.
         count = float(_total(values.new_tensor(values.numel() // values.shape[1])))
         mean = _total(values.sum(dim=(0, 2, 3))) / count
         centred = values - mean.view(1, -1, 1, 1)
         variance = _total(centred.square().sum(dim=(0, 2, 3))) / count
+        # As in torch, the running variance is the unbiased one and the batch is normalised by the biased one.
         self._remember(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         normalised: Tensor = centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)

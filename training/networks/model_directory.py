@@ -16,7 +16,6 @@ from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes
 from mammopipe.training.model.architecture import Level, Pooling, find_architecture
-from mammopipe.training.model.archive import pack, unpack
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.description import (
     DESCRIPTION_FILE,
@@ -34,17 +33,11 @@ from mammopipe.training.networks.registry import build_model
 
 __all__ = [
     "DESCRIPTION_FILE",
-    "SCHEMA",
-    "WEIGHTS_FILE",
     "LoadedModel",
     "check_description",
     "load",
-    "pack",
     "read_description",
     "save",
-    "unpack",
-    "verified",
-    "verify_files",
     "write_description",
 ]
 
@@ -65,12 +58,12 @@ class LoadedModel:
 
     @property
     def other_side(self) -> bool:
-        """Whether a breast is judged by the views of the patient's other breast, too."""
+        """Whether the views of the patient's other breast are also used."""
         return bool(self.description.get("views", {}).get("other_side", False))
 
     @property
     def attention(self) -> ViewAttention | None:
-        """How the views of a breast are combined; `None` for a model that judges images."""
+        """The layer that combines the views of a breast; `None` for a model that judges images."""
         if self.network.views is None:
             return None
         weights = {name: value.cpu().numpy() for name, value in self.network.views.state_dict().items()}
@@ -168,8 +161,8 @@ def _build(description: Mapping[str, Any]) -> ImageNetwork:
     if members > 1:
         return Ensemble([_build({**description, "ensemble": 1}) for _ in range(members)])
     architecture = find_architecture(description["architecture"])
-    # On "meta", no memory is allocated or initialised, since both come from the file. timm's networks have tables that
-    # are not in the file, so they need real memory.
+    # On "meta", no memory is allocated, because all weights come from the file. timm's networks have tables that are
+    # not in the file, so they need real memory.
     with torch.device("cpu" if architecture.of_timm else "meta"):
         return build_model(
             architecture.name,
@@ -179,8 +172,7 @@ def _build(description: Mapping[str, Any]) -> ImageNetwork:
             stride=description.get("stride", 32),
             level=Level(description.get("level", Level.IMAGE)),
             other_side=description.get("views", {}).get("other_side", False),
-            # On "meta", a normal distribution would import torch's compiler, which takes a second.
-            initialise=False,
+            initialise=False,  # On "meta", a normal distribution would import torch's compiler, which takes a second.
         )
 
 

@@ -69,12 +69,12 @@ class ImageNetwork(nn.Module):
 
     @property
     def new_layers(self) -> list[nn.Module]:
-        """The layers that are new beside a pretrained body, and train first."""
+        """The layers that are not in pretrained weights, and train first."""
         return [self.head, *([] if self.views is None else [self.views])]
 
     @property
     def head(self) -> nn.Module:
-        """The classifier; with a pretrained body, only it is new, and it trains first."""
+        """The classifier, which is not in pretrained weights."""
         return self.body.get_submodule(self.head_path)
 
     @property
@@ -85,7 +85,7 @@ class ImageNetwork(nn.Module):
     def forward(self, images: Tensor | Views) -> Tensor:
         """Return logits, (N, classes), of images, (N, 1, H, W) or (N, 3, H, W), or of breasts.
 
-        An image has the logits of a breast with this view alone.
+        An image has the same logits as a breast with this image as its only view.
 
         Raises:
             ValueError: The images are too small or have another shape.
@@ -100,7 +100,7 @@ class ImageNetwork(nn.Module):
         return logits
 
     def _judge_breasts(self, breasts: Views) -> Tensor:
-        """Return the logits of breasts, (breasts, classes); absent places are not computed."""
+        """Return the logits of breasts, (breasts, classes); absent views are not computed."""
         assert self.views is not None
         present = breasts.sides != ViewMask.ABSENT
         images = breasts.images[present].contiguous(memory_format=torch.channels_last)
@@ -111,7 +111,7 @@ class ImageNetwork(nn.Module):
         finally:
             hook.remove()
         logits = mean_over_flips(self.forward, images, breasts.mirrored[present], logits)
-        # In float32: the attention is small, and the server computes it exactly.
+        # In float32, because the attention costs little and the server does not compute it in 16 bits.
         with torch.autocast(images.device.type, enabled=False):
             features = _at_least_float32(kept[0]).mean(dim=(2, 3))
             found: Tensor = self.views(
@@ -129,7 +129,7 @@ class ImageNetwork(nn.Module):
         return maps
 
     def places(self, images: Tensor) -> Tensor:
-        """Return the logits of each place, (N, classes, h, w): the classifier applied to that place's maps alone."""
+        """Return the logits of each place, (N, classes, h, w): the classifier applied to the features of that place."""
         return place_logits(self.head, self.maps(images))
 
     def classify(self, maps: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ def _at_least_float32(values: Tensor) -> Tensor:
 
 
 def _placed(rows: Tensor, present: Tensor) -> Tensor:
-    """Return rows, (views, n), at the places of their views, (breasts, places, n), and 0 at the absent places."""
+    """Return rows, (views, n), at the positions of their views, (breasts, places, n), and 0 at absent positions."""
     placed = rows.new_zeros((*present.shape, rows.shape[1]))
     placed[present] = rows
     return placed
@@ -165,13 +165,13 @@ def _placed(rows: Tensor, present: Tensor) -> Tensor:
 def mean_over_flips(
     network: Callable[[Tensor], Tensor], images: Tensor, mirrored: Tensor, logits: Tensor | None = None
 ) -> Tensor:
-    """Return logits, (N, classes); those of some images are the mean of the image's and its mirror image's.
+    """Return logits, (N, classes); for the `mirrored` images, means of the image's and its mirror image's logits.
 
     Args:
-        network: Images to logits.
+        network: Function from images to logits.
         images: (N, 1, H, W).
-        mirrored: (N,) bool: the images whose mirror image, top to bottom, counts as well.
-        logits: Logits of the images, (N, classes), where a forward pass has given them already.
+        mirrored: (N,) bool: the images whose mirror image, top to bottom, is used as well.
+        logits: Logits of the images, (N, classes), if a forward pass has already computed them.
     """
     logits = network(images) if logits is None else logits
     if mirrored.any():
@@ -186,7 +186,7 @@ def classifier(features: int, options: BuildOptions) -> nn.Sequential:
 
 
 class _Join(nn.Module):
-    """Returns the members' feature maps unchanged; class activation maps are taken from here."""
+    """Returns the members' feature maps unchanged; a module with this output, which class activation maps can hook."""
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the maps, (N, channels of all members, h, w)."""
@@ -221,9 +221,9 @@ class Ensemble(ImageNetwork):
 
     @property
     def head(self) -> nn.Module:
-        """One linear classifier of the feature maps of all members; if a member has several layers, all of them.
+        """One linear classifier of the feature maps of all members; the members' heads if one has several layers.
 
-        For activation maps only: training it would change no member.
+        It is for class activation maps only; training it would change no member.
         """
         layers = [[part for part in member.head.modules() if isinstance(part, nn.Linear)] for member in self.members]
         if any(len(found) != 1 for found in layers):
@@ -234,7 +234,7 @@ class Ensemble(ImageNetwork):
         return joint
 
     def forward(self, images: Tensor | Views) -> Tensor:
-        """Return logits, (N, classes), of images, (N, 1, H, W) or (N, 3, H, W); an ensemble judges no breasts."""
+        """Return logits, (N, classes), of images, (N, 1, H, W) or (N, 3, H, W); an ensemble cannot judge breasts."""
         assert isinstance(images, Tensor)
         return self.classify(self.maps(images))
 

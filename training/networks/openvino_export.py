@@ -1,7 +1,7 @@
 """Exports the selected network to OpenVINO, compares it with torch on validation, and ships it if both agree.
 
 If a score is too close to a threshold (`mammopipe.training.model.near_threshold`), the server computes the image again
-in float32. The comparison does the same, so it compares the decisions that the server will make.
+in float32. The comparison does the same, so that it tests the decisions that the server will make.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,7 +36,7 @@ Combine = Callable[[Floats, Floats], Floats]
 
 @dataclass(frozen=True)
 class BreastParity:
-    """How the breasts of a model that judges breasts are compared."""
+    """What the comparison with torch needs for a model that judges breasts."""
 
     combine: Combine
     logits: Floats
@@ -53,7 +53,7 @@ class Export:
     reason: str
     """Why the engine was or was not shipped, in one sentence."""
     precision: str
-    """Number format of an ordinary forward pass."""
+    """Number format of a forward pass, unless the score is close to a threshold."""
     images: int
     """Number of validation images compared."""
     largest_difference: float
@@ -70,7 +70,7 @@ class Export:
         return asdict(self)
 
     def described(self, directory: Path) -> dict[str, Any]:
-        """Return the values for `engines` of `model.json`; empty where nothing was shipped."""
+        """Return the values for `engines` of `model.json`; empty if nothing was shipped."""
         if not self.shipped:
             return {}
         names = [*NETWORK_FILES, *([HEAD_FILE] if self.activation_map == HEAD else [])]
@@ -103,8 +103,8 @@ def export_network(
         description: The future `model.json`, with calibration and thresholds.
         read: Yields validation images.
         logits: Logits of the validation images by torch in float32, (images, classes).
-        mirrored: Which images are judged together with their mirror image (`test_flips`); `None`: none of them.
-        breasts: For a model that judges breasts: how its breasts are compared with torch, in addition to the images.
+        mirrored: Which images are judged together with their mirror image (`test_flips`); `None` for none of them.
+        breasts: For a model that judges breasts, what the comparison of breasts needs; images are compared as well.
     """
     flips = np.zeros(len(logits), bool) if mirrored is None else mirrored
     first = next(iter(read([0])))
@@ -112,7 +112,7 @@ def export_network(
     weights = head_weights(model.network, torch.from_numpy(first)[None, None])
     if weights is not None:
         write_bytes(directory / HEAD_FILE, save_arrays({"weight": weights}))
-    outcome = _fastest_that_holds(
+    outcome = _fastest_that_agrees(
         directory / NETWORK_FILES[0],
         description,
         read,
@@ -127,7 +127,7 @@ def export_network(
     return outcome
 
 
-def _fastest_that_holds(
+def _fastest_that_agrees(
     network: Path,
     description: Mapping[str, Any],
     read: ReadImages,
@@ -139,7 +139,7 @@ def _fastest_that_holds(
 ) -> Export:
     """Return the result in the processor's fastest format, or in float32 if the fastest format does not agree.
 
-    Breasts are always judged in float32, so a model of breasts is checked and shipped in that format alone.
+    The server always judges breasts in float32, so a model of breasts is checked and shipped only in that format.
     """
     check = partial(
         compare, network, description, read, logits, mirrored, activation_map=activation_map, breasts=breasts
@@ -154,7 +154,7 @@ def _fastest_that_holds(
 
 
 def write_network(model: LoadedModel, target: Path) -> None:
-    """Write the network, for one image at a time, to `target`, and its float32 weights beside it as `.bin`.
+    """Write the network, for one image at a time, to `target`, and its float32 weights to the same name with `.bin`.
 
     The weights are not compressed to 16 bits, because the server also needs exact results in float32.
     """
@@ -197,7 +197,7 @@ def compare(
         mirrored: (images,): which images are judged together with their mirror image.
         precision: Number format to compare.
         activation_map: How the engine computes class activation maps, for the result.
-        breasts: How breasts are compared, for a model that judges them.
+        breasts: What the comparison of breasts needs, for a model that judges breasts.
     """
     threads, given = torch.get_num_threads(), read_network(network)
     quick = CompiledNetwork(given, precision=precision, threads=threads)
@@ -251,5 +251,5 @@ def _reason(difference: float, others: int, images: int) -> str:
     if difference > TOLERANCE:
         return f"Not shipped: {measured}, more than the {TOLERANCE:g} allowed."
     if others:
-        return f"Not shipped: {others} of {images} validation images are decided otherwise than by torch in float32."
+        return f"Not shipped: {others} of {images} validation images have another decision than with torch in float32."
     return f"Shipped: {measured}, and every decision is the same."

@@ -37,7 +37,7 @@ def peaks(places: Tensor) -> Tensor:
 def top(places: Tensor, count: int) -> Tensor:
     """Return image logits, (N, classes), from the logits of places, (N, classes, h, w), by `Pooling.TOP`.
 
-    The first class is the one without a lesion. If an image has fewer than `count` places, all of them count.
+    The first class is the one without a lesion. If an image has fewer than `count` places, all of them are used.
     """
     flat = places.flatten(2)
     strongest = flat[:, 1:].topk(min(count, flat.shape[2]), dim=2).values.mean(dim=2)
@@ -55,10 +55,10 @@ def pool_maps(maps: Tensor, pooling: Pooling) -> Tensor:
 
 @dataclass(frozen=True)
 class Views:
-    """The views of a batch of breasts; a place without a view is absent (`Side.ABSENT`)."""
+    """The views of a batch of breasts, padded to the same number of places; padding is marked `ViewMask.ABSENT`."""
 
     images: Tensor
-    """(breasts, places, 1, H, W) float32 in [0, 1]; the pixels of absent places do not count."""
+    """(breasts, places, 1, H, W) float32 in [0, 1]; the pixels of absent places are not used."""
     sides: Tensor
     """(breasts, places) int64, the mask: values of `ViewMask`."""
     mirrored: Tensor
@@ -70,7 +70,7 @@ class Views:
 
     @classmethod
     def stack(cls, breasts: Sequence["Views"]) -> Self:
-        """Return one batch of several, padded with absent places to the same number of places."""
+        """Return several batches as one, padded with absent places to the same number of places."""
         places = max(part.sides.shape[1] for part in breasts)
 
         def padded(tensor: Tensor) -> Tensor:
@@ -82,12 +82,12 @@ class Views:
         return cls(*(torch.cat([padded(getattr(part, name)) for part in breasts]) for name in names))
 
     def chunk(self, chunks: int) -> list["Views"]:
-        """Return the batch in parts, as `torch.chunk` cuts a tensor."""
+        """Return the batch in parts of the sizes that `torch.chunk` gives."""
         parts = zip(*(tensor.chunk(chunks) for tensor in (self.images, self.sides, self.mirrored)), strict=True)
         return [Views(*part) for part in parts]
 
     def to(self, device: torch.device, *, non_blocking: bool = False, **_: Any) -> "Views":
-        """Return the batch on a device; a memory format, which a tensor of images would take, has no effect."""
+        """Return the batch on a device; a memory format is accepted, as by a tensor of images, but has no effect."""
         moved = (tensor.to(device, non_blocking=non_blocking) for tensor in (self.images, self.sides, self.mirrored))
         return Views(*moved)
 
@@ -97,7 +97,7 @@ class Views:
 
 
 class ViewPooling(nn.Module):
-    """Attention over the views of a breast. It begins as the plain mean of its own views."""
+    """Attention over the views of a breast. Before training, it is the plain mean of the breast's own views."""
 
     def __init__(self, channels: int, classes: int, *, other_side: bool) -> None:
         """Create the layer.
@@ -105,12 +105,13 @@ class ViewPooling(nn.Module):
         Args:
             channels: Number of features of a view.
             classes: Number of classes.
-            other_side: Whether the views of the other breast count.
+            other_side: Whether the views of the other breast are used.
         """
         super().__init__()
         self.content, self.gate = nn.Linear(channels, HIDDEN), nn.Linear(channels, HIDDEN)
         self.score = nn.Linear(HIDDEN, 1, bias=False)
         self.other = nn.Linear(classes, classes, bias=False) if other_side else None
+        # Zeros: equal weights of all views at first, and nothing from the other breast.
         nn.init.zeros_(self.score.weight)
         if self.other is not None:
             nn.init.zeros_(self.other.weight)
@@ -131,7 +132,7 @@ class ViewPooling(nn.Module):
 
 
 def _weighted_mean(logits: Tensor, energies: Tensor, chosen: Tensor) -> Tensor:
-    """Return the mean of the chosen views' logits by the softmax of their energies; 0 where none is chosen."""
+    """Return the mean of the chosen views' logits, weighted by the softmax of their energies; 0 if none is chosen."""
     weights = torch.softmax(energies.masked_fill(~chosen, -torch.inf), dim=1)
     # Without a chosen view all energies are -inf, and their softmax is NaN.
     weights = torch.where(chosen, weights, torch.zeros_like(weights))

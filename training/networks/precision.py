@@ -12,10 +12,10 @@ from mammopipe.training.model.architecture import Precision
 IMAGES, ROUNDS = 8, 2
 """Images per timed step, and steps in each format. With fewer images, the weights would dominate the time."""
 WORTH_IT = 1.1
-"""Minimum speed-up with which 16 bits are chosen. A smaller one could be due to chance."""
+"""Minimum speed-up for choosing 16 bits. A smaller one could be due to chance."""
 
 _FASTER: dict[tuple[object, ...], Precision] = {}
-"""The formats that were measured in this process, by network and shape of the images."""
+"""The results of measurements in this process, by network and shape of the images."""
 
 _TYPES = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}
 
@@ -30,8 +30,8 @@ def choose_precision(
 ) -> Precision:
     """Return `wanted`; for `auto`, return the faster format for images of this shape (H, W).
 
-    It is measured once in a process for each network and shape, so that all folds of a job use one format. The network
-    stays unchanged.
+    The formats are timed once in a process for each network and shape, so that all folds of a job use the same format.
+    The network stays unchanged.
 
     Raises:
         ConfigError: float16 is wanted without a GPU.
@@ -52,7 +52,7 @@ def choose_precision(
 def _faster_on_a_cpu(network: nn.Module, shape: tuple[int, int]) -> Precision:
     state = {name: value.clone() for name, value in network.state_dict().items()}
     threads = torch.get_num_threads()
-    # Measure the processor time of one thread, so that the machine's other load does not change the choice.
+    # One thread, and processor time instead of wall time, so that other load on the machine does not change the choice.
     torch.set_num_threads(1)
     try:
         seconds = _measure(network.train(), torch.zeros(IMAGES, 1, *shape).to(memory_format=torch.channels_last))
@@ -65,7 +65,7 @@ def _faster_on_a_cpu(network: nn.Module, shape: tuple[int, int]) -> Precision:
 
 
 def _measure(network: nn.Module, images: torch.Tensor) -> dict[Precision, float]:
-    """Return the shortest time of a step in each format, in seconds; the formats alternate."""
+    """Return the shortest time of a step in each format, in seconds; the formats alternate, as load may change."""
     seconds = {precision: float("inf") for precision in (Precision.FLOAT32, Precision.BFLOAT16)}
     with torch.random.fork_rng(devices=[]):
         for _ in range(ROUNDS):

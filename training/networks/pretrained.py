@@ -1,7 +1,7 @@
 """Finds pretrained weights in their channel, checks them against their SHA-256 sums, and loads them strictly.
 
-Weights are a published state dict, or a model that this project packed (`model.tar.gz`), which is trained further: a
-warm start. A packed model brings its classifier, too, if its classes are those of the job.
+Weights are a published state dict, or a model that this project packed (`model.tar.gz`) and that is trained further (a
+warm start). The classifier of a packed model is also loaded if its classes are those of the job.
 """
 
 import pickle
@@ -18,7 +18,7 @@ from torch import Tensor
 from mammopipe.processing.declared_data import declaration_of
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.weight_sums import checked_sha256
-from mammopipe.training.model.architecture import ARCHITECTURES, SUFFIXES, fits_weights, timm_names
+from mammopipe.training.model.architecture import ARCHITECTURES, fits_weights, timm_names, weights_of_no_network
 from mammopipe.training.model.archive import PACKED, unpacked
 from mammopipe.training.model.description import WEIGHTS_FILE
 from mammopipe.training.model.views.attention import PREFIX
@@ -44,7 +44,7 @@ _UNREADABLE = (
 _WRAPPERS = ("module.", "model.", "network.", "net.", "backbone.", "encoder.", "body.", "trunk.", "_orig_mod.")
 """Prefixes that other programs (DataParallel, Lightning, torch.compile) and this project put before parameter names."""
 _OUTPUT = "output.tar.gz"
-"""What SageMaker may put beside a training job's `model.tar.gz`; it holds no model."""
+"""File that SageMaker may put next to a training job's `model.tar.gz`; it contains no model."""
 _NESTED = ("state_dict", "model_state_dict", "model", "network")
 """Keys under which a checkpoint may hold its state dict."""
 
@@ -61,7 +61,7 @@ class StagedWeights:
     declared: Mapping[str, Any] | None = None
     """The declaration of the images that the weights were trained on (`mammopipe.processing.declared_data`)."""
     model: Mapping[str, Any] | None = None
-    """What a packed model says of itself: architecture, classes, digests of its weights and of its training data."""
+    """Keys of a packed model's `model.json`: architecture, classes, digests of its weights and its training data."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON values for `model.json`."""
@@ -77,9 +77,9 @@ class StagedWeights:
         if self.model is None or self.declared is not None or self.model["data_digest"] == data_digest:
             return
         raise ConfigError(
-            f"{self.path}: this model was trained on other images than this job's; declare them in "
-            f'{self.path.name}.json, {{"datasets": ["..."]}}: if the test images of this run are among them, every '
-            "figure is too good"
+            f"{self.path}: this model was trained on other images than this job's; declare their datasets in "
+            f'{self.path.name}.json, {{"datasets": ["..."]}}, because every figure is too good if the test images of '
+            "this run are among them"
         )
 
 
@@ -102,11 +102,10 @@ def find_weights(folder: Path, name: str) -> StagedWeights | None:
     """
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     networks = (*ARCHITECTURES, *timm_names())
-    named = [path.name for path in files if path.suffix in SUFFIXES]
-    strangers = [name for name in named if not any(fits_weights(name, network) for network in networks)]
-    if strangers:
+    unknown = weights_of_no_network([path.name for path in files], networks)
+    if unknown:
         raise ConfigError(
-            f"{folder}: {', '.join(strangers)}: weights of no known network; a file's name must begin with the name of "
+            f"{folder}: {', '.join(unknown)}: weights of no known network; a file's name must begin with the name of "
             f"the network that it is for"
         )
     packed = [path for path in files if path.name.endswith(PACKED) and path.name != _OUTPUT]
@@ -122,21 +121,21 @@ def find_weights(folder: Path, name: str) -> StagedWeights | None:
 
 
 def _own_model(path: Path, name: str) -> dict[str, Any] | None:
-    """Return what a packed model says of itself; `None` for a state dict.
+    """Return keys of a packed model's `model.json`; `None` for a state dict.
 
     Raises:
-        ConfigError: The model is damaged, or is of another network.
+        ConfigError: The model is damaged, is of another network, or is an ensemble.
     """
     if not path.name.endswith(PACKED):
         return None
     with unpacked(path) as (_, described):
         if described["architecture"] != name:
             raise ConfigError(
-                f"{path}: a model of {described['architecture']}; cnn={name} cannot start from it, only from a model "
-                "of its own network"
+                f"{path}: a model of {described['architecture']}; cnn={name} can only start from a model of the same "
+                "network"
             )
         if described.get("ensemble", 1) > 1:
-            raise ConfigError(f"{path}: an ensemble of {described['ensemble']} networks; training starts from one")
+            raise ConfigError(f"{path}: an ensemble of {described['ensemble']} networks; training must start from one")
         kept = {key: described[key] for key in ("architecture", "classes", "weights_sha256", "pretrained_weights")}
         return {**kept, "data_digest": described["training"].get("data_digest")}
 
@@ -144,7 +143,7 @@ def _own_model(path: Path, name: str) -> dict[str, Any] | None:
 def load_packed(network: ImageNetwork, path: Path, classes: Sequence[str]) -> None:
     """Load a packed model into a network: the body, and the classifier if it has the same classes.
 
-    A network that judges breasts takes the attention over views, too, from a model that has the same.
+    A network that judges breasts also gets the attention over views, from a model that has the same attention.
 
     Raises:
         ConfigError: The model is damaged, or does not fit the network.
@@ -170,7 +169,7 @@ def read_weights(path: Path) -> State:
         state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except (*_UNREADABLE, SafetensorError) as error:
         reason = (str(error).splitlines() or ["it ends too early"])[0]
-        # A checkpoint may hold objects of other programs, such as hyperparameters; unpickling them could run code.
+        # A checkpoint may contain objects of other programs, such as hyperparameters. Unpickling them could run code.
         objects = isinstance(error, pickle.UnpicklingError)
         hint = '; save its state dict alone, torch.save(checkpoint["state_dict"], FILE)' if objects else ""
         raise ConfigError(f"{path}: not a file of weights: {reason}{hint}") from None
@@ -187,8 +186,8 @@ def read_weights(path: Path) -> State:
 def unwrapped(state: State, wanted: Collection[str]) -> State:
     """Return a state dict without the prefixes that other programs put before the `wanted` names.
 
-    A prefix is removed if more wanted names appear without it, or if all names have it and none is wanted. Names
-    without the prefix are dropped, because they belong to the wrapper, such as the weights of a loss.
+    A prefix is removed if more names are wanted without it, or if all names have it and none is wanted. Names without
+    the prefix are then dropped, because they belong to the wrapper, such as the weights of a loss.
     """
     wanted = set(wanted)
     while True:
@@ -211,7 +210,7 @@ def load_body(network: ImageNetwork, state: State, *, where: Path) -> None:
         where: File name for error messages.
 
     Raises:
-        ConfigError: Names or shapes do not fit, or a value is not finite; the message states the first of them.
+        ConfigError: Names or shapes do not fit, or a value is not finite; the message states the first five.
     """
     own, head = network.body.state_dict(), f"{network.head_path}."
     wanted = {key: value for key, value in own.items() if not key.startswith(head)}

@@ -1,4 +1,4 @@
-"""Builds networks by name; `build_model` returns each as a `ImageNetwork`."""
+"""Builds networks by name; `build_model` returns each as an `ImageNetwork`."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -40,15 +40,15 @@ def build_model(
         name: Name of one of this project's own networks, or of a network of timm.
         classes: Number of classes, or their names in the order of the logits.
         weights: A file of pretrained weights (safetensors, or a state dict of torch), or a packed model of the same
-            network (`model.tar.gz`), whose classifier is taken, too, if it has the same classes.
+            network (`model.tar.gz`), whose classifier is also loaded if it has the same classes.
         dropout: Probability that a feature is dropped before the classifier.
         drop_path: Stochastic depth: probability that the last block is skipped; only for networks of timm.
         seed: Seed of the initial weights.
         pooling: How feature maps become logits.
-        top_places: Number of places that count with `Pooling.TOP`.
+        top_places: Number of places that `Pooling.TOP` uses.
         stride: Stride of the feature maps, in pixels.
         level: What the network judges: images, or breasts by all their views.
-        other_side: Whether a breast is judged by the views of the patient's other breast, too.
+        other_side: Whether the views of the patient's other breast are also used.
         initialise: Whether to draw initial weights; unnecessary if a file will replace all of them.
 
     Raises:
@@ -63,7 +63,7 @@ def build_model(
         raise ConfigError(f"stride={stride}: cnn={name} has feature maps only at stride {architecture.stated_strides}")
     if pooling is not Pooling.MEAN and not architecture.has_places:
         raise ConfigError(f"pooling={pooling}: cnn={name} has no logits of single places")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # Building a network must not change the caller's random numbers.
         torch.manual_seed(seed)
         network = _build(architecture, BuildOptions(count, dropout, drop_path, stride))
         if initialise and not architecture.of_timm:
@@ -87,7 +87,7 @@ def _build(architecture: Architecture, options: BuildOptions) -> ImageNetwork:
 
 
 def _view_pooling(network: ImageNetwork, architecture: Architecture, classes: int, other_side: bool) -> ViewPooling:
-    """Return the layer that pools the views of breasts; it reads as many channels as the linear classifier."""
+    """Return the layer that pools the views of breasts; its input has as many channels as that of the classifier."""
     if not architecture.has_places:
         raise ConfigError(
             f"level={Level.BREAST}: cnn={architecture.name}, whose classifier has several layers, cannot pool views"

@@ -1,7 +1,7 @@
 """Networks of timm with feature maps (https://github.com/huggingface/pytorch-image-models, Apache-2.0).
 
-timm builds the trunk without pooling and classifier. A normalisation that timm's head applies after the pooling
-(ConvNeXt) is applied here to each place, before the pooling. The image's logit is then the mean of the places' logits.
+timm builds the trunk without pooling and classifier. A normalisation that timm's head applies after the pooling (in
+ConvNeXt) is applied here to each place, before the pooling, so that an image's logit is the mean of its places' logits.
 """
 
 import inspect
@@ -28,11 +28,11 @@ _VARIANTS: tuple[Mapping[str, Any], ...] = (
     {**_WITHOUT_POOLING, "dynamic_img_size": True},
     {},
 )
-"""Options of timm, tried in this order, with which a network accepts images of any size. A network whose pooling cannot
-be left out is pruned behind its last feature maps."""
+"""Options of timm, tried in this order until the network accepts images of any size. If the pooling of a network cannot
+be left out, the layers after its last feature maps are removed."""
 _PROBES = ((128, 96), (448, 672))
-"""Sizes of the images, tried in this order, by which the feature maps are found. Some networks need large ones. No
-network's own size has such sides, so that an option is found with which a network takes other sizes, too."""
+"""Sizes of the test images, tried in this order, that show the feature maps' layout. Some networks need large images.
+No network has such a default size, so an option that works here also works for other sizes."""
 
 
 class Trunk(nn.Module):
@@ -65,7 +65,7 @@ class Trunk(nn.Module):
         return maps.permute(0, 3, 1, 2) if self._transposed else maps
 
     def _probed(self) -> tuple[tuple[int, ...], tuple[int, int]]:
-        """Return the shape of the output for the first probe that the network takes, and that probe's size."""
+        """Return the output's shape for the first probe that the network accepts, and that probe's size."""
         for probe in _PROBES:
             try:
                 with torch.inference_mode():
@@ -74,7 +74,7 @@ class Trunk(nn.Module):
             except (RuntimeError, AssertionError, ValueError):
                 if probe == _PROBES[-1]:
                     raise
-        # Several outputs, as of a network that was distilled, are no feature maps.
+        # Several outputs, such as those of a distilled network, are not feature maps.
         return tuple(maps.shape) if isinstance(maps, Tensor) else (), probe
 
     def _raw(self, images: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def trunk_of(name: str, options: BuildOptions, **changes: Any) -> Trunk:
         **changes: Further options of timm.
 
     Raises:
-        ConfigError: The network has no feature maps, or does not have an option.
+        ConfigError: The network has no feature maps, or does not support an option.
     """
     stochastic: dict[str, Any] = {"drop_path_rate": options.drop_path} if options.drop_path else {}
     reasons = []
@@ -143,18 +143,18 @@ def trunk_of(name: str, options: BuildOptions, **changes: Any) -> Trunk:
 def _stage_at(name: str, network: nn.Module, stride: int, shape: tuple[int, ...]) -> tuple[int, bool]:
     """Return the index of the network's last stage with this stride, and whether it is the last stage overall.
 
-    `shape` is that of the network's own output, for the message of the `ConfigError` if there is no such stage.
+    `shape` is that of the network's own output; it is part of the `ConfigError`'s message if there is no such stage.
     """
     stages = getattr(network, "feature_info", None)
     found = [index for index, stage in enumerate(stages or []) if stage["reduction"] == stride]
     if not found or not hasattr(network, "forward_intermediates"):
-        own = f", and its output of the shape {shape} is none" if shape else ""
-        raise ConfigError(f"stride={stride}: cnn={name} has no feature maps (N, channels, h, w) at that distance{own}")
+        own = f", and its output of the shape {shape} is not a feature map" if shape else ""
+        raise ConfigError(f"stride={stride}: cnn={name} has no feature maps (N, channels, h, w) at that stride{own}")
     return found[-1], found[-1] == len(stages or []) - 1
 
 
 def _are_maps(shape: tuple[int, ...]) -> bool:
-    """Return whether an output of this shape has places."""
+    """Return whether an output of this shape is a feature map with more than one position."""
     return len(shape) == 4 and shape[2] >= 1 and shape[2:] != (1, 1)
 
 

@@ -1,1 +1,1 @@
-"""Documents of an evaluation for readers: report, plots, model cards, reporting guidelines."""
+"""Documents about an evaluation: report, plots, model cards, reporting guidelines."""

@@ -26,14 +26,14 @@ from mammopipe.training.reporting.reporting_guidelines import COMPARED, lines
 TEMPLATE = "model_card.md.j2"
 CARD, PACKAGE_CARD, REGISTRATION = "model_card.md", "model_card.json", "registration.json"
 
-SYNTHETIC = "Images drawn by a program, in the layout of the dataset named; no patient's, and free to use."
+SYNTHETIC = "Synthetic images in the layout of the named dataset; they show no patient and are free to use."
 
 INTENDED = (
     "Research on mammogram classification: comparing methods, teaching, and testing the integration of such "
     "models. Users are researchers and engineers."
 )
 NOT_INTENDED = (
-    "Diagnosis, triage, screening or any decision about a person. It is not a medical device, nobody has "
+    "Diagnosis, triage, screening or any decision about a person. It is not a medical device, no authority has "
     "cleared it, and no figure here is from a prospective or external study."
 )
 
@@ -112,28 +112,28 @@ def limits(evaluation: Mapping[str, Any]) -> Iterator[str]:
     if evaluation["synthetic"]:
         yield "The images are synthetic: no figure says anything about mammograms."
     if evaluation["profile"] == "quick":
-        yield "Quick profile: the run tested the software, and its figures mean nothing."
+        yield "Quick profile: the run only tested the software, and its figures mean nothing."
     if not evaluation["leakage"]["passed"]:
         yield f"The leakage audit {evaluation['leakage']['verdict']}. No figure can be trusted."
     if evaluation["protocol"] != "patient":
         yield (
-            f"Protocol {evaluation['protocol']}: images of one patient lie on both sides of the split, so every "
+            f"Protocol {evaluation['protocol']}: images of one patient may be in training and in test, so every "
             "figure is too good."
         )
     yield (
         f"Small data: {training['images']} training originals, {test['images']} test {evaluation['level']}s of "
-        f"{test['patients']} patients. Differences within the intervals are no differences."
+        f"{test['patients']} patients. A difference smaller than the intervals may be due to chance."
     )
     if test["macro_auc"]["value"] is not None and test["macro_auc"]["low"] is None:
-        yield "The test is too small for an interval of the macro AUC: chance is not ruled out."
+        yield "The test split is too small for an interval of the macro AUC: chance is not ruled out."
     elif test["macro_auc"]["value"] is not None and test["macro_auc"]["low"] <= 0.5:
-        yield "On test the interval of the macro AUC holds 0.5: chance is not ruled out."
+        yield "On test, the interval of the macro AUC contains 0.5: chance is not ruled out."
     candidate = evaluation["candidates"][evaluation["selected"]["cnn"]]
     declared = declared_data.sentence(candidate.get("pretrained_weights"), evaluation["dataset"].split("+"))
     if declared:
         yield declared
     pointing = evaluation["pointing"]["test"]["both"]["above_chance"]
     if pointing["low"] is not None and pointing["low"] <= 0:
-        yield "On test the heatmap points at annotated lesions no more often than chance would."
-    yield "Internal evaluation only: one collection, no other scanner, clinic, country or year."
-    yield "Classes come from the collection's label table; readers and their agreement are not known to the run."
+        yield "On test, it is not shown that the heatmap points at annotated lesions more often than chance."
+    yield "Internal evaluation only: the test images are from the same collections as the training images."
+    yield "The classes come from the collection's label table; the run knows neither the readers nor their agreement."

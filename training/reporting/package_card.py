@@ -1,4 +1,4 @@
-"""The card of a model package in SageMaker's registry, as JSON in AWS's own schema, kept within its limits.
+"""Makes the card of a model package in SageMaker's registry, as JSON in AWS's schema and within its limits.
 
 Source: "Model package model card schema" (SageMaker Developer Guide, model-registry-details.html). The schema allows
 only its own keys, limits the length of each text, and limits the whole to 100,000 characters.
@@ -47,12 +47,12 @@ def package_card(
     card = {
         "model_overview": {"model_creator": _CREATOR},
         "intended_uses": {
-            "purpose_of_model": _cut(f"Tells {', '.join(evaluation['classes'])} mammograms apart.", _LONG),
+            "purpose_of_model": _cut(f"Classifies mammograms as {', '.join(evaluation['classes'])}.", _LONG),
             "intended_uses": _cut(f"{intended} Not for: {not_intended}", _LONG),
             "factors_affecting_model_efficiency": _cut(" ".join(limits), _LONG),
             "risk_rating": "High",
-            "explanations_for_risk_rating": "A wrong answer about a mammogram, believed, could harm a person; the "
-            "model is for research only.",
+            "explanations_for_risk_rating": "A wrong answer about a mammogram could harm a person if it were "
+            "believed; the model is for research only.",
         },
         "training_details": {
             "objective_function": {"function": {"function": "Minimize", "facet": "Loss"}},
@@ -76,7 +76,7 @@ def package_card(
     }
     size = len(json.dumps(card, sort_keys=True))
     if size > LARGEST:
-        raise ConfigError(f"model card: {size} characters; the registry takes {LARGEST}")
+        raise ConfigError(f"model card: {size} characters; the registry accepts at most {LARGEST}")
     return card
 
 
@@ -115,11 +115,15 @@ def _evaluation(evaluation: Mapping[str, Any], split: str) -> dict[str, Any]:
         ),
         *_subgroups(figures),
     ]
-    seen = "measured once, after every choice" if split == "test" else "chose network and thresholds: too good"
+    use = (
+        "measured once, after every choice"
+        if split == "test"
+        else "also used to choose network and thresholds, so its figures are too good"
+    )
     return {
         "name": f"{split} split, protocol {protocol}",
-        "evaluation_observation": f"{_cases(evaluation, split)} of {counts['patients']} patients; {seen}. Intervals "
-        "are of 95 %, by patient.",
+        "evaluation_observation": f"{_cases(evaluation, split)} of {counts['patients']} patients; {use}. Intervals "
+        "are 95 % intervals, by patient.",
         "metric_groups": [
             {"name": name, "metric_data": [_metric(key, found) for key, found in members.items()]}
             for name, members in groups
@@ -162,7 +166,7 @@ def _matrix(evaluation: Mapping[str, Any], split: str) -> dict[str, Any]:
                 "name": "confusion matrix",
                 "type": "matrix",
                 "value": matrix,
-                "notes": "rows the truth, columns the answer",
+                "notes": "rows are the true class, columns the predicted class",
                 "x_axis_name": list(evaluation["classes"]),
                 "y_axis_name": list(evaluation["classes"]),
             }

@@ -9,7 +9,7 @@ from mammopipe.processing.pages.plot import COLOURS, TWO_LINES, Plot
 
 _PROPERTY_OF = {"normal": "normal", "negative": "normal", "benign": "benign", "malignant": "malignant"}
 _LINE_OF = {"benign": "--"}
-"""Line style of a class. Lines differ as well as colours, because not all readers can distinguish the colours."""
+"""Line style of a class. Line styles differ as well as colours, because not all readers can distinguish the colours."""
 
 
 def roc_plot(figures: Mapping[str, Any], title: str) -> Markup:
@@ -18,13 +18,14 @@ def roc_plot(figures: Mapping[str, Any], title: str) -> Markup:
     plot.reference([0, 1], [0, 1])
     for name, curve in figures["roc"].items():
         if curve is not None:
-            plot.axes.plot(curve["false_positive_rate"], curve["sensitivity"], **_of_class(name))
+            colour, line = COLOURS[_PROPERTY_OF[name]], _LINE_OF.get(name, "-")
+            plot.axes.plot(curve["false_positive_rate"], curve["sensitivity"], color=colour, linestyle=line, label=name)
     return plot.svg()
 
 
 def reliability_plot(points: Sequence[Mapping[str, float]], title: str) -> Markup:
     """Return a reliability plot: observed proportion over predicted probability, with intervals and counts."""
-    plot = Plot(title, "predicted probability of malignant", "share that is malignant")
+    plot = Plot(title, "predicted probability of malignant", "proportion malignant")
     top = min(1.0, 1.08 * max([0.1, *(max(point["predicted"], point["high"]) for point in points)]))
     plot.axes.set(xlim=(-0.02 * top, top), ylim=(-0.02 * top, 1.02 * top))
     plot.reference([0, top], [0, top])
@@ -57,7 +58,7 @@ def precision_recall_plot(curve: Mapping[str, Sequence[float]] | None, share: fl
 
 def decision_plot(curve: Sequence[Mapping[str, float]], title: str) -> Markup:
     """Return the decision curve: net benefit of the model, of recalling everyone and of recalling no one."""
-    plot = Plot(title, "probability from which on to recall", "net benefit")
+    plot = Plot(title, "threshold probability of recall", "net benefit")
     thresholds, model = [point["threshold"] for point in curve], [point["model"] for point in curve]
     plot.axes.plot(
         thresholds, [point["all"] for point in curve], color=COLOURS["quiet"], linestyle=":", label="recall all"
@@ -92,7 +93,3 @@ def _by_epoch(
     plot.whole_x()
     plot.axes.set_ylim(bottom=0, top=1.02 if unit else None)
     return plot.svg()
-
-
-def _of_class(name: str) -> dict[str, Any]:
-    return {"color": COLOURS[_PROPERTY_OF[name]], "linestyle": _LINE_OF.get(name, "-"), "label": name}

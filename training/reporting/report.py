@@ -1,4 +1,4 @@
-"""Renders `report.html` from `evaluation.json` and a few images: one page, in one file, for radiologists and reviewers.
+"""Renders `report.html` from `evaluation.json` and example images: one self-contained page for radiologists and others.
 
 Every number on the page comes from `evaluation.json`; its path there is in the attribute `data-path`.
 """
@@ -27,7 +27,7 @@ def render(evaluation: Mapping[str, Any], pictures: Mapping[str, Picture]) -> st
         evaluation: `evaluation.json`.
         pictures: Pictures of the examples by image id; examples without a picture are listed without one.
     """
-    # Imported here because matplotlib takes half a second to import and only reports need it.
+    # Imported here, because matplotlib takes half a second to import and only reports need it.
     from mammopipe.training.reporting import plots
 
     pages = environment(TEMPLATES)
@@ -42,7 +42,7 @@ def render(evaluation: Mapping[str, Any], pictures: Mapping[str, Picture]) -> st
         decision_plot=plots.decision_plot,
         loss_plot=plots.loss_plot,
         score_plot=plots.score_plot,
-        beside_chance=beside_chance,
+        chance_warning=chance_warning,
         origin_of=origin_of,
         reads_of=read_register.sentence,
         legend_of=legend_of,
@@ -57,7 +57,7 @@ def render(evaluation: Mapping[str, Any], pictures: Mapping[str, Picture]) -> st
 
 
 def release_notes(dataset: str) -> list[str]:
-    """Return what a reader must know about the releases of a dataset, or of several, `first+second`."""
+    """Return the notes about the releases of a dataset, or of several (`first+second`), that a reader must know."""
     return [DATASETS[name].terms.note for name in dataset.split("+") if name in DATASETS and DATASETS[name].terms.note]
 
 
@@ -78,7 +78,7 @@ def origin_of(candidate: Mapping[str, Any]) -> str:
     declared = ((candidate.get("pretrained_weights") or {}).get("declared") or {}).get("datasets")
     data = f"the weights' declared data: {', '.join(declared)}" if declared else "the weights' data are not declared"
     if candidate["learns"] == Learns.HEAD:
-        return f"pretrained body as it was, with a classifier that learnt; {data}"
+        return f"pretrained body, unchanged, with a newly trained classifier; {data}"
     return f"pretrained, then fine-tuned; {data}"
 
 
@@ -87,8 +87,8 @@ def legend_of(dataset: str) -> str:
     return DATASETS[dataset].legend() if dataset in DATASETS else ""
 
 
-def beside_chance(found: Mapping[str, Any]) -> str:
+def chance_warning(found: Mapping[str, Any]) -> str:
     """Return a warning if the interval of an AUC does not rule out chance (0.5), else an empty text."""
     if found["low"] is None:
         return "Too few images for an interval: chance is not ruled out."
-    return "The interval holds 0.5, which is chance." if found["low"] <= 0.5 <= found["high"] else ""
+    return "The interval contains 0.5, which is chance." if found["low"] <= 0.5 <= found["high"] else ""

@@ -1,4 +1,4 @@
-"""Checklist of four reporting guidelines, and what a run of the pipeline provides for each item.
+"""Lists the items of four reporting guidelines, and what a run of the pipeline provides for each item.
 
 Sources: CLAIM 2024 update (Tejani et al. 2024, https://doi.org/10.1148/ryai.240300), TRIPOD+AI (Collins et al. 2024,
 https://doi.org/10.1136/bmj-2023-078378), STARD 2015 (Bossuyt et al. 2015, https://doi.org/10.1136/bmj.h5527) and
@@ -19,14 +19,14 @@ FILE = "reporting_guidelines.toml"
 GUIDELINES = ("claim", "tripod", "stard", "decide")
 """The fields of an item with the numbers of each guideline."""
 COMPARED = (
-    "Every item number was compared with a full list of the guideline's items as others reprint it: of TRIPOD+AI and "
-    "STARD 2015 the items' own words, of the CLAIM 2024 update and DECIDE-AI a summary of each item. The publications "
-    "themselves were not at hand."
+    "Every item number was compared with a full list of the guideline's items in a secondary source: for TRIPOD+AI and "
+    "STARD 2015 with the original wording of the items, for the CLAIM 2024 update and DECIDE-AI with a summary of each "
+    "item. The publications themselves were not available."
 )
 
 
 class ItemStatus(StrEnum):
-    """What a run does for an item."""
+    """Whether a run meets an item."""
 
     MET = "met by"
     NOT_MET = "not met"
@@ -50,7 +50,7 @@ class Item:
     decide: str = ""
     """Item numbers in DECIDE-AI."""
     references: tuple[str, ...] = ()
-    """Where it stands: `report:SECTION` (its id), `card:HEADING`, or `doc:PATH`."""
+    """Where the information is: `report:SECTION` (the section's id), `card:HEADING`, or `doc:PATH`."""
 
     @property
     def where(self) -> str:

@@ -3,7 +3,14 @@
 import argparse
 from pathlib import Path
 
-from mammopipe.pipelines.commands.arguments import Subparsers, command, one_of, phantoms_argument, phantoms_of
+from mammopipe.pipelines.commands.arguments import (
+    Subparsers,
+    command,
+    configured,
+    one_of,
+    phantoms_argument,
+    phantoms_of,
+)
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import PHANTOMS
 
@@ -19,25 +26,7 @@ def add(subparsers: Subparsers) -> None:
         "experiment mias --source all-mias.tar.gz --profile full --out experiment",
     )
     _add_images(parser)
-    parser.add_argument("--recipe", metavar="NAME", help="a shipped configuration, such as mias-located")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; data.seed is the seed of every cell")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="assignments",
-        help="sets any key of the configuration, such as data.seed=1; may be repeated",
-    )
-    parser.add_argument(
-        "--profile", choices=["quick", "full"], help="quick tests the software; full gives meaningful results"
-    )
-    parser.add_argument(
-        "--cnns",
-        metavar="A,B",
-        type=lambda text: text.split(","),
-        help="networks, separated by commas (default: the configuration's)",
-    )
+    configured(parser, "recipe", "config", "set", "profile", "cnns")
     parser.add_argument(
         "--protocols",
         metavar="A,B",

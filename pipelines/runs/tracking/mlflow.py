@@ -86,7 +86,7 @@ class _Live:
 
     def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
         self._shown.__exit__(kind, *details)
-        # An exception ends the run before its final state is written, so MLflow is told here.
+        # An exception ends the run before its final state is written, so the end is written here.
         if kind is not None and not issubclass(kind, MammopipeError):
             self._writer.submit(self._write, [], broken_off=True)
         self._writer.shutdown()
@@ -126,5 +126,5 @@ def _store(uri: str) -> Iterator[Store]:
     try:
         yield Store(MlflowClient(tracking_uri=uri))
     except MlflowException as error:
-        said = str(error).splitlines()[0].replace(uri, shown)
-        raise ConfigError(f"{VARIABLE}={shown}: {said}") from None
+        message = str(error).splitlines()[0].replace(uri, shown)
+        raise ConfigError(f"{VARIABLE}={shown}: {message}") from None

@@ -1,4 +1,4 @@
-"""What is written to one MLflow store: an execution's run, its candidates' runs, files, and the model."""
+"""Writes to one MLflow store: an execution's run, its candidates' runs, its files and its model."""
 
 import csv
 import json
@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
+from mammopipe.pipelines.experiment.trials import COLUMNS, TABLE
 from mammopipe.pipelines.runs.progress import log_of
 from mammopipe.training.model.archive import unpack
 
@@ -23,8 +24,7 @@ MEASURE = "macro_auc"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's page show runs and curves instead of the tools for language models."""
 TAG, SEARCH, PARENT = "mammopipe.execution", "mammopipe.search", "mlflow.parentRunId"
-TUNING = "tuning.csv"
-"""The table that a run with a tuning job leaves: columns network, trial, status, objective, and one for each key."""
+
 EPOCH_FIGURES = (
     "train_loss",
     "validation_loss",
@@ -90,8 +90,8 @@ class Store:
                     self.client.delete_run(run.info.run_id)  # the evaluation has its epochs, with more figures
             for name, candidate in candidates.items():
                 self._candidate(parent, execution, name, candidate, selected=name == evaluation["selected"]["cnn"])
-        if (folder / TUNING).is_file():
-            with (folder / TUNING).open(encoding="utf-8", newline="") as stream:
+        if (folder / TABLE).is_file():
+            with (folder / TABLE).open(encoding="utf-8", newline="") as stream:
                 for row in csv.DictReader(stream):
                     self._tuning_trial(parent, execution, row)
         self._artefacts(parent, folder)
@@ -199,14 +199,14 @@ class Store:
         self.client.set_terminated(run, "FINISHED", end_time=end)
 
     def _tuning_trial(self, parent: str, execution: Mapping[str, Any], row: Mapping[str, str]) -> None:
-        """Write one trial of a tuning job as a nested run."""
+        """Write one trial of a tuning job, a row of `tuning.csv`, as a nested run; a trial without a value failed."""
         run = self._child(parent, execution, f"{row['network']} trial {row['trial']}", selected=False)
-        for key, value in row.items():
-            if key not in ("network", "trial", "objective"):
-                self.client.log_param(run, key, value)
-        if row["objective"]:
-            self.client.log_metric(run, f"validation/{MEASURE}", float(row["objective"]))
-        self.client.set_terminated(run, "FINISHED" if row["objective"] else "FAILED", end_time=_end(execution))
+        for key in ("job", "status", *(key for key in row if key not in COLUMNS)):
+            if row[key]:  # networks of one table may have different keys
+                self.client.log_param(run, key, row[key])
+        if row["value"]:
+            self.client.log_metric(run, row["objective"], float(row["value"]))
+        self.client.set_terminated(run, "FINISHED" if row["value"] else "FAILED", end_time=_end(execution))
 
     def _child(self, parent: str, execution: Mapping[str, Any], name: str, *, selected: bool) -> str:
         tags = {

@@ -9,13 +9,8 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from mammopipe.inference.contract.errors import RequestError
-from mammopipe.inference.dicom.results import (
-    NoSourceIdentityError,
-    mammography_cad_report,
-    overlay_capture,
-    structured_report,
-)
+from mammopipe.inference.contract.errors import NoSourceIdentityError, RequestError
+from mammopipe.inference.dicom.results import mammography_cad_report, overlay_capture, structured_report
 from mammopipe.processing.images.mammogram import read_mammogram
 from tests.inference.dicom.dicom_examples import SECRETS, changed, exam, heat_over, one, opened, results
 

@@ -33,9 +33,9 @@ def test_what_a_pacs_adds_to_a_study_is_skipped_and_named_by_its_place() -> None
         "VIEWER/index.JANE": b"<html>",
         "report.pdf": b"%PDF-1.7\n%\xe2\xe3",
     }
-    parcel = unpack("application/zip", zipped(files), LIMITS)
-    assert [source.index for source in parcel.sources] == [0, 1]
-    assert [(each.index, each.place, each.reason) for each in parcel.skipped] == [
+    payload = unpack("application/zip", zipped(files), LIMITS)
+    assert [source.index for source in payload.sources] == [0, 1]
+    assert [(each.index, each.place, each.reason) for each in payload.skipped] == [
         (2, "file 2 (.dcm)", "structured-report"),
         (3, "file 3 (.dcm)", "presentation-state"),
         (4, "file 4 (.dcm)", "document"),
@@ -51,8 +51,8 @@ def test_what_a_pacs_adds_to_a_study_is_skipped_and_named_by_its_place() -> None
 @pytest.mark.parametrize("name", ["a.dcm", "a.png", "a"])
 def test_a_file_that_could_be_an_image_is_never_skipped(name: str) -> None:
     damaged = b"DICM is missing here" if name != "a" else bytes(200)
-    parcel = unpack("application/zip", zipped({name: damaged, "b.dcm": dicom(1)}), LIMITS)
-    assert len(parcel.sources) == 2 and parcel.skipped == ()
+    payload = unpack("application/zip", zipped({name: damaged, "b.dcm": dicom(1)}), LIMITS)
+    assert len(payload.sources) == 2 and payload.skipped == ()
 
 
 def test_an_exam_without_an_image_is_refused() -> None:
@@ -64,9 +64,9 @@ def test_an_exam_without_an_image_is_refused() -> None:
 def test_objects_without_images_are_skipped_in_json_too_but_texts_are_not() -> None:
     files = [dicom(1), report(f"{STORAGE}88.33"), b"text"]
     images = [{"data": base64.b64encode(data).decode()} for data in files]
-    parcel = unpack("application/json", json.dumps({"images": images}).encode(), LIMITS)
-    assert [source.index for source in parcel.sources] == [0, 2]
-    assert [(each.index, each.place) for each in parcel.skipped] == [(1, "image 1")]
+    payload = unpack("application/json", json.dumps({"images": images}).encode(), LIMITS)
+    assert [source.index for source in payload.sources] == [0, 2]
+    assert [(each.index, each.place) for each in payload.skipped] == [(1, "image 1")]
 
 
 def binary(size: int = 3000, seed: int = 1) -> bytes:
@@ -92,9 +92,9 @@ def binary(size: int = 3000, seed: int = 1) -> bytes:
     ],
 )
 def test_what_is_no_image_is_skipped_and_named(name: str, data: bytes, place: str, reason: str) -> None:
-    parcel = unpack("application/zip", zipped({"A": dicom(1), name: data}), LIMITS)
-    assert [source.index for source in parcel.sources] == [0]
-    assert [(each.index, each.place, each.reason) for each in parcel.skipped] == [(1, place, reason)]
+    payload = unpack("application/zip", zipped({"A": dicom(1), name: data}), LIMITS)
+    assert [source.index for source in payload.sources] == [0]
+    assert [(each.index, each.place, each.reason) for each in payload.skipped] == [(1, place, reason)]
 
 
 def lost(data: bytes, *stretches: slice, by: int | None = None) -> bytes:
@@ -148,14 +148,14 @@ DAMAGED = {
 @pytest.mark.parametrize("name", ["IM0001", "IM0001.dcm", "1.2.3.4", "ANNA.MUELLER", "a.bin", "a.xml", "a.txt"])
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_a_damaged_image_is_never_skipped(damage: str, name: str) -> None:
-    parcel = unpack("application/zip", zipped({"A": dicom(2), name: DAMAGED[damage]}), LIMITS)
-    assert [source.index for source in parcel.sources] == [0, 1] and parcel.skipped == ()
+    payload = unpack("application/zip", zipped({"A": dicom(2), name: DAMAGED[damage]}), LIMITS)
+    assert [source.index for source in payload.sources] == [0, 1] and payload.skipped == ()
 
 
 @pytest.mark.parametrize("name", ["IM0001", "a.pgm", "a.bin"])
 def test_a_text_pgm_is_no_text(name: str) -> None:
-    parcel = unpack("application/zip", zipped({"A": dicom(2), name: b"P2 2 2 255\n1 2 3 4\n"}), LIMITS)
-    assert [source.index for source in parcel.sources] == [0, 1]
+    payload = unpack("application/zip", zipped({"A": dicom(2), name: b"P2 2 2 255\n1 2 3 4\n"}), LIMITS)
+    assert [source.index for source in payload.sources] == [0, 1]
 
 
 def test_random_bytes_are_seldom_taken_for_an_image() -> None:

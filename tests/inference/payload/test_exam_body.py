@@ -20,7 +20,7 @@ from mammopipe.inference.contract.errors import (
     UnusableImageError,
 )
 from mammopipe.inference.contract.request import RequestOptions
-from mammopipe.inference.payload.exam_body import Parcel, unpack
+from mammopipe.inference.payload.exam_body import Payload, unpack
 from mammopipe.inference.payload.limits import HandlerLimits
 from mammopipe.processing.datasets.manifest import Laterality, View
 
@@ -51,8 +51,8 @@ def encoded(files: Sequence[bytes]) -> list[dict[str, str]]:
     return [{"data": base64.b64encode(data).decode()} for data in files]
 
 
-def files_of(parcel: Parcel) -> list[bytes]:
-    return [source.data for source in parcel.sources]
+def files_of(payload: Payload) -> list[bytes]:
+    return [source.data for source in payload.sources]
 
 
 def refused(content_type: str, body: bytes, limits: HandlerLimits = LIMITS) -> RequestError:
@@ -62,8 +62,8 @@ def refused(content_type: str, body: bytes, limits: HandlerLimits = LIMITS) -> R
 
 
 def test_one_image_is_the_body() -> None:
-    parcel = unpack(PGM + "; q=1", FILES[0], LIMITS)
-    assert files_of(parcel) == FILES[:1] and not parcel.is_exam
+    payload = unpack(PGM + "; q=1", FILES[0], LIMITS)
+    assert files_of(payload) == FILES[:1] and not payload.is_exam
 
 
 @pytest.mark.parametrize(
@@ -76,16 +76,16 @@ def test_one_image_is_the_body() -> None:
     ],
 )
 def test_images_of_an_exam_come_in_order(content_type: str, body: bytes) -> None:
-    parcel = unpack(content_type, body, LIMITS)
-    assert parcel.is_exam and files_of(parcel) == FILES
+    payload = unpack(content_type, body, LIMITS)
+    assert payload.is_exam and files_of(payload) == FILES
 
 
 def test_json_says_side_view_and_options() -> None:
     images = [{**image, "laterality": "L", "view": "MLO"} for image in encoded(FILES[:1])]
-    parcel = unpack(JSON, listed(images, options={"heatmap": True, "operating_point": "specificity"}), LIMITS)
-    assert (parcel.sources[0].laterality, parcel.sources[0].view) == (Laterality.LEFT, View.MLO)
-    assert parcel.options == RequestOptions(heatmap=True, operating_point="specificity")
-    assert parcel.options.model_fields_set == {"heatmap", "operating_point"}
+    payload = unpack(JSON, listed(images, options={"heatmap": True, "operating_point": "specificity"}), LIMITS)
+    assert (payload.sources[0].laterality, payload.sources[0].view) == (Laterality.LEFT, View.MLO)
+    assert payload.options == RequestOptions(heatmap=True, operating_point="specificity")
+    assert payload.options.model_fields_set == {"heatmap", "operating_point"}
 
 
 @pytest.mark.parametrize(
@@ -208,9 +208,9 @@ ICON = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 64, 48)
     ],
 )
 def test_what_a_study_on_a_disc_has_beside_its_images_is_skipped(name: str, data: bytes, reason: str) -> None:
-    parcel = unpack(ZIP, zipped([("IM1", FILES[0]), (name, data)]), LIMITS)
-    assert files_of(parcel) == FILES[:1]
-    assert [str(each.reason) for each in parcel.skipped] == [reason]
+    payload = unpack(ZIP, zipped([("IM1", FILES[0]), (name, data)]), LIMITS)
+    assert files_of(payload) == FILES[:1]
+    assert [str(each.reason) for each in payload.skipped] == [reason]
     error = refused(ZIP, zipped([(name, data)]))
     assert (error.code, error.message) == (
         "no_images",

@@ -18,12 +18,12 @@ VALID = {JSON: listed(encoded(FILES)), FORM: form(FILES), ZIP: zipped(list(zip("
 
 def survives(content_type: str, body: bytes) -> None:
     try:
-        parcel = unpack(content_type, body, LIMITS)
+        payload = unpack(content_type, body, LIMITS)
     except RequestError as error:
         assert 400 <= error.status < 500
         return
-    assert 1 <= len(parcel.sources) <= LIMITS.max_views
-    assert all(len(source.data) <= LIMITS.max_bytes for source in parcel.sources)
+    assert 1 <= len(payload.sources) <= LIMITS.max_views
+    assert all(len(source.data) <= LIMITS.max_bytes for source in payload.sources)
 
 
 @settings(max_examples=150, deadline=None)

@@ -243,7 +243,7 @@ def test_a_rate_without_an_interval_has_none() -> None:
 def test_half_an_interval_is_refused(missing: str) -> None:
     breast = figures(0.3, 0.6)
     breast["operating_points"]["sensitivity"]["specificity"][missing] = None
-    with pytest.raises(ConfigError, match=r"model.json: .*must have two ends"):
+    with pytest.raises(ConfigError, match=r"model.json: .*must have two bounds"):
         thresholds(breast=breast)
 
 

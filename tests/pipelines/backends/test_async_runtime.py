@@ -282,7 +282,7 @@ def test_a_body_that_cannot_be_removed_costs_no_answer(
     monkeypatch.setattr(services.storage.client, "delete_object", refuse)
     with caplog.at_level(logging.WARNING, "mammopipe.inference.client.async_endpoint"):
         assert client_of(front, services).predict(PGM).decile == 9
-    assert len(caplog.messages) == 2 and all("stays on S3: AccessDenied" in line for line in caplog.messages)
+    assert len(caplog.messages) == 2 and all("not removed from S3: AccessDenied" in line for line in caplog.messages)
 
 
 def test_without_the_right_to_list_the_wait_is_not_in_vain(

@@ -1,4 +1,4 @@
-"""Plausible mistakes at the command line: what is said, in one line, and the exit code; nothing has started by then."""
+"""Plausible mistakes at the command line give one line and an exit code before anything starts."""
 
 import argparse
 import errno

@@ -1,4 +1,4 @@
-"""The matrix of networks and protocols: through the command line on phantoms, and its tables on figures made up."""
+"""The matrix of networks and protocols: through the command line on phantoms, and its tables from invented figures."""
 
 import csv
 import json
@@ -95,7 +95,7 @@ def test_the_other_protocols_name_themselves(honest: Path) -> None:
         assert said["protocol"] == protocol and said["leakage"]["passed"] is passed
         assert said["validation_folds"] == 2
     execution = json.loads((honest / "out" / "cells" / "film-modified_cnn" / "execution.json").read_text())
-    assert "only what was split by patient is registered" in execution["reason"]
+    assert "only models of a split by patient are registered" in execution["reason"]
     kept = [path.name for path in (honest / "out" / "runs").glob("[!.]*")]
     assert kept == ["test-reads"], "the register of test reads outlives the runs"
 
@@ -104,7 +104,7 @@ def test_what_was_measured_is_not_run_again_and_other_settings_are_refused(hones
     shutil.copytree(honest / "out", tmp_path / "out")
     (tmp_path / "out" / "results.csv").unlink()
     again = experiment(tmp_path, "--protocols", "patient,film", "--noise", "none")
-    assert again.returncode == 0 and again.stdout.count("measured before") == 2 and "Staged" not in again.stdout
+    assert again.returncode == 0 and again.stdout.count("already measured") == 2 and "Staged" not in again.stdout
     assert read_rows(tmp_path) == read_rows(honest)
     other = experiment(tmp_path, "--protocols", "patient,film", "--noise", "none", "--profile", "full")
     assert other.returncode == 2 and "was measured with other images or settings" in other.stderr

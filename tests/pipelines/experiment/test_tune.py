@@ -1,4 +1,4 @@
-"""A search: values are proposed from ranges, trials are runs, validation alone chooses, a stopped search goes on."""
+"""A search proposes values from ranges, runs a trial for each, chooses by validation alone, and resumes if stopped."""
 
 import csv
 import json

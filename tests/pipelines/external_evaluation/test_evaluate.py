@@ -160,7 +160,7 @@ def test_every_collection_gives_the_figures_that_its_labels_allow(
     assert sum(found["referral_reasons"].values()) >= found["referred"]["value"] * 20
     assert all(f"{code} <" in page for code in found["referral_reasons"])
     assert ("excluded as secondary-capture" in found["referral_reasons"]) == (name == "cbis-ddsm")
-    assert ("none is normal here, so false regions in healthy breasts" in page) == (name == "cbis-ddsm")
+    assert ("none is normal here, so false positive regions in healthy breasts" in page) == (name == "cbis-ddsm")
     assert found["synthetic"] and f"The images are synthetic, in the layout of {name}" in page
     assert ("readers' opinions, not pathology" in html.unescape(page)) == (name == "vindr-mammo")
     assert found["terms"] in html.unescape(page) and not (tmp_path / JOURNAL).exists()

@@ -7,6 +7,7 @@ import pytest
 
 from mammopipe.pipelines import PipelineConfig
 from mammopipe.pipelines.config.compute import has_local_disks
+from mammopipe.pipelines.graph.permissions import AccountAndRegion, needed
 from mammopipe.pipelines.graph.requests import resolved
 from mammopipe.processing.errors import ConfigError
 from tests.pipelines.compiled import CLOSED, KEY, ROLE, Compiled
@@ -179,3 +180,17 @@ def test_a_serverless_model_has_what_serverless_takes(definitions: dict[str, Com
 def test_what_aws_would_refuse_is_refused_before(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         PipelineConfig.load(**values)
+
+
+def test_permissions_are_named_in_the_partition_of_the_account() -> None:
+    region = "cn-north-1"
+    images = {
+        name: f"123456789012.dkr.ecr.{region}.amazonaws.com.cn/mammopipe/{name}:1"
+        for name in ("processing", "training")
+    }
+    compiled = Compiled({"images": images, "cnns": ["alexnet"], "deploy": False})
+    place = AccountAndRegion("123456789012", region, "aws-cn")
+    needs = list(needed(compiled.config, compiled.definition, compiled.parameters, place))
+    assert any(need.action == "ecr:BatchGetImage" for need in needs)
+    named = [need.resource for need in needs if need.resource.startswith("arn:") and need.action != "iam:PassRole"]
+    assert {resource.split(":")[1] for resource in named} == {"aws-cn"}

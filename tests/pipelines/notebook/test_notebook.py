@@ -1,4 +1,4 @@
-"""The notebook runs from its first cell to its last, and lies in git without outputs."""
+"""The notebooks run from the first cell to the last, and are in git without outputs."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""`mammopipe compare`: what two runs differ in, and whether the difference of a figure is more than chance."""
+"""`mammopipe compare`: the settings in which two runs differ, and whether a difference of a figure is beyond chance."""
 
 import json
 from pathlib import Path

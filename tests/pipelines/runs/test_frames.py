@@ -1,4 +1,4 @@
-"""A run's results as tables: what a notebook works with."""
+"""A run's results as pandas tables."""
 
 import json
 from pathlib import Path

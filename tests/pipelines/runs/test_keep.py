@@ -1,4 +1,4 @@
-"""What a run keeps of what it was made of."""
+"""A run keeps the models and images that `keep` names."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Whole runs of the real graph with scripted jobs: what they leave, and what they leave alone."""
+"""Whole runs of the real graph with scripted jobs: their results, their gate, and what an interruption leaves."""
 
 import errno
 import json

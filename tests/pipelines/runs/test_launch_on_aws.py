@@ -1,4 +1,4 @@
-"""Runs on AWS: what is checked before their start, and what the start makes in the account."""
+"""Runs on AWS: the checks before the start, and what the start creates in the account."""
 
 import contextlib
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The display of a run's steps: a live table on a terminal, one line per event elsewhere."""
+
 import io
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Deploying a package on AWS, and going back to the one before: on an emulated registry, and by the API's model."""
+"""Deploys a package on AWS and rolls back to the one before: on an emulated registry, and by the API's model."""
 
 import datetime
 import re
@@ -93,7 +93,7 @@ def test_deploying_the_same_package_again_changes_nothing(sagemaker: Any) -> Non
     for _ in range(2):
         aws_rollout.deploy(config(), sagemaker, SCALING, package, wait=False, say=said.append)
     name = serving(sagemaker)
-    assert said == [f"Endpoint mammopipe: being created with {name}", f"Endpoint mammopipe: has {name} already"]
+    assert said == [f"Endpoint mammopipe: being created with {name}", f"Endpoint mammopipe: already has {name}"]
 
 
 @pytest.mark.parametrize("changed", [{"instance_type": "ml.m5.xlarge"}, {"capture_percent": 50}, {"instance_count": 2}])
@@ -140,7 +140,7 @@ def test_a_mode_changes_only_into_what_sagemaker_takes(
     for mode, package in ((before, packages[0]), (after, packages[1])):
         changed = config(**MODES[mode], **settings)
         if mode == after and moved is not None and package == packages[1] and (before, after) not in SAME:
-            with pytest.raises(ConfigError, match="SageMaker changes the mode of no endpoint. Delete it"):
+            with pytest.raises(ConfigError, match="and SageMaker cannot change it. Delete the endpoint"):
                 aws_rollout.deploy(changed, sagemaker, SCALING, package, wait=False, say=lambda line: None)
             assert not moved
             return
@@ -181,7 +181,7 @@ def test_what_nobody_approved_is_not_deployed(sagemaker: Any) -> None:
 
 @pytest.mark.parametrize("name", ["mammopipe", ARN, f"{ARN}x"])
 def test_what_is_no_package_is_named(sagemaker: Any, name: str) -> None:
-    with pytest.raises(ConfigError, match="an ARN as arn:aws:sagemaker:"):
+    with pytest.raises(ConfigError, match="must be an ARN: arn:aws:sagemaker:"):
         aws_rollout.deploy(config(), sagemaker, SCALING, name, wait=False, say=lambda line: None)
 
 

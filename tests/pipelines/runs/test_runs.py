@@ -1,3 +1,5 @@
+"""The folder of runs, and the commands that read it."""
+
 import os
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The whole pipeline on synthetic films, through the command line: from phantoms to an answer of the chosen model."""
+"""The whole pipeline on phantoms, through the command line: from the images to an answer of the chosen model."""
 
 import json
 import os

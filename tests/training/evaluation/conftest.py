@@ -1,4 +1,4 @@
-"""Evaluations of the same images share what they compute of pixels and weights."""
+"""Evaluations of the same images with the same weights share their computations."""
 
 from collections.abc import Iterator
 

@@ -214,9 +214,9 @@ def test_nothing_is_fitted_on_test(fitting):
 
 def test_the_refusal_names_the_method():
     for fitting in (fit, lambda method, given: fit_calibration(given, method)):
-        with pytest.raises(LeakError, match="^calibration by isotonic: would be"):
+        with pytest.raises(LeakError, match="^calibration by isotonic: "):
             fitting(Method.ISOTONIC, predicted(TestPredictions, [(0.5, 0.5)]))
-    with pytest.raises(LeakError, match="^choice of the calibration: would be"):
+    with pytest.raises(LeakError, match="^choice of the calibration: "):
         choose_method(predicted(TestPredictions, [(0.5, 0.5)]))
 
 

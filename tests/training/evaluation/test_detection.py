@@ -1,4 +1,4 @@
-"""The figures of each level: against scikit-learn, with the intervals of the patients, and what stands for none."""
+"""The metrics of each level: compared with scikit-learn, with intervals by patient, and undefined metrics."""
 
 import numpy as np
 import pytest

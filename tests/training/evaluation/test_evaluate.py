@@ -76,7 +76,7 @@ def prediction_rows(tree) -> list[dict[str, str]]:
 
 
 def logits_of(tree, name: str, split: Split, folder) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and logits of a split, computed film by film without the job's own code."""
+    """Return labels and logits of a split, computed image by image without the job's own code."""
     unpack(tree.models / name / "model.tar.gz", folder)
     network = model_directory.load(folder).network
     rows = [record for record in tree.records() if record.split is split and not record.source_image_id]
@@ -103,11 +103,11 @@ def test_each_evaluation_is_registered_and_says_how_often_the_test_was_read(eval
     read_register.merge(output, register)
     read_register.append(register, replace(first, test_digest="another"))
     data = SegmentedData.read(evaluated.data)
-    said = register_read(evaluated.evaluation, data, tmp_path / "model", paths, earlier_reads(paths))
+    account = register_read(evaluated.evaluation, data, tmp_path / "model", paths, earlier_reads(paths))
     (second,) = read_register.entries(paths.processing_output("test-reads"))
     assert second == replace(first, date=second.date)
-    assert (said["register"], said["reads"], said["other_splits"]) == (True, 2, 1)
-    evaluation = {**evaluated.evaluation, "test_reads": said}
+    assert (account["register"], account["reads"], account["other_splits"]) == (True, 2, 1)
+    evaluation = {**evaluated.evaluation, "test_reads": account}
     for page in (render(evaluation, {}), render_card(evaluation)):
         assert f"read 2 times, first on {first.date[:10]}" in page
 
@@ -135,7 +135,7 @@ def test_the_job_writes_what_the_pipeline_reads(evaluated):
     assert evaluated.page.startswith("<!doctype html>")
 
 
-def test_what_each_candidate_says_of_each_image_is_kept(evaluated):
+def test_predictions_of_each_candidate_for_each_image_are_written(evaluated):
     rows = prediction_rows(evaluated)
     images = {record.image_id: record for record in evaluated.records() if not record.source_image_id}
     for name, candidate in evaluated.evaluation["candidates"].items():
@@ -199,14 +199,14 @@ def test_the_packed_model_carries_calibration_and_figures(evaluated, tmp_path):
         "fitted_on": "validation",
         "breast_rule": "mean",
     }
-    for aim in ("sensitivity", "specificity"):
-        point, measured = best.description["operating_points"][aim], evaluation["selected"]["operating_points"][aim]
+    for goal in ("sensitivity", "specificity"):
+        point, measured = best.description["operating_points"][goal], evaluation["selected"]["operating_points"][goal]
         assert (point["cases"], point["malignant"], point["patients"]) == (18, 6, 9)
-        figures = evaluation["selected"]["validation"]["image"]["operating_points"][aim]
+        figures = evaluation["selected"]["validation"]["image"]["operating_points"][goal]
         for rate in ("sensitivity", "specificity", "recall_rate", "ppv"):
             assert point[rate] == figures[rate]["value"]
             assert point["intervals"][rate] == [figures[rate]["low"], figures[rate]["high"]]
-        assert point[aim] >= point["target"] == 0.9
+        assert point[goal] >= point["target"] == 0.9
         assert measured["on_validation"]["sensitivity"]["value"] == pytest.approx(point["sensitivity"])
         assert measured["on_validation"]["specificity"]["value"] == pytest.approx(point["specificity"])
     assert best.description["metrics"]["test"] == evaluation["selected"]["test"]
@@ -260,7 +260,7 @@ def test_shuffled_test_labels_change_test_figures_and_nothing_else(evaluated, ev
     def shuffled(record):
         if record.split is not Split.TEST:
             return record
-        # As if the table had said so before the split: labels that are edited later are a finding of the audit.
+        # As if the table had these labels before the split, because the audit reports labels that are edited later.
         other = replace(record, label=labels.pop(), label_digest="")
         return replace(other, label_digest=split_digest(other)) if record.label_digest else other
 
@@ -294,7 +294,7 @@ def test_of_equal_candidates_the_first_by_name_is_selected(evaluation_base):
     assert evaluation_base.figures()["selected"]["cnn"] == "apple"
 
 
-def test_the_baseline_answers_the_majority_class_of_the_training_originals(evaluation_base):
+def test_the_baseline_predicts_the_majority_class_of_the_training_originals(evaluation_base):
     # Six benign originals stay, with four normal and four malignant ones; validation and test are balanced.
     gone = {"train000", "train002", "train003", "train005"}
     evaluation_base.change(lambda record: None if record.image_id in gone or record.source_image_id else record)

@@ -1,4 +1,4 @@
-"""Evaluate judges breasts by all their views: figures of breasts and patients, audit, export, report and card."""
+"""The evaluation job with models that judge breasts by all their views: metrics, audit, export, report and card."""
 
 import csv
 from pathlib import Path
@@ -80,9 +80,9 @@ def test_the_model_is_exported_with_parity_of_its_breasts(judged_by_breast: Eval
 def test_report_and_card_say_that_breasts_are_judged(judged_by_breast: EvaluationBase) -> None:
     page, card = judged_by_breast.page, render_card(judged_by_breast.evaluation)
 
-    assert "The networks judge a breast by all its views at once" in page
+    assert "The networks judge a breast by all its views together" in page
     assert "Malignant or not, by breast and patient" in page
-    assert "Judges a breast by all its views at once" in card
+    assert "The model judges a breast by all its views together" in card
     assert "24 breasts" in (judged_by_breast.output / "evaluation" / "model_card.json").read_text()
 
 

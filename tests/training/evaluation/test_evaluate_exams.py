@@ -43,8 +43,8 @@ def combined(rows, truth, scores, rule=np.mean):
     views, breasts = defaultdict(list), defaultdict(list)
     for row, malignant, score in zip(rows, truth, scores, strict=True):
         views[row.patient_id, row.laterality].append((malignant, score))
-    for (patient, _), seen in views.items():
-        breasts[patient].append((any(one for one, _ in seen), rule([one for _, one in seen])))
+    for (patient, _), of_breast in views.items():
+        breasts[patient].append((any(one for one, _ in of_breast), rule([one for _, one in of_breast])))
     patients = [(any(one for one, _ in both), max(one for _, one in both)) for both in breasts.values()]
     judged = [breast for both in breasts.values() for breast in both]
     return {
@@ -157,10 +157,10 @@ def test_one_view_a_breast_is_said_and_not_repeated(evaluated):
     whole = copy.deepcopy(evaluated.evaluation)
     for split in ("validation", "test"):
         whole["selected"][split]["subgroups"]["by"] = {}
-    assert render(whole, {}).count("Every attribute has one value here") == 2
+    assert render(whole, {}).count("Every attribute has only one value here") == 2
 
 
-def test_a_rule_that_is_none_is_refused(monkeypatch, capsys):
+def test_an_unknown_rule_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate", "--breast-rule", "median"])
     with pytest.raises(SystemExit):
         job.run(main, "message")

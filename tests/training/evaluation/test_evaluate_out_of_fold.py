@@ -1,4 +1,4 @@
-"""The evaluation of cross-validated candidates decides everything out of fold."""
+"""The evaluation of cross-validated candidates uses out-of-fold predictions for every choice."""
 
 import csv
 import shutil
@@ -24,7 +24,7 @@ def fold_of(record):
 
 
 def cross_validate(base, name, seed, fold=fold_of, strength=3.0):
-    """Make a candidate one of two folds, whose networks knew the truth of most films."""
+    """Give a candidate out-of-fold logits of two folds that are right for most images."""
     records = [record for record in base.records() if record.split is not Split.TEST and not record.source_image_id]
     random = np.random.default_rng(seed)
     logits = random.normal(size=(len(records), 3)) + strength * np.eye(3)[[record.label.rank for record in records]]
@@ -39,7 +39,7 @@ def cross_validate(base, name, seed, fold=fold_of, strength=3.0):
 
 
 def cross_validate_in_deals(base, name, folds):
-    """Make a candidate of several deals of patients to two folds; return its records and logits, (deals, images, 3)."""
+    """Give a candidate the logits of several deals, of two folds each; return records and logits (deals, images, 3)."""
     records = [record for record in base.records() if record.split is not Split.TEST and not record.source_image_id]
     truth = np.eye(3)[[record.label.rank for record in records]]
     random = np.random.default_rng(7)
@@ -62,7 +62,7 @@ def evaluate(base, monkeypatch, *arguments):
 
 @pytest.fixture(scope="module")
 def cross_validated(evaluation_inputs, tmp_path_factory):
-    """The evaluation of cross-validated candidates, never to be changed, and the records that they were made of."""
+    """The evaluation of cross-validated candidates, which tests must not change, and the records of the data."""
     base = type(evaluation_inputs)(tmp_path_factory.mktemp("cross-validated") / "base")
     shutil.copytree(evaluation_inputs.base, base.base)
     for seed, name in enumerate(("first", "second")):
@@ -77,7 +77,7 @@ def test_figures_thresholds_and_choice_come_from_out_of_fold_predictions(cross_v
     evaluation = base.evaluation
     assert evaluation["validation_folds"] == 2 and evaluation["selected"]["rule"] == "highest out-of-fold macro AUC"
     assert evaluation["selected"]["validation"]["images"] == len(records)
-    # The networks have random weights: only what was said out of fold can be so good.
+    # The networks have random weights, so only the made-up out-of-fold logits can be so good.
     assert evaluation["selected"]["validation"]["macro_auc"]["value"] > 0.9
     assert evaluation["selected"]["test"]["macro_auc"]["value"] < 0.8
     unpack(base.output / "model" / "model.tar.gz", tmp_path)
@@ -85,7 +85,7 @@ def test_figures_thresholds_and_choice_come_from_out_of_fold_predictions(cross_v
     assert served["calibration"]["fitted_on"] == "out-of-fold" and served["metrics"]["protocol"] == "patient"
     assert "Cross-validation," in base.page
     card = (base.output / "evaluation" / "model_card.md").read_text()
-    assert "learnt from the images called validation" in card
+    assert "was trained on the images called validation" in card
     with (base.output / "evaluation" / "predictions.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["network"] == "first"]
     of_split = {
@@ -134,7 +134,7 @@ def test_images_other_than_those_of_the_folds_are_refused(evaluation_base, monke
         cross_validate(evaluation_base, name, seed)
     gone = next(record for record in evaluation_base.records() if record.split is Split.VALIDATION)
     evaluation_base.change(lambda record: None if record.image_id == gone.image_id else record)
-    with pytest.raises(ConfigError, match="a model is judged on the images it was made of"):
+    with pytest.raises(ConfigError, match="a cross-validated model is evaluated on exactly its own"):
         evaluate(evaluation_base, monkeypatch)
 
 
@@ -174,9 +174,9 @@ def test_several_deals_are_judged_by_their_mean_and_each_is_reported(evaluation_
     whole = evaluation["candidates"]["first"]["validation"]["malignant_auc"]["value"]
     assert whole == pytest.approx(roc_auc_score(labels == 2, shares[:, 2]))
     each = found["alone"]["malignant_auc"]["each"]
-    for said, value in zip(logits, each, strict=True):
-        # Calibration changes the order of the images a little, since it acts on three classes.
-        assert value == pytest.approx(roc_auc_score(labels == 2, softmax(said)[:, 2]), abs=0.05)
+    for of_deal, value in zip(logits, each, strict=True):
+        # Calibration changes the order of the images a little, because it acts on three classes.
+        assert value == pytest.approx(roc_auc_score(labels == 2, softmax(of_deal)[:, 2]), abs=0.05)
     assert found["number"] == 3 and len(set(each)) == 3
     spread = found["alone"]["malignant_auc"]
     assert spread["mean"] == pytest.approx(np.mean(each)) and spread["lowest"] == min(each)

@@ -11,7 +11,7 @@ from tests.training.evaluation.test_evaluate import run
 
 
 def failure(tree, monkeypatch, capsys, *arguments: str) -> str:
-    """Run the job, which must fail as a user's error, and return its one line; nothing may be left behind."""
+    """Run the job, which must fail with a user's error and leave no output, and return the error's line."""
     assert run(tree, monkeypatch, *arguments) == 1
     assert not tree.output.exists()
     line = capsys.readouterr().err.strip().splitlines()[-1]
@@ -19,7 +19,7 @@ def failure(tree, monkeypatch, capsys, *arguments: str) -> str:
     return line
 
 
-def test_a_leak_is_told_and_does_not_stop_the_job(evaluation_base, monkeypatch):
+def test_a_leak_is_reported_and_does_not_stop_the_job(evaluation_base, monkeypatch):
     rows = {record.image_id: record for record in evaluation_base.records()}
     source, target = rows["train000"], rows["test003"]
     pixels = (evaluation_base.data / source.path).read_bytes()
@@ -29,7 +29,7 @@ def test_a_leak_is_told_and_does_not_stop_the_job(evaluation_base, monkeypatch):
     assert evaluation_base.evaluation["leakage"]["passed"] is False
     assert evaluation_base.evaluation["leakage"]["findings"]
     assert (evaluation_base.output / "model" / "model.tar.gz").is_file()
-    assert "Information crossed between splits" in evaluation_base.page
+    assert "The leakage audit failed" in evaluation_base.page
 
 
 def test_a_test_split_without_a_class_leaves_figures_undefined(evaluation_base, monkeypatch):

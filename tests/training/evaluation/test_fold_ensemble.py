@@ -1,4 +1,4 @@
-"""Folds trained by jobs of their own: their ensemble is evaluated out of fold and made one model."""
+"""Folds that are trained by separate jobs: their ensemble is evaluated out of fold and saved as one model."""
 
 import json
 
@@ -52,11 +52,11 @@ def test_each_job_holds_out_its_fold_and_the_ensemble_holds_all(folds, tmp_path)
 
 
 def test_folds_that_do_not_belong_together_are_refused(folds, tmp_path):
-    with pytest.raises(ConfigError, match=r"models of the folds \[0\], where there must be one of each of 2 folds"):
+    with pytest.raises(ConfigError, match=r"models of the folds \[0\]; there must be one model of each of 2 folds"):
         join_folds(folds[:1], tmp_path)
     other = tmp_path / "other"
     described = json.loads((folds[1] / "model.json").read_text())
-    described["training"]["data_digest"] = "of other films"
+    described["training"]["data_digest"] = "of other images"
     write = model_directory.load(folds[1])
     (other).mkdir()
     (other / "out_of_fold.csv").write_bytes((folds[1] / "out_of_fold.csv").read_bytes())

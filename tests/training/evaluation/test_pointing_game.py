@@ -1,4 +1,4 @@
-"""The pointing game on images with a known bright spot: a network of brightness points at it."""
+"""The pointing game on images with a known bright spot, which serves as the heatmap's peak."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ SHAPE = (96, 64)
 
 
 def play(images):
-    """Play with the brightest place of each image as the peak of its heatmap."""
+    """Return the result of the game with the brightest pixel of each image as the peak of its heatmap."""
     records = [record for record, _ in images]
     found = {
         index: point((pixels - pixels.min()) * (pixels == 1), pixels, record.lesions)
@@ -38,7 +38,7 @@ def play(images):
     return pointing_game(records, found, THREE, draws)
 
 
-def film(name: str, label: Label, spot: tuple[int, int] | None, circles: tuple[Lesion, ...]):
+def image_with(name: str, label: Label, spot: tuple[int, int] | None, circles: tuple[Lesion, ...]):
     """Return the record of an image and its pixels."""
     pixels = np.zeros(SHAPE, np.float32)
     pixels[:, :40] = 0.3
@@ -69,13 +69,13 @@ def game():
     malignant, benign = Label.MALIGNANT, Label.BENIGN
     return play(
         [
-            film("a", malignant, (40, 20), (circle(20, 40, 5, malignant),)),
-            film("b", malignant, (10, 20), (circle(20, 40, 5, malignant), circle(20, 12, 3, benign))),
-            film("c", malignant, (10, 20), (circle(20, 40, 5, malignant),)),
-            film("d", benign, (40, 20), (circle(42, 40, 5, benign),)),
-            film("e", benign, None, (circle(20, 40, 5, benign),)),
-            film("f", malignant, (40, 20), ()),
-            film("g", Label.NORMAL, (40, 20), ()),
+            image_with("a", malignant, (40, 20), (circle(20, 40, 5, malignant),)),
+            image_with("b", malignant, (10, 20), (circle(20, 40, 5, malignant), circle(20, 12, 3, benign))),
+            image_with("c", malignant, (10, 20), (circle(20, 40, 5, malignant),)),
+            image_with("d", benign, (40, 20), (circle(42, 40, 5, benign),)),
+            image_with("e", benign, None, (circle(20, 40, 5, benign),)),
+            image_with("f", malignant, (40, 20), ()),
+            image_with("g", Label.NORMAL, (40, 20), ()),
         ]
     )
 
@@ -104,7 +104,7 @@ def test_chance_is_the_area_of_the_circles_within_the_breast_over_that_of_the_br
 
 
 def test_without_annotated_images_the_share_is_undefined():
-    record, pixels = film("a", Label.NORMAL, None, ())
+    record, pixels = image_with("a", Label.NORMAL, None, ())
     found = play([(record, pixels), (replace(record, image_id="b", patient_id="b"), pixels)])
     assert found["both"]["images"] == 0 and found["both"]["hits"]["value"] is None
     assert "annotated lesion" in found["both"]["hits"]["reason"]

@@ -16,7 +16,7 @@ from mammopipe.training.model.predictions import ValidationPredictions, columns
 
 @dataclass(frozen=True)
 class Model:
-    """What of a model says which classes it has, and what it judges."""
+    """The attributes of a model that state its classes and what it judges."""
 
     classes: tuple[str, ...]
     level: Level = Level.IMAGE
@@ -31,7 +31,7 @@ def data(tmp_path, *labels: Label) -> SegmentedData:
     return SegmentedData(tmp_path, records, {"config": {}})
 
 
-def test_the_candidates_say_what_was_asked(tmp_path):
+def test_the_candidates_determine_the_question(tmp_path):
     three = data(tmp_path, Label.NORMAL, Label.BENIGN, Label.BENIGN, Label.MALIGNANT)
     assert three.classes == THREE and three.asked_as({"a": Model(THREE)}).classes == THREE
     binary = three.asked_as({"a": Model(TWO), "b": Model(TWO)})
@@ -51,8 +51,9 @@ def test_candidates_of_other_classes_are_refused(tmp_path):
 def test_figures_of_two_classes_are_those_of_malignant():
     logits = np.random.default_rng(0).normal(size=(40, 2))
     labels, names = np.arange(40) % 2, tuple(f"i{place}" for place in range(40))
-    said = ValidationPredictions(names, names, names, labels, logits)
-    assert said.classes == TWO and said.malignant_index == 1 and columns(said.classes)[-2:] == ["negative", "malignant"]
+    predictions = ValidationPredictions(names, names, names, labels, logits)
+    assert predictions.classes == TWO and predictions.malignant_index == 1
+    assert columns(predictions.classes)[-2:] == ["negative", "malignant"]
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert macro_auc(labels, shares) == pytest.approx(malignant_auc(labels, shares))
 

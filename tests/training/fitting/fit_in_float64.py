@@ -1,8 +1,9 @@
 """Trains a job's network in float64, under torchrun or alone, and writes its figures.
 
-Run `fit_in_float64.py TARGET [STOP]`: with STOP, the run stops when it asks for the STOP-th time, and leaves its
-checkpoint in the job's folder; the next run resumes from it. One figure is the sum over the weights. Under torchrun,
-`shared` says whether the processes map one and the same file of decoded images.
+Run `fit_in_float64.py TARGET [STOP [HOST]]`. With STOP, the run stops at its STOP-th check for a stop request. It
+leaves its checkpoint in the job's folder, and the next run resumes from it. With HOST, only the processes of that host
+end. One figure is the sum over the weights. Under torchrun, `shared` states whether the processes map the same file of
+decoded images.
 """
 
 import json
@@ -23,7 +24,7 @@ from mammopipe.training.trial import build_network
 
 
 class StopAfter(StopRequest):
-    """Asks the run to stop at its `checks`-th question; never with 0."""
+    """Requests a stop at the run's `checks`-th check; never with 0."""
 
     def __init__(self, checks: int, lost_host: str = "") -> None:
         super().__init__()
@@ -40,7 +41,7 @@ class StopAfter(StopRequest):
 
 
 def figures(paths: ContainerPaths, world: World, *, stop: int = 0, lost_host: str = "") -> dict[str, object] | None:
-    """Return the figures of the job's run; `None` where it was stopped. Processes of a lost host end without a word."""
+    """Return the figures of the job's run; `None` if it was stopped. Processes of a lost host end without a message."""
     torch.set_num_threads(1)
     inputs = read_inputs(paths, world)
     config = inputs.config

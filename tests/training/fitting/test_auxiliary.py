@@ -1,4 +1,4 @@
-"""Auxiliary targets: values and masks, the loss, and a training that uses them and leaves nothing in the model."""
+"""Auxiliary targets: values and masks, the loss, and a training whose model contains no heads."""
 
 import math
 from dataclasses import replace
@@ -22,7 +22,7 @@ RECORDS = [
 ]
 
 
-def test_values_come_from_the_manifest_and_absent_ones_stay_absent() -> None:
+def test_values_come_from_the_manifest_and_may_be_absent() -> None:
     found = {name: [VALUES[name](record) for record in RECORDS] for name in Auxiliary}
     assert found[Auxiliary.DENSITY] == ["A", None, "C"] and found[Auxiliary.BIRADS] == ["1", "1", None]
     assert found[Auxiliary.BIOPSY] == ["False", "True", "True"]
@@ -57,8 +57,8 @@ def test_the_heads_teach_the_body_and_are_no_part_of_the_network(name: str) -> N
     network = build_model(name, classes=2, seed=0)
     names = set(network.state_dict())
     heads = AuxiliaryHeads(network, targets, shape=(64, 64), seed=0)
-    answered, outputs = WithAuxiliary(network, heads)(torch.rand(3, 1, 64, 64))
-    assert answered.shape == (3, 2) and [part.shape for part in outputs] == [(3, 2), (3, 2)]
+    logits, outputs = WithAuxiliary(network, heads)(torch.rand(3, 1, 64, 64))
+    assert logits.shape == (3, 2) and [part.shape for part in outputs] == [(3, 2), (3, 2)]
     targets.losses(outputs, targets.of(["a", "b", "c"])).mean().backward()
     body = [p for p in network.body.parameters() if p.grad is not None and p.grad.abs().sum() > 0]
     assert body and set(network.state_dict()) == names

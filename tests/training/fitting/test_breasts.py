@@ -1,4 +1,4 @@
-"""Training on breasts with all their views: what a breast is, what is drawn of it, and that the network learns."""
+"""Training on breasts with all their views: grouping of images, drawing of views, and that the network learns."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -60,7 +60,7 @@ def test_the_label_is_the_worst_of_its_own_images_and_never_of_the_other_side() 
     assert left.record.view is None, "a breast has no one view"
 
 
-def test_copies_are_other_pictures_of_their_view_and_unknown_sides_have_no_other_side() -> None:
+def test_copies_belong_to_the_view_of_their_original_and_unknown_sides_have_no_other_side() -> None:
     copied = [row("a-1", L, Label.NORMAL, source="a"), row("a", L, Label.NORMAL), row("b", L, Label.NORMAL)]
     unknown = [row("c", None, Label.NORMAL), row("d", R, Label.MALIGNANT)]
 
@@ -70,7 +70,7 @@ def test_copies_are_other_pictures_of_their_view_and_unknown_sides_have_no_other
 
 @pytest.fixture(scope="module")
 def make_exams(make_job: MakeJob) -> MakeJob:
-    """Return a function that lays out a job whose breasts have a lesion in one of their two views alone."""
+    """Return a function that writes a job's inputs, whose breasts show a lesion only in one of their two views."""
 
     def make(**settings: str) -> ContainerPaths:
         paths = make_job(level="breast", other_side="true", head_epochs="0", warmup_epochs="0", **settings)

@@ -1,4 +1,4 @@
-"""The training job with folds: a network judges only images that it has not seen; resuming."""
+"""The training job with folds: a network judges only images that it was not trained on; resuming."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def run(paths, stop=None):
 
 
 def add_copies(paths):
-    """Give every film one copy, in the split of its source."""
+    """Give every image one copy, in the split of its original."""
     manifest = paths.channel("manifest") / "manifest.csv"
     records = read_manifest(manifest)
     copies = [replace(record, image_id=f"{record.image_id}-a00", source_image_id=record.image_id) for record in records]
@@ -39,7 +39,7 @@ def add_copies(paths):
 
 
 class StopAfter:
-    """Ends a run once the line that `train` prints of an epoch has come so often."""
+    """Ends a run when the lines that `train` prints for epochs have occurred `times` times."""
 
     def __init__(self, capsys, pattern, times):
         self.capsys, self.pattern, self.left, self.text = capsys, pattern, times, ""
@@ -72,7 +72,7 @@ def test_every_development_image_is_judged_out_of_fold(make_job):
     assert header == "image_id,fold,logit_normal,logit_benign,logit_malignant"
 
 
-def test_images_are_told_apart_by_networks_that_never_saw_them(make_job):
+def test_networks_classify_images_that_they_were_not_trained_on(make_job):
     paths = make_job(**SETTINGS | {"epochs": "12", "patience": "12"})
     description = run(paths).description
     assert description["metrics"]["validation_macro_auc"] > 0.8
@@ -105,6 +105,6 @@ def test_an_altered_file_is_refused(make_job):
         OutOfFold.read(paths.model, model.description)
 
 
-def test_one_fold_is_none():
-    with pytest.raises(ConfigError, match="folds=1 must be 0, for none, or at least 2"):
+def test_one_fold_is_refused():
+    with pytest.raises(ConfigError, match=r"folds=1 must be 0 \(no cross-validation\) or at least 2"):
         TrainConfig.from_hyperparameters({"folds": "1"})

@@ -20,13 +20,13 @@ def paths(make_job):
     return make_job()
 
 
-def films(paths, split=Split.TRAIN, shape=(64, 64)):
+def dataset_of(paths, split=Split.TRAIN, shape=(64, 64)):
     records = [record for record in read_manifest(paths.channel("manifest")) if record.split is split]
     return ImageDataset(records, paths.channel(str(split)), shape=shape)
 
 
 def test_an_image_is_its_file_divided_by_full_scale(paths):
-    dataset = films(paths, Split.VALIDATION)
+    dataset = dataset_of(paths, Split.VALIDATION)
     for index, record in enumerate(dataset.records):
         image, label, image_id = dataset[index]
         pixels = read_mammogram(paths.channel("validation") / f"{record.image_id}.png").pixels
@@ -36,28 +36,28 @@ def test_an_image_is_its_file_divided_by_full_scale(paths):
 
 
 def test_the_digest_is_of_the_files(paths):
-    before = films(paths).sha256
-    assert films(paths).sha256 == before
+    before = dataset_of(paths).sha256
+    assert dataset_of(paths).sha256 == before
     path = next(paths.channel("train").glob("*.png"))
     pixels = read_mammogram(path).pixels
     pixels[0, 0] ^= 1
     write_png(path, pixels)
-    assert films(paths).sha256 != before
+    assert dataset_of(paths).sha256 != before
 
 
 def test_a_missing_image_is_named(paths):
     (paths.channel("train") / "train-benign-3.png").unlink()
     with pytest.raises(ManifestError, match=r"train-benign-3\.png: image_id=train-benign-3 of split train"):
-        films(paths)
+        dataset_of(paths)
 
 
 def test_an_image_of_another_shape_is_named(paths):
-    with pytest.raises(ManifestError, match="64 x 64 pixels; the stage says 64 x 48"):
-        films(paths, shape=(64, 48))
+    with pytest.raises(ManifestError, match="64 x 64 pixels; stage.json states 64 x 48"):
+        dataset_of(paths, shape=(64, 48))
 
 
 def test_a_split_without_a_class_is_refused(paths):
-    dataset = films(paths)
+    dataset = dataset_of(paths)
     require_every_class(dataset, Split.TRAIN)
     few = ImageDataset(
         [record for record in dataset.records if record.label is Label.NORMAL], paths.channel("train"), shape=(64, 64)
@@ -67,7 +67,7 @@ def test_a_split_without_a_class_is_refused(paths):
 
 
 def test_disturbance_depends_on_seed_epoch_and_position_alone(paths):
-    dataset = films(paths)
+    dataset = dataset_of(paths)
     disturbed = TrainingImages(dataset, TrainConfig(noise=0.1, holes=3))
     first = disturbed[Draw(4, epoch=2, position=7)][0]
     np.testing.assert_array_equal(disturbed[Draw(4, epoch=2, position=7)][0], first)
@@ -78,7 +78,7 @@ def test_disturbance_depends_on_seed_epoch_and_position_alone(paths):
 
 
 def test_disturbance_leaves_the_images_and_the_black_around_the_breast_alone(paths):
-    dataset = films(paths)
+    dataset = dataset_of(paths)
     before = [dataset[index][0].clone() for index in range(len(dataset))]
     disturbed = TrainingImages(dataset, TrainConfig(noise=0.3, holes=4))
     for position in range(50):
@@ -89,13 +89,13 @@ def test_disturbance_leaves_the_images_and_the_black_around_the_breast_alone(pat
 
 
 def test_without_noise_and_holes_training_images_are_exact(paths):
-    dataset = films(paths)
+    dataset = dataset_of(paths)
     plain = TrainingImages(dataset, TrainConfig(noise=0.0, holes=0))
     assert np.array_equal(plain[Draw(5, 1, 0)][0], dataset[5][0])
 
 
 def test_holes_blacken_some_tissue_and_never_much_of_it(paths):
-    disturbed = TrainingImages(films(paths), TrainConfig(noise=0.0, holes=2))
+    disturbed = TrainingImages(dataset_of(paths), TrainConfig(noise=0.0, holes=2))
     shares = [float((disturbed[Draw(0, 1, position)][0][0, :, :48] == 0).float().mean()) for position in range(60)]
     assert min(shares) == 0 and 0 < max(shares) <= 2 * 64 / (64 * 48)
 
@@ -128,16 +128,16 @@ def test_epochs_differ_and_repeat_with_the_seed():
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 60), st.sampled_from([1, 2, 4]), st.integers(1, 4))
-def test_processes_share_each_batch_of_one(films, processes, rows):
+def test_processes_share_each_batch_of_one(count, processes, rows):
     batch = processes * rows
-    order = epoch_order(np.arange(films) % 3, Sampling.PLAIN, seed=0, epoch=3, batch_size=batch)
+    order = epoch_order(np.arange(count) % 3, Sampling.PLAIN, seed=0, epoch=3, batch_size=batch)
     whole = list(EpochBatches(batch_size=batch).start(order, epoch=3))
     parts = [
         list(EpochBatches(batch_size=batch, rank=rank, world_size=processes).start(order, epoch=3))
         for rank in range(processes)
     ]
     assert whole == [sum(slices, []) for slices in zip(*parts, strict=True)]
-    assert len(whole) == -(-films // batch)
+    assert len(whole) == -(-count // batch)
 
 
 def test_loss_weights_make_classes_count_alike():

@@ -1,4 +1,4 @@
-"""Images in memory and images on disk are the same images; what is on disk is never decoded before it is used."""
+"""The memory and the disk cache give the same images; the disk cache decodes an image only when it is used."""
 
 import os
 from dataclasses import replace
@@ -48,7 +48,7 @@ def test_on_disk_an_image_is_decoded_when_it_is_used(train, monkeypatch):
     assert read == [f"{records[3].image_id}.png"] * 2
 
 
-def test_a_file_that_changed_meanwhile_is_refused_by_name(train):
+def test_a_file_that_changed_after_the_start_is_refused_by_name(train):
     folder, records = train
     disk = ImageDataset(records, folder, shape=(64, 64), cache=Cache.DISK)
     write_png(folder / f"{records[0].image_id}.png", np.full((64, 64), 9, np.uint16))
@@ -58,7 +58,7 @@ def test_a_file_that_changed_meanwhile_is_refused_by_name(train):
 
 
 @pytest.mark.parametrize("cache", [Cache.MEMORY, Cache.DISK])
-def test_a_file_that_is_not_the_manifests_is_refused(train, cache):
+def test_a_file_with_another_sha256_than_in_the_manifest_is_refused(train, cache):
     folder, records = train
     stated = [replace(item, sha256=sha256(folder / f"{item.image_id}.png")) for item in records]
     wrong = [*stated[1:], replace(stated[0], sha256="0" * 64)]

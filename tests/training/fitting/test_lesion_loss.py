@@ -22,9 +22,9 @@ def marked(lesions, label=Label.MALIGNANT):
     return targets(lesions, label, shape=SHAPE, grid=GRID).numpy()
 
 
-def test_a_circle_marks_its_places_and_leaves_its_rim_open():
+def test_a_circle_marks_its_places_and_leaves_its_rim_unknown():
     found = marked([lesion(39.5, 55.5, 17)])
-    # Places have their centres at 7.5, 23.5, 39.5, ...: the circle holds that at column 2, row 3 and its neighbours.
+    # The centres of places are at 7.5, 23.5, 39.5, ...; the circle contains that of column 2, row 3 and its neighbours.
     assert found[3, 2] == 2 and found[2, 2] == found[4, 2] == found[3, 1] == found[3, 3] == 2
     assert found[2, 1] == found[4, 3] == UNKNOWN
     assert found[7, 5] == found[0, 0] == 0
@@ -51,7 +51,7 @@ def test_the_worst_circle_decides():
         assert found[3, 2] == 2 and 1 in found
 
 
-def test_a_finding_without_a_circle_says_nothing_of_any_place():
+def test_without_a_circle_all_places_of_a_finding_are_unknown():
     assert (marked([], Label.BENIGN) == UNKNOWN).all()
     assert (marked([], Label.NORMAL) == 0).all()
 
@@ -118,7 +118,7 @@ def test_the_grid_leaves_the_network_as_it_was():
     assert network.training and all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_with_two_classes_only_malignant_circles_are_taught():
+def test_with_two_classes_only_malignant_circles_are_targets():
     def of(label, *lesions):
         return targets(lesions, label, shape=(64, 64), grid=(4, 4), classes=TWO)
 

@@ -40,7 +40,7 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def read_films(paths):
+def read_datasets(paths):
     records = read_manifest(paths.channel("manifest"))
     return tuple(
         ImageDataset([record for record in records if record.split is split], paths.channel(str(split)), shape=(64, 64))
@@ -49,14 +49,14 @@ def read_films(paths):
 
 
 @pytest.fixture
-def films(make_job):
-    return read_films(make_job())
+def datasets(make_job):
+    return read_datasets(make_job())
 
 
 @pytest.fixture(scope="module")
 def undisturbed(make_job):
     """Return a function that gives the network and the progress of an undisturbed run."""
-    return cache(lambda pretrained: run(read_films(make_job()), pretrained=pretrained))
+    return cache(lambda pretrained: run(read_datasets(make_job()), pretrained=pretrained))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def finished(make_job, tmp_path_factory):
     """The folder of the checkpoint of a finished run, its network and its progress; never to be changed."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("finished")
-    return folder, run(read_films(make_job()), checkpoints=CheckpointStore(folder, "digest"))
+    return folder, run(read_datasets(make_job()), checkpoints=CheckpointStore(folder, "digest"))
 
 
 class Interrupted(Exception):
@@ -103,7 +103,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("sampling", Sampling)
-def test_a_run_learns(films, sampling, capsys):
+def test_a_run_learns(datasets, sampling, capsys):
     config = TrainConfig(
         cnn=Cnn.MODIFIED_CNN,
         epochs=8,
@@ -113,19 +113,19 @@ def test_a_run_learns(films, sampling, capsys):
         sampling=sampling,
         precision=Precision.FLOAT32,
     )
-    _, progress = run(films, config)
+    _, progress = run(datasets, config)
     best = progress.history[progress.best_epoch - 1]
     assert best.validation_macro_auc > 0.8
     assert progress.history[-1].train_loss < progress.history[0].train_loss
     assert capsys.readouterr().out.splitlines() == [item.line() for item in progress.history]
 
 
-def test_the_network_ends_as_in_its_best_epoch(films, undisturbed):
+def test_the_network_ends_as_in_its_best_epoch(datasets, undisturbed):
     network, progress = undisturbed(False)
     best = progress.history[progress.best_epoch - 1]
     assert best.rank == max(item.rank for item in progress.history)
-    logits = predict(network, films[1], batch_size=5, precision=Precision.FLOAT32)
-    found = measure(logits, films[1], ChoiceFigure())
+    logits = predict(network, datasets[1], batch_size=5, precision=Precision.FLOAT32)
+    found = measure(logits, datasets[1], ChoiceFigure())
     assert (found.macro_auc, found.balanced_accuracy) == (best.validation_macro_auc, best.validation_balanced_accuracy)
     assert found.choice == found.macro_auc == best.validation_choice
     assert found.loss == pytest.approx(best.validation_loss, rel=1e-5)
@@ -133,31 +133,31 @@ def test_the_network_ends_as_in_its_best_epoch(films, undisturbed):
 
 @pytest.mark.parametrize("pretrained", [False, True])
 @pytest.mark.parametrize("checks", [1, 7, 10])
-def test_an_interrupted_run_ends_as_an_undisturbed_one(films, undisturbed, tmp_path, capsys, checks, pretrained):
+def test_an_interrupted_run_ends_as_an_undisturbed_one(datasets, undisturbed, tmp_path, capsys, checks, pretrained):
     whole = undisturbed(pretrained)
     store = CheckpointStore(tmp_path, "digest")
     with pytest.raises(Interrupted):
-        run(films, checkpoints=store, check_stop=interrupt_after(checks), pretrained=pretrained)
+        run(datasets, checkpoints=store, check_stop=interrupt_after(checks), pretrained=pretrained)
     capsys.readouterr()
-    resumed = run(films, checkpoints=store, pretrained=pretrained)
+    resumed = run(datasets, checkpoints=store, pretrained=pretrained)
     assert ("resumed from epoch 1\n" in capsys.readouterr().out) == (checks > 6)
     assert_same(whole, resumed)
 
 
-def test_a_finished_run_is_not_repeated(films, finished, tmp_path, capsys):
+def test_a_finished_run_is_not_repeated(datasets, finished, tmp_path, capsys):
     folder, first = finished
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     capsys.readouterr()
-    again = run(films, checkpoints=CheckpointStore(tmp_path, "digest"))
+    again = run(datasets, checkpoints=CheckpointStore(tmp_path, "digest"))
     assert capsys.readouterr().out == "resumed from epoch 4\n"
     assert_same(first, again)
 
 
-def test_a_foreign_checkpoint_is_ignored_and_kept(films, finished, tmp_path, capsys):
+def test_a_foreign_checkpoint_is_ignored_and_kept(datasets, finished, tmp_path, capsys):
     folder, whole = finished
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     capsys.readouterr()
-    resumed = run(films, checkpoints=CheckpointStore(tmp_path, "other"))
+    resumed = run(datasets, checkpoints=CheckpointStore(tmp_path, "other"))
     out = capsys.readouterr().out
     assert "checkpoint checkpoint.pt belongs to other data, settings or code; moved to checkpoint.ignored" in out
     assert "resumed" not in out and (tmp_path / "checkpoint.ignored").is_file()
@@ -192,7 +192,7 @@ def test_the_digest_changes_with_every_part():
     assert len(digests) == 3
 
 
-def test_patience_ends_a_run(films):
+def test_patience_ends_a_run(datasets):
     config = TrainConfig(
         cnn=Cnn.MODIFIED_CNN,
         epochs=9,
@@ -202,21 +202,21 @@ def test_patience_ends_a_run(films):
         patience=2,
         precision=Precision.FLOAT32,
     )
-    _, progress = run(films, config)
+    _, progress = run(datasets, config)
     assert len(progress.history) == progress.best_epoch + 2 < 9
 
 
-def test_a_run_that_diverges_says_so(films):
+def test_a_run_that_diverges_is_refused(datasets):
     with pytest.raises(ConfigError, match="the training loss is .*lower learning_rate"):
-        films[0].labels[:] = 0
+        datasets[0].labels[:] = 0
         network = build_model("modified_cnn", classes=3)
         network.head[1].weight.data.fill_(float("nan"))
-        fit(network, *films, CONFIG, pretrained=False)
+        fit(network, *datasets, CONFIG, pretrained=False)
 
 
-def test_a_batch_that_processes_cannot_share_is_refused(films):
+def test_a_batch_that_processes_cannot_share_is_refused(datasets):
     with pytest.raises(ConfigError, match="batch_size=8 must be a multiple of the job's 3 processes"):
-        run(films, world=World(0, 3))
+        run(datasets, world=World(0, 3))
 
 
 def test_the_head_trains_alone_first():
@@ -268,7 +268,7 @@ def test_measuring_precision_leaves_no_trace():
 
 
 def test_the_folds_of_a_job_compute_in_one_format(monkeypatch):
-    """Chance in the times of a second measurement changes nothing; another size of image is measured anew."""
+    """Other times in a later fold change nothing; another image size is measured again."""
     seconds = {Precision.FLOAT32: 1.0, Precision.BFLOAT16: 0.5}
     monkeypatch.setattr(precision, "_step_seconds", lambda network, images, wanted: seconds[wanted])
 
@@ -289,17 +289,17 @@ def test_float16_is_refused_on_a_cpu():
         )
 
 
-def test_the_settings_of_the_loss_reach_it(films):
+def test_the_settings_of_the_loss_reach_it(datasets):
     config = TrainConfig(cnn=Cnn.MODIFIED_CNN, label_smoothing=0.25, positive_target=0.8, sampling=Sampling.WEIGHTED)
     network = build_model(config.cnn, classes=3)
-    films[0].labels[:4] = 0
-    loss = TrainingRun(network, *films, config, False, ALONE, lambda: None).loss
+    datasets[0].labels[:4] = 0
+    loss = TrainingRun(network, *datasets, config, False, ALONE, lambda: None).loss
     assert (loss.smoothing, loss.positive_target) == (0.25, 0.8)
-    counts = np.bincount(films[0].labels, minlength=3)
-    torch.testing.assert_close(loss.weights, torch.tensor(len(films[0]) / (3 * counts), dtype=torch.float32))
+    counts = np.bincount(datasets[0].labels, minlength=3)
+    torch.testing.assert_close(loss.weights, torch.tensor(len(datasets[0]) / (3 * counts), dtype=torch.float32))
 
 
-def test_a_new_network_takes_its_statistics_from_its_first_batch(films):
+def test_a_new_network_takes_its_statistics_from_its_first_batch(datasets):
     config = TrainConfig(
         cnn=Cnn.MODIFIED_CNN,
         epochs=1,
@@ -311,8 +311,8 @@ def test_a_new_network_takes_its_statistics_from_its_first_batch(films):
     )
 
     def mean_after_one_step(pretrained):
-        network, _ = run(films, config, pretrained=pretrained)
+        network, _ = run(datasets, config, pretrained=pretrained)
         return next(m.running_mean for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
 
-    # The statistics of pretrained weights move by a tenth; those of new weights, which come from no data, are replaced.
+    # The statistics of pretrained weights move by a tenth; those of new weights, which are not from data, are replaced.
     torch.testing.assert_close(mean_after_one_step(False), 10 * mean_after_one_step(True), rtol=1e-4, atol=1e-6)

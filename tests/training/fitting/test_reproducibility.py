@@ -1,4 +1,4 @@
-"""The same seed gives the same bytes but for times; other arithmetic gives the same figures within the tolerance."""
+"""The same seed gives the same bytes except for times; another order of sums gives figures within the tolerance."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ from mammopipe.training.model.archive import pack
 from mammopipe.training.train import main as train
 
 KERNELS = {"threads": 2, "mkldnn": False}
-"""What stands for another machine: sums in another order, by other kernels."""
+"""Settings that imitate another machine: sums in another order, by other kernels."""
 
 
 def without_times(value):
@@ -54,7 +54,7 @@ def run(make_job, monkeypatch, base: Path) -> dict:
 
 
 def as_test(record):
-    """Return a row of test like this one of validation; its film is a training film, which is no matter here."""
+    """Return a test row like this validation row; its image is a copy of a training image, which is harmless here."""
     name = record.image_id.replace("validation", "test")
     return replace(record, image_id=name, patient_id=name, split=Split.TEST, path=f"images/test/{name}.png")
 
@@ -95,7 +95,7 @@ def test_a_difference_is_named_by_its_path():
     assert list(differences({"a": True}, {"a": False}, tolerance=TOLERANCE)) == ["a: True and False"]
 
 
-def test_the_command_tells_by_its_exit_code(tmp_path, capsys, evaluated):
+def test_the_commands_exit_code_reports_differences(tmp_path, capsys, evaluated):
     path = evaluated.output / "evaluation" / "evaluation.json"
     other = {**evaluated.evaluation, "dataset": "other"}
     (tmp_path / "other.json").write_text(json.dumps(other))
@@ -105,5 +105,5 @@ def test_the_command_tells_by_its_exit_code(tmp_path, capsys, evaluated):
 
 
 @pytest.mark.parametrize("key", TIMES)
-def test_times_are_named_where_they_stand(evaluated, key):
+def test_each_key_of_times_occurs_in_an_evaluation(evaluated, key):
     assert f'"{key}"' in json.dumps(evaluated.evaluation)

@@ -1,4 +1,4 @@
-"""A run resumes in the middle of an epoch, and ends the same wherever its images are kept and however they are read."""
+"""A run resumes in the middle of an epoch, and its result does not depend on how its images are stored and read."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def one_thread():
 
 
 class StopAfter(StopRequest):
-    """Asks the run to stop at its `checks`-th question."""
+    """Requests a stop at the run's `checks`-th check."""
 
     def __init__(self, checks: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def test_a_run_that_stops_in_the_middle_of_an_epoch_ends_as_one_that_does_not(
     disturbed, expected = make_job(**SETTINGS, **more), undisturbed(**more)
     with pytest.raises(SystemExit):
         finish(disturbed, StopAfter(checks))
-    # An epoch asks after each of its 3 steps, then while it measures.
+    # The run checks for a stop after each of an epoch's 3 steps, and then during validation.
     assert not (disturbed.model / "model.json").exists()
     capsys.readouterr()
     found = finish(disturbed)
@@ -103,7 +103,7 @@ def test_shards_change_no_weight(make_job, undisturbed, cache):
     assert found["training"]["data_digest"] == expected["training"]["data_digest"]
 
 
-def test_a_run_goes_on_with_other_ways_of_reading(make_job, undisturbed):
+def test_a_run_resumes_with_another_way_of_reading(make_job, undisturbed):
     paths = make_job(**SETTINGS)
     with pytest.raises(SystemExit):
         finish(paths, StopAfter(2))
@@ -112,7 +112,7 @@ def test_a_run_goes_on_with_other_ways_of_reading(make_job, undisturbed):
     assert figures(finish(paths)) == figures(undisturbed())
 
 
-def test_a_checkpoint_in_the_middle_of_an_epoch_says_where_it_is(make_job):
+def test_a_checkpoint_in_the_middle_of_an_epoch_states_its_step(make_job):
     paths = make_job(**SETTINGS)
     with pytest.raises(SystemExit):
         finish(paths, StopAfter(2))
@@ -121,7 +121,7 @@ def test_a_checkpoint_in_the_middle_of_an_epoch_says_where_it_is(make_job):
     assert (saved["epoch"], saved["partial"]["epoch"], saved["partial"]["step"]) == (0, 1, 2)
 
 
-def test_every_setting_changes_what_a_run_ends_in_but_those_of_reading(make_job):
+def test_settings_of_reading_do_not_change_the_digest_and_others_do(make_job):
     inputs = read_inputs(make_job(**SETTINGS))
     for change in ({"cache": "disk"}, {"workers": 3}, {"checkpoint_minutes": 1.0}):
         assert replace(inputs, config=inputs.config.replace(**change)).digest == inputs.digest

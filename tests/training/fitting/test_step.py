@@ -1,4 +1,4 @@
-"""One step is what its formula says: smoothing, class weights, soft targets, accumulation, clipping, the average."""
+"""One training step follows its formulas: smoothing, class weights, soft targets, accumulation, clipping, average."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_a_soft_positive_leaves_the_rest_to_the_first_class():
     logs = functional.log_softmax(LOGITS, dim=1)
     expected = torch.stack([-logs[0, 0], -(0.8 * logs[1, 2] + 0.2 * logs[1, 0])])
     torch.testing.assert_close(image_losses(LOGITS, LABELS, 0.0, 0.8), expected)
-    # Smoothing spreads its share of that target, too.
+    # Smoothing also applies to that target.
     smoothed = 0.7 * expected - 0.3 * logs.mean(dim=1)
     torch.testing.assert_close(image_losses(LOGITS, LABELS, 0.3, 0.8), smoothed)
 
@@ -109,7 +109,7 @@ def test_clipping_limits_the_step():
     assert 0.009 < math.sqrt(moved) < 0.0101
 
 
-def test_the_average_follows_slowly_and_is_taken_back():
+def test_the_average_follows_slowly_and_is_applied_temporarily():
     network = build_model("modified_cnn", classes=3)
     average = WeightAverage(network, 0.9)
     first = network.head.get_submodule("1").bias.detach().clone()

@@ -1,4 +1,4 @@
-"""Intervals by bootstrap over patients: against theory, exact bounds, and where they are refused."""
+"""Intervals by bootstrap over patients: compared with theory, exact bounds, and refusals."""
 
 import numpy as np
 import pytest
@@ -98,7 +98,7 @@ def test_a_share_that_no_draw_changes_has_the_exact_bounds_of_its_patients():
     assert (missed.value, missed.low, missed.high) == (0, 0, pytest.approx(1 - exact.low))
 
 
-def test_a_figure_that_is_no_share_has_no_interval_where_no_draw_changes_it():
+def test_a_figure_that_is_not_a_proportion_has_no_interval_if_no_draw_changes_it():
     labels, groups = np.array([0, 1] * 10), [str(index) for index in range(20)]
     perfect = classification.bootstrap_interval(classification.f1(1), labels, np.eye(2)[labels], groups=groups)
     assert (perfect.value, perfect.low, perfect.high) == (1, None, None)
@@ -113,7 +113,7 @@ def test_a_perfect_area_has_the_exact_bounds_of_the_patients_of_the_rarer_kind()
 
 
 def test_an_interval_is_wider_where_few_patients_cause_the_variance():
-    # Two of 30 malignant patients rank low; elsewhere all rank a little low. The numbers of patients are equal.
+    # In one set, two of 30 malignant patients rank low; in the other, all rank a little low. Both have 60 patients.
     labels, groups = np.array([1] * 30 + [0] * 30), [str(index) for index in range(60)]
     few, all_alike = np.arange(60.0)[::-1].copy(), np.random.default_rng(0).normal(size=60) + 1.5 * labels
     few[[3, 17]] = [4.5, 12.5]
@@ -129,7 +129,7 @@ def test_an_interval_is_wider_where_few_patients_cause_the_variance():
 
 
 def test_the_standard_error_is_not_below_that_of_the_jackknife():
-    # Of a share, the jackknife's standard error is that of theory with n - 1; so few draws often give a smaller one.
+    # For a proportion, the jackknife's standard error is that of theory with n - 1; few draws often give a smaller one.
     labels, groups = np.array([1] * 9 + [0] * 6), [str(index) for index in range(15)]
     scores = np.tile([0.4, 0.6], (15, 1))
     error = np.sqrt(0.6 * 0.4 / 14) / (0.6 * 0.4)

@@ -75,8 +75,8 @@ def test_the_slope_of_resamples_needs_both_kinds() -> None:
     assert np.isfinite(found[0]) and np.isnan(found[1:]).all(), "no positive, no negative, no overlap"
 
 
-def test_a_slope_that_does_not_settle_is_no_figure() -> None:
-    """With probabilities of 0 and 1 that are wrong as often as right, Newton's steps swing without end."""
+def test_a_slope_that_does_not_converge_is_undefined() -> None:
+    """With probabilities of 0 and 1 that are wrong as often as right, Newton's method does not converge."""
     with pytest.raises(MetricError, match="calibration_slope is undefined here"):
         calibration_slope([0, 1, 1, 0], [0.0, 1.0, 0.0, 1.0])
 

@@ -1,4 +1,4 @@
-"""The figure that chooses: against scikit-learn, at each level, with its interval, and refused where undefined."""
+"""The figure `choose_by`: compared with scikit-learn, at each level, with its interval, and refusals."""
 
 from dataclasses import replace
 
@@ -59,24 +59,24 @@ def test_a_resample_weighs_as_the_repeated_cases():
 
 
 def test_each_figure_is_of_the_cases_of_its_level():
-    said, owner, breast, malignant = made()
-    shares = said.probabilities(Calibration(0.7))
+    predictions, owner, breast, malignant = made()
+    shares = predictions.probabilities(Calibration(0.7))
     scores = shares[:, 2]
     by_breast = np.array([scores[breast == one].mean() for one in range(80)])
     truth = np.array([malignant[breast == one].any() for one in range(80)])
     by_patient = by_breast.reshape(40, 2).max(axis=1)
     wanted = {
-        (ChooseBy.MACRO_AUC, Level.IMAGE): reference.roc_auc_score(said.labels, shares, multi_class="ovr"),
+        (ChooseBy.MACRO_AUC, Level.IMAGE): reference.roc_auc_score(predictions.labels, shares, multi_class="ovr"),
         (ChooseBy.MALIGNANT_AUC, Level.IMAGE): reference.roc_auc_score(malignant, scores),
         (ChooseBy.AVERAGE_PRECISION, Level.BREAST): reference.average_precision_score(truth, by_breast),
         (ChooseBy.PF1, Level.BREAST): 2 * by_breast[truth].sum() / (by_breast.sum() + truth.sum()),
         (ChooseBy.MALIGNANT_AUC, Level.PATIENT): reference.roc_auc_score(truth.reshape(40, 2).any(axis=1), by_patient),
     }
-    draws = Resamples.draw(said.patients, n=200, seed=0)
+    draws = Resamples.draw(predictions.patients, n=200, seed=0)
     for (by, level), value in wanted.items():
         choice = ChoiceFigure(by, level, BreastRule.MEAN)
-        assert choice.value(said, Calibration(0.7)) == pytest.approx(value), (by, level)
-        found = choice.measured(said, Calibration(0.7), draws)
+        assert choice.value(predictions, Calibration(0.7)) == pytest.approx(value), (by, level)
+        found = choice.measured(predictions, Calibration(0.7), draws)
         assert found["value"] == pytest.approx(value) and found["low"] < value < found["high"]
         assert (found["figure"], found["level"], found["words"]) == (by, level, choice.words)
 
@@ -91,8 +91,8 @@ def test_where_breasts_are_judged_as_a_whole_the_lowest_level_is_that_of_breasts
     assert (found["level"], found["words"]) == ("breast", "malignant AUC by breast")
 
 
-def test_nothing_chooses_on_test_or_by_what_a_level_lacks():
-    with pytest.raises(LeakError, match="^the choice of an epoch or a network: would"):
+def test_choosing_on_test_or_by_a_figure_that_the_level_lacks_is_refused():
+    with pytest.raises(LeakError, match="^the choice of an epoch or a network: "):
         ChoiceFigure().value(made(TestPredictions)[0], Calibration())
     for settings in (TrainConfig, EvaluationConfig):
         assert settings(choose_by="pf1", choose_level="breast").choice.words == "probabilistic F1 by breast"

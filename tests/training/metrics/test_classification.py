@@ -10,7 +10,7 @@ from mammopipe.training.metrics import classification
 from mammopipe.training.metrics.bootstrap import Resamples
 
 SENSITIVITY_AT, SPECIFICITY_AT = classification.sensitivity_at_specificity, classification.specificity_at_sensitivity
-# Four images: the third is a malignant film called normal, the fourth a benign one called rightly.
+# Four images: the third is malignant and called normal, the fourth is benign and called correctly.
 LABELS = np.array([0, 0, 2, 1])
 PROBABILITIES = np.array([[0.8, 0.1, 0.1], [0.3, 0.3, 0.4], [0.6, 0.1, 0.3], [0.2, 0.7, 0.1]])
 

@@ -77,12 +77,12 @@ def test_the_patients_of_the_images_that_enter_a_figure_give_its_degrees_of_free
     }
 
 
-def test_what_is_undefined_says_what_it_needs():
+def test_an_undefined_figure_states_what_it_needs():
     for metric, labels, needs in [
         (sensitivity_at(0.5), [0, 0], "a positive case"),
         (specificity_at(0.5), [1, 1], "a negative case"),
         (ppv_at(0.99), [0, 1], "a case called positive"),
-        (f1_at(0.99), [0, 0], "a positive case, or one called so"),
+        (f1_at(0.99), [0, 0], "a positive case, or a case called positive"),
         (npv_at(0.05), [0, 1], "a case not called positive"),
         (screening_ppv_at(0.99), [0, 1], "a case called positive, and cases of both kinds"),
         (screening_ppv_at(0.1), [1, 1], "a case called positive, and cases of both kinds"),

@@ -1,4 +1,4 @@
-"""How each metric is defined: its name, its range, what it needs, and which images count for its interval."""
+"""The definition of each metric: its name, its range, what it needs, and which images count for its interval."""
 
 from collections.abc import Callable
 
@@ -11,12 +11,12 @@ from mammopipe.training.metrics.metric import (
     Metric,
     against_rest,
     all_alike,
-    alone,
     by_label,
     called,
     check_binary,
     check_classes,
     mean_metric,
+    only_class,
     predicted,
 )
 from mammopipe.training.metrics.scale import Scale
@@ -157,7 +157,7 @@ def test_malignant_or_not_makes_two_classes_of_three() -> None:
 def test_which_images_enter_a_metric_by_the_kind_of_metric() -> None:
     assert by_label(LABELS, PROBABILITIES).tolist() == [0, 1, 2, 1]
     assert all_alike(LABELS, PROBABILITIES).tolist() == [0, 0, 0, 0]
-    assert alone(1)(LABELS, PROBABILITIES).tolist() == [-1, 0, -1, 0]
+    assert only_class(1)(LABELS, PROBABILITIES).tolist() == [-1, 0, -1, 0]
     assert against_rest(1)(LABELS, PROBABILITIES).tolist() == [0, 1, 0, 1]
     assert predicted(2)(LABELS, PROBABILITIES).tolist() == [-1, 0, 0, -1], "the class with the highest probability"
     assert predicted(0)(LABELS, PROBABILITIES).tolist() == [0, -1, -1, -1]

@@ -1,4 +1,4 @@
-"""Confidence intervals by their formula, written here once more, and at the limits where there is none."""
+"""Confidence intervals compared with a second implementation of their formula, and the limits of having one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -162,7 +162,7 @@ def test_the_rise_by_chance_lowers_the_lower_bound_alone() -> None:
     assert fallen[0] == fallen[1], "draws that lie lower are no rise"
 
 
-def test_a_spread_that_is_only_rounding_is_none() -> None:
+def test_a_spread_that_is_only_rounding_counts_as_0() -> None:
     noise = np.linspace(-1, 1, 12)
     for value in (0.5, 0.0004):
         limit = 1e-12 * max(value, 1e-3)
@@ -188,7 +188,7 @@ def test_a_share_at_a_bound_has_the_exact_interval_of_its_patients(value: float,
     assert (none.low, none.high) == (None, None)
 
 
-def test_bounds_beyond_every_number_are_none() -> None:
+def test_infinite_bounds_are_none() -> None:
     figures = np.linspace(0, 40, 10)
     found = interval(known(figures, 0.001, scale=Scale.POSITIVE), 10, patients=5)
     assert (found.value, found.low, found.high) == (0.001, None, None)

@@ -51,14 +51,14 @@ def test_each_negative_has_the_kind_of_its_woman() -> None:
     }
 
 
-def test_a_gain_against_the_other_breast_of_women_with_cancer_alone_is_told_as_that() -> None:
-    # Alone, every image has the same score. Beside the other, only the other breast of a woman with cancer falls: the
-    # gain against the images here is case mix, and next to nothing in screening.
+def test_a_gain_only_against_the_other_breast_of_women_with_cancer_is_shown_as_such() -> None:
+    # Without comparison, every image has the same score. The comparison lowers only the other breast of women with
+    # cancer. The gain against the images here is due to the case mix, and is almost 0 in screening.
     labels, women = labels_and_women()
     kinds = negatives(labels, women, CLASSES)
     alone = np.full(len(kinds), 0.5)
-    beside = np.array([0.1 if kind is Negative.CANCER_WOMAN else 0.5 for kind in kinds])
-    found = gain_by_negatives(kinds, alone, beside, Resamples.draw(women, n=200, seed=0))
+    compared = np.array([0.1 if kind is Negative.CANCER_WOMAN else 0.5 for kind in kinds])
+    found = gain_by_negatives(kinds, alone, compared, Resamples.draw(women, n=200, seed=0))
     assert by_kind(found, Negative.CANCER_WOMAN)["gain"]["value"] == 0.5
     for kind in (Negative.NORMAL_WOMAN, Negative.BENIGN, Negative.BENIGN_WOMAN):
         assert by_kind(found, kind)["gain"]["value"] == 0
@@ -76,22 +76,22 @@ def test_figures_are_those_of_scikit_learn_and_the_gain_is_paired() -> None:
     kinds = negatives(labels, women, CLASSES)
     random = np.random.default_rng(3)
     alone = random.normal(size=len(labels)) + (labels == 2)
-    beside = alone + 0.4 * (labels == 2)
+    compared = alone + 0.4 * (labels == 2)
     draws = Resamples.draw(women, n=400, seed=0)
-    found = gain_by_negatives(kinds, alone, beside, draws)
+    found = gain_by_negatives(kinds, alone, compared, draws)
     shares = {row["kind"]: row["screening_share"] for row in found["kinds"]}
     expected = 0.0
     for kind in (Negative.NORMAL_WOMAN, Negative.CANCER_WOMAN, Negative.BENIGN_WOMAN, Negative.BENIGN):
         places = [place for place, each in enumerate(kinds) if each in (None, kind)]
         row = by_kind(found, kind)
-        area = reference.roc_auc_score(labels[places] == 2, beside[places])
+        area = reference.roc_auc_score(labels[places] == 2, compared[places])
         assert row["beside"]["value"] == pytest.approx(area)
         assert row["gain"]["low"] < row["gain"]["value"] < row["gain"]["high"]
         width = row["beside"]["high"] - row["beside"]["low"]
         assert row["gain"]["high"] - row["gain"]["low"] < width, "paired: what both share does not widen it"
         expected += shares[kind] * area
     assert found["as_in_screening"]["beside"]["value"] == pytest.approx(expected)
-    area = reference.roc_auc_score(labels == 2, beside)
+    area = reference.roc_auc_score(labels == 2, compared)
     assert found["as_here"]["beside"]["value"] == pytest.approx(area)
 
 

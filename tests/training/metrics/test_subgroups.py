@@ -1,4 +1,4 @@
-"""Subgroups: who belongs to which, what their figures are, and when there are too few for any."""
+"""Subgroups: their members, their metrics, and too few patients for a metric."""
 
 from dataclasses import replace
 
@@ -40,7 +40,7 @@ def images(records: list[ImageRecord]) -> Cases:
 
 
 def right(records: list[ImageRecord]) -> np.ndarray:
-    """Return that every image is called rightly but the second of each patient."""
+    """Return 1 for the first image of each patient, which is called correctly, and 0 for the second."""
     return np.array([int(record.view is View.CC) for record in records])
 
 
@@ -153,7 +153,7 @@ def test_accuracy_is_the_share_of_images_that_are_called_rightly():
     assert found(few)["machine"][0]["accuracy"]["reason"] == "too few: 9 patients, of 10 patients needed"
 
 
-def test_malignant_images_of_a_finding_are_told_from_every_image_that_is_not_malignant():
+def test_malignant_images_of_a_finding_are_compared_with_all_images_that_are_not_malignant():
     records = [
         replace(record, finding="CIRC" if int(record.patient_id[1:]) % 2 else "SPIC")
         if record.label is Label.MALIGNANT

@@ -1,4 +1,4 @@
-"""The calibration that the model carries: by hand, and as it stands in model.json."""
+"""The calibration of a model: computed by hand, and its JSON values in model.json."""
 
 import numpy as np
 import pytest

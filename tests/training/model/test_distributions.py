@@ -1,4 +1,4 @@
-"""Limits keep their error rates, distributions survive JSON, and the monitored figures of images are right."""
+"""Limits have their stated error rates, distributions survive JSON, and the monitored features are right."""
 
 import json
 from dataclasses import replace
@@ -53,7 +53,7 @@ def test_the_indexs_limit_is_a_quantile_of_chi_squared(false_alarms: float, bins
     assert index_limit(reference, 2, false_alarms) == pytest.approx(chi2.isf(false_alarms, bins - 1))
 
 
-def test_the_indexs_limit_is_passed_as_often_as_it_says() -> None:
+def test_the_index_exceeds_its_limit_as_often_as_stated() -> None:
     above = 0
     for _ in range(600):
         reference = FeatureHistogram.of(RNG.normal(size=150), 150)
@@ -63,7 +63,7 @@ def test_the_indexs_limit_is_passed_as_often_as_it_says() -> None:
     assert index_limit(reference, 60, 0.001) > index_limit(reference, 600, 0.001) >= 0.2
 
 
-def test_a_cusum_without_shift_runs_as_long_as_it_says() -> None:
+def test_a_cusum_without_shift_has_the_stated_run_length() -> None:
     slack, wanted = 0.8, 200.0
     limit = cusum_limit(slack, wanted)
     runs = []
@@ -120,7 +120,7 @@ def record(number: int, machine: str) -> ImageRecord:
     )
 
 
-def test_what_is_usual_is_kept_by_machine_and_site_and_scores_of_validation_alone() -> None:
+def test_distributions_are_kept_by_machine_and_site_and_scores_only_of_validation() -> None:
     learnt = [record(number, "21" if number < 80 else "29") for number in range(100)]
     judged = [record(number, "21") for number in range(200, 220)]
     shares = RNG.dirichlet((1, 1, 1), size=20)
@@ -129,7 +129,7 @@ def test_what_is_usual_is_kept_by_machine_and_site_and_scores_of_validation_alon
     assert sum(fitted[EVERYTHING]["coverage"].counts) == 120 and fitted[EVERYTHING]["coverage"].exams == 60
     assert sum(fitted[EVERYTHING]["malignancy"].counts) == 20
     twice = from_json(fit_drift_reference([*learnt, judged[0]], judged, shares, malignant=2))
-    assert sum(twice[EVERYTHING]["coverage"].counts) == 120, "a film of both is counted once"
+    assert sum(twice[EVERYTHING]["coverage"].counts) == 120, "an image of both is counted once"
 
 
 def test_images_of_an_earlier_version_lack_what_was_not_measured() -> None:

@@ -53,7 +53,7 @@ def test_an_exam_by_hand(rule, breasts, patients):
     assert found[Level.PATIENT].malignant.tolist() == [1, 0]
 
 
-def test_a_case_is_stood_for_by_one_of_its_images():
+def test_a_case_is_represented_by_one_of_its_images():
     for level, cases in cases_of(EXAM, Calibration(), BreastRule.MAX).items():
         names = {Level.IMAGE: EXAM.image_ids, Level.BREAST: EXAM.breasts, Level.PATIENT: EXAM.patients}[level]
         expected = list(EXAM.image_ids) if level is Level.IMAGE else sorted(set(names))
@@ -132,7 +132,7 @@ def test_repeated_views_change_neither_mean_nor_maximum_and_raise_a_noisy_or(vie
 
 @settings(deadline=None)
 @given(ANY_EXAM, st.sampled_from(BreastRule))
-def test_what_is_malignant_stays_so_upwards(views, rule):
+def test_a_malignant_image_makes_its_breast_and_patient_malignant(views, rule):
     predictions = exam(views)
     cases = cases_of(predictions, Calibration(), rule)
     malignant = [name for name, label in zip(predictions.breasts, predictions.labels, strict=True) if label == 2]

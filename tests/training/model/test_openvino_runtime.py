@@ -1,4 +1,4 @@
-"""How OpenVINO is run, in processes of its own."""
+"""OpenVINO in a separate process: signals after the last network."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Breasts beside each other: by rules that hold for any exam, and through the evaluation job as far as the endpoint."""
+"""The comparison of both breasts: rules that hold for any exam, and the evaluation job up to the served thresholds."""
 
 import json
 import shutil
@@ -38,11 +38,11 @@ SCREENED = st.lists(
     min_size=1,
     max_size=4,
 )
-"""Of each patient the logits of the left breast's images, and of the right one's."""
+"""For each patient, the logits of the left breast's images and of the right breast's images."""
 
 
 def exams(screened) -> tuple[np.ndarray, list[str], list[str]]:
-    """Return the logits of all images, and of which patient and which breast each is."""
+    """Return the logits, the patient and the breast of each image."""
     rows = [
         (logits, f"p{number}", f"p{number}-{side}")
         for number, sides in enumerate(screened)
@@ -54,7 +54,7 @@ def exams(screened) -> tuple[np.ndarray, list[str], list[str]]:
 
 
 @given(screened=SCREENED, weight=st.floats(0, 1))
-def test_the_mean_of_the_other_breast_is_taken_off(screened, weight):
+def test_the_mean_of_the_other_breast_is_subtracted(screened, weight):
     logits, patients, breasts = exams(screened)
     found = beside_other(logits, patients, breasts, weight)
     for place, breast in enumerate(breasts):
@@ -64,7 +64,7 @@ def test_the_mean_of_the_other_breast_is_taken_off(screened, weight):
 
 
 @given(screened=SCREENED, looks=LOGITS)
-def test_how_both_breasts_of_a_woman_look_says_nothing(screened, looks):
+def test_what_both_breasts_have_in_common_cancels_out(screened, looks):
     logits, patients, breasts = exams(screened)
     alike = logits + np.array(looks)
     assert beside_other(alike, patients, breasts, 1.0) == pytest.approx(
@@ -132,7 +132,7 @@ def test_a_comparison_that_validation_does_not_give_is_found():
 
 @pytest.fixture(scope="module")
 def side_by_side(evaluation_inputs, tmp_path_factory):
-    """The evaluation job with breasts compared, over films of both breasts of every patient."""
+    """The evaluation job with breasts compared, on images of both breasts of every patient."""
     base = tmp_path_factory.mktemp("side-by-side") / "base"
     shutil.copytree(evaluation_inputs.base, base)
     with pytest.MonkeyPatch.context() as patch:
@@ -151,25 +151,25 @@ def test_figures_are_those_of_the_compared_images(side_by_side, tmp_path):
     assert found["weight"] == WEIGHT
     for kind in (ValidationPredictions, TestPredictions):
         rows = data.originals(kind.split)
-        said = predict_split(kind, {name: model}, rows, data.image_folder(kind.split), shape=(96, 64))[name]
-        # Two films a patient, left and right in turn: the other breast is the neighbour.
-        other = said.logits.reshape(-1, 2, 3)[:, ::-1].reshape(-1, 3)
-        probabilities = Calibration.read(found, THREE).probabilities(said.logits - WEIGHT * other)
+        predicted = predict_split(kind, {name: model}, rows, data.image_folder(kind.split), shape=(96, 64))[name]
+        # Each patient has two images, left and right in turn, so the other breast is the neighbour.
+        other = predicted.logits.reshape(-1, 2, 3)[:, ::-1].reshape(-1, 3)
+        probabilities = Calibration.read(found, THREE).probabilities(predicted.logits - WEIGHT * other)
         figures = found[str(kind.split)]
         assert figures["images"] == len(rows)
         assert figures["macro_auc"]["value"] == pytest.approx(
-            reference.roc_auc_score(said.labels, probabilities, multi_class="ovr")
+            reference.roc_auc_score(predicted.labels, probabilities, multi_class="ovr")
         )
         assert figures["breast"]["malignant_auc"]["value"] == pytest.approx(
-            reference.roc_auc_score(said.labels == 2, probabilities[:, 2])
+            reference.roc_auc_score(predicted.labels == 2, probabilities[:, 2])
         )
         assert figures["patient"]["cases"] == len(rows) // 2
         for point in figures["breast"]["operating_points"].values():
-            called = probabilities[said.labels != 2, 2] >= point["threshold"]
+            called = probabilities[predicted.labels != 2, 2] >= point["threshold"]
             assert point["specificity"]["value"] == pytest.approx(1 - called.mean())
 
 
-def test_what_one_image_is_given_stays_what_it_was(side_by_side, evaluated):
+def test_scores_of_single_images_stay_unchanged(side_by_side, evaluated):
     ours, theirs = side_by_side.evaluation["candidates"], evaluated.evaluation["candidates"]
     for name in theirs:
         assert theirs[name]["compared"] is None
@@ -213,11 +213,11 @@ def test_a_malformed_comparison_is_refused_by_name(side_by_side, tmp_path, wrong
 
 
 def test_page_and_card_show_the_comparison_where_there_is_one(side_by_side, evaluated):
-    assert side_by_side.page.count("Each breast beside the other") == 4
+    assert side_by_side.page.count("Breasts compared with the other side") == 4
     assert 'data-path="selected/compared/test/breast/malignant_auc"' in side_by_side.page
-    assert "Each breast beside the other" not in evaluated.page
-    assert "each breast beside the other" in render_card(side_by_side.evaluation)
-    assert "each breast beside the other" not in render_card(evaluated.evaluation)
+    assert "Breasts compared with the other side" not in evaluated.page
+    assert "breasts compared with the other side" in render_card(side_by_side.evaluation)
+    assert "breasts compared with the other side" not in render_card(evaluated.evaluation)
 
 
 def test_the_gain_is_shown_by_kind_of_negative(side_by_side):

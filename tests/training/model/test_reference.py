@@ -1,4 +1,4 @@
-"""Usual inputs pass, unusual ones are flagged, and an altered reference is refused."""
+"""Images like the training images pass, other images are flagged, and an altered reference is refused."""
 
 import cv2
 import numpy as np
@@ -18,13 +18,13 @@ CONFIG = PreprocessConfig(height=96, width=64)
 TRAIN, VALIDATION, FRESH = range(120), range(200, 240), range(300, 330)
 
 
-def film(seed: int) -> np.ndarray:
+def phantom(seed: int) -> np.ndarray:
     made = make_film(seed, label=list(Label)[seed % 3], laterality=Laterality.LEFT, height=256, width=200)
     return preprocess(Mammogram(made.pixels, Laterality.LEFT, View.MLO), CONFIG).image
 
 
 def picture(seed: int) -> np.ndarray:
-    """Return what a photograph may look like: soft gradients and a few hard edges."""
+    """Return an image like a photograph: soft gradients and a few hard edges."""
     random = np.random.default_rng(seed)
     drawn = cv2.resize(random.random((6, 4), np.float32), (64, 96), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     for _ in range(5):
@@ -45,7 +45,7 @@ STRANGE = {
 
 @pytest.fixture(scope="module")
 def features():
-    """Return the function from films to features, of a network that knows nothing: its maps are those of its seed."""
+    """Return a function from images to features, of a network with random weights."""
     wrapped = WithMaps(build_model("modified_cnn", classes=3, seed=1).eval())
 
     def of(images):
@@ -60,8 +60,8 @@ def features():
 def reference(features):
     probabilities = np.random.default_rng(0).dirichlet([1, 1, 1], len(VALIDATION))
     return fit_reference(
-        features([film(seed) for seed in TRAIN]),
-        features([film(seed) for seed in VALIDATION]),
+        features([phantom(seed) for seed in TRAIN]),
+        features([phantom(seed) for seed in VALIDATION]),
         probabilities,
         malignant=2,
     )
@@ -69,7 +69,7 @@ def reference(features):
 
 @pytest.fixture(scope="module")
 def fresh():
-    return [film(seed) for seed in FRESH]
+    return [phantom(seed) for seed in FRESH]
 
 
 def test_images_of_the_same_kind_pass(reference, features, fresh):
@@ -78,7 +78,7 @@ def test_images_of_the_same_kind_pass(reference, features, fresh):
 
 
 @pytest.mark.parametrize("kind", STRANGE)
-def test_other_pictures_are_caught(reference, features, fresh, kind):
+def test_other_images_are_flagged(reference, features, fresh, kind):
     spoilt = [STRANGE[kind](image, seed) for seed, image in enumerate(fresh)]
     strange = [reference.strangeness(row) > reference.strangeness_limit for row in features(spoilt)]
     assert np.mean(strange) >= 0.9
@@ -116,7 +116,7 @@ def test_images_that_are_all_alike_have_a_distribution():
 
 
 @pytest.mark.parametrize("count", [1, MOST_IMAGES, MOST_IMAGES + 1, 10 * MOST_IMAGES])
-def test_some_images_are_all_or_evenly_picked(count):
+def test_all_images_or_evenly_spaced_ones_are_picked(count):
     picked = spaced_sample(range(count))
     assert len(picked) <= MOST_IMAGES and picked[0] == 0
     assert len(picked) == count or len(set(np.diff(picked))) == 1

@@ -13,7 +13,7 @@ from mammopipe.training.networks.registry import NAMES, ImageNetwork, build_mode
 
 
 class Brightness(nn.Module):
-    """Class 0 rises and class 1 falls with brightness: a network whose map is known."""
+    """A network with a known map: the logit of class 0 rises with brightness, and that of class 1 falls."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +35,7 @@ def test_the_map_of_a_known_network():
     assert heat.max() == 1 and heat.min() == 0
     row, column = np.unravel_index(heat.argmax(), heat.shape)
     assert 40 <= row < 56 and 64 <= column < 80
-    assert (grad_cam(network, image, 1) == 0).all(), "nothing speaks for the class that darkness means"
+    assert (grad_cam(network, image, 1) == 0).all(), "no position is evidence for the class of dark images"
 
 
 @pytest.mark.parametrize("name", NAMES)

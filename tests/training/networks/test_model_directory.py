@@ -54,7 +54,7 @@ def saved(original, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_loaded_model_answers_as_the_saved_one(tmp_path, name):
+def test_a_loaded_model_predicts_as_the_saved_one(tmp_path, name):
     network = build_model(name, classes=3, dropout=0.5, seed=3).to(memory_format=torch.channels_last).eval()
     model_directory.save(tmp_path, network, description(architecture=name))
     model = model_directory.load(tmp_path)
@@ -65,7 +65,7 @@ def test_a_loaded_model_answers_as_the_saved_one(tmp_path, name):
     assert not model.network.training and not any(value.requires_grad for value in model.network.parameters())
 
 
-def test_what_the_model_says_of_itself(saved):
+def test_attributes_come_from_the_description(saved):
     model = model_directory.load(saved)
     assert model.preprocess == PREPROCESS and model.input_shape == (96, 64)
     assert model.classes == ("normal", "benign", "malignant") and model.calibration == Calibration(2.0)
@@ -108,7 +108,7 @@ def test_weights_of_another_network_are_refused(saved, tmp_path):
 
 
 @pytest.mark.parametrize("missing", [False, True])
-def test_every_file_beside_the_description_is_vouched_for(saved, missing):
+def test_the_digest_of_every_other_file_is_checked(saved, missing):
     (saved / "out_of_fold.csv").write_text("image_id\n")
     model_directory.write_description(saved, model_directory.read_description(saved))
     assert set(model_directory.read_description(saved)["files"]) == {"out_of_fold.csv", "weights.safetensors"}
@@ -133,7 +133,7 @@ POINT = {
 }
 
 
-def test_an_operating_point_says_on_how_many_cases_it_rests(tmp_path):
+def test_an_operating_point_states_its_number_of_cases(tmp_path):
     network = build_model("modified_cnn", classes=3)
     model_directory.save(tmp_path, network, description(operating_points={"sensitivity": POINT}))
     point = read_operating_points(model_directory.read_description(tmp_path), "model.json")[Level.IMAGE]["sensitivity"]
@@ -170,7 +170,7 @@ def test_an_operating_point_out_of_range_is_refused(saved, change, level):
         counts = {name: wrong[name] for name in ("cases", "malignant", "patients")}
         document["metrics"] = {"validation": {"breast": {**counts, "operating_points": {"sensitivity": wrong}}}}
     else:
-        return  # a level on which validation could not fix a threshold has none
+        return  # A level may lack a threshold, if validation could not determine one.
     (saved / "model.json").write_text(json.dumps(document))
     with pytest.raises(ConfigError, match=f"{'operating_points' if level == 'image' else 'breast'}.*sensitivity"):
         model_directory.read_description(saved)

@@ -25,7 +25,7 @@ FAMILIES = {
 }
 """The smallest network of each family, and the pooling that it is trained and exported with."""
 SLOW_TO_EXPORT = ("densenet121",)
-"""Their export takes six seconds of one core; `benchmarks.studies.network_families` exports them, too."""
+"""Their export takes six seconds on one core; `benchmarks.studies.network_families` also exports them."""
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def test_a_family_is_trained_exported_and_explained(make_job, name):
     model = model_directory.load(paths.model)
     images = torch.stack([inputs.validation[index][0] for index in range(len(inputs.validation))])
     logits = model.predict_logits(images).double().numpy()
-    assert np.ptp(logits, axis=0).max() > 1e-4, "a network that says nothing would pass"
+    assert np.ptp(logits, axis=0).max() > 1e-4, "otherwise, constant logits would pass"
 
     if name not in SLOW_TO_EXPORT:
         _check_export(paths, model, images, logits)
@@ -54,7 +54,7 @@ def test_a_family_is_trained_exported_and_explained(make_job, name):
 
 
 def _check_export(paths, model, images, logits):
-    """The exported network answers as torch does, and its heatmap is Grad-CAM, also for the pooling it trained with."""
+    """Check that the exported network's logits are those of torch, and that its heatmap is the Grad-CAM."""
     mammograms = images[:, 0].numpy()
     done = export_network(model, paths.model, model.description, lambda at: (mammograms[place] for place in at), logits)
     assert done.shipped and done.activation_map == "head", done.reason
@@ -69,14 +69,14 @@ def _check_export(paths, model, images, logits):
 
 
 def _check_poolings(network, images):
-    """With every pooling, the places make the image's logits, and the classifier's weights make the heatmap."""
+    """Check for every pooling that the places give the image's logits, and the classifier's weights the heatmap."""
     with torch.inference_mode():
         maps = network.maps(images)
     for pooling in Pooling:
         network.pooling = pooling
         with torch.inference_mode():
-            logits, (answered, places) = network(images), network.classify_with_places(maps)
-        torch.testing.assert_close(answered, logits, rtol=1e-3, atol=1e-4)
+            logits, (from_maps, places) = network(images), network.classify_with_places(maps)
+        torch.testing.assert_close(from_maps, logits, rtol=1e-3, atol=1e-4)
         assert places.shape[:2] == (2, 3)
         if pooling is Pooling.MEAN:
             torch.testing.assert_close(places.mean(dim=(2, 3)), logits, rtol=1e-3, atol=1e-4)

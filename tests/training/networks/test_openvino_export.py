@@ -1,4 +1,4 @@
-"""An export that differs from torch is reported and not packed; maps of pooled networks need no backward pass."""
+"""An export that differs from torch is reported and not shipped; maps of pooled networks need no backward pass."""
 
 import copy
 
@@ -15,11 +15,11 @@ from mammopipe.training.networks.grad_cam import head_weights
 from mammopipe.training.networks.openvino_export import export_network
 from mammopipe.training.networks.registry import build_model
 
-FILMS = np.random.default_rng(5).random((3, 96, 64), np.float32)
+IMAGES = np.random.default_rng(5).random((3, 96, 64), np.float32)
 
 
 def read(places):
-    return (FILMS[place] for place in places)
+    return (IMAGES[place] for place in places)
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +50,12 @@ def model(tmp_path_factory):
     ("shift", "threshold", "reason"),
     [
         (1.0, 0.9, "Not shipped: probabilities differ from torch in float32 by"),
-        # Within the tolerance, and between the two answers lies the threshold.
-        (0.02, None, "Not shipped: 3 of 3 validation images are decided otherwise"),
+        # Within the tolerance, but the threshold lies between the two scores.
+        (0.02, None, "Not shipped: 3 of 3 validation images have another decision"),
     ],
 )
-def test_what_does_not_hold_is_not_shipped(model, tmp_path, shift, threshold, reason):
-    logits = model.predict_logits(torch.from_numpy(FILMS)[:, None]).double().numpy()
+def test_an_export_that_differs_is_not_shipped(model, tmp_path, shift, threshold, reason):
+    logits = model.predict_logits(torch.from_numpy(IMAGES)[:, None]).double().numpy()
     wrong = logits + [0, 0, shift]
     scores = [np.exp(each[:, 2]) / np.exp(each).sum(axis=1) for each in (logits, wrong)]
     at = {"threshold": threshold or (scores[0].max() + scores[1].min()) / 2}
@@ -65,11 +65,11 @@ def test_what_does_not_hold_is_not_shipped(model, tmp_path, shift, threshold, re
     assert outcome.described(tmp_path) == {} and list(tmp_path.iterdir()) == []
 
 
-def test_what_only_float32_holds_is_shipped_in_float32(model, tmp_path):
-    steep, images = copy.deepcopy(model), torch.from_numpy(FILMS)[:, None]
+def test_an_export_that_agrees_only_in_float32_is_shipped_in_float32(model, tmp_path):
+    steep, images = copy.deepcopy(model), torch.from_numpy(IMAGES)[:, None]
     head = list(steep.network.head.modules())[-1]
     with torch.no_grad():
-        # Large logits that nearly cancel out: 16 bits of them are not enough.
+        # Large logits that nearly cancel out, so that 16 bits are not enough.
         head.weight.mul_(1000)
         head.bias.sub_(steep.predict_logits(images).mean(dim=0))
     logits = steep.predict_logits(images).double().numpy()
@@ -101,7 +101,7 @@ def test_pooled_networks_need_no_backward_pass(name, pooling, pooled):
 
 
 def test_files_of_a_shipped_network(model, tmp_path):
-    logits = model.predict_logits(torch.from_numpy(FILMS)[:, None]).double().numpy()
+    logits = model.predict_logits(torch.from_numpy(IMAGES)[:, None]).double().numpy()
     outcome = export_network(model, tmp_path, model.description, read, logits)
     stated = outcome.described(tmp_path)["openvino"]
     assert set(stated["files"]) == {path.name for path in tmp_path.iterdir()} == {*NETWORK_FILES, "head.safetensors"}

@@ -58,7 +58,7 @@ ENGINE = {
         ("engines", {"openvino": ENGINE | {"images": 0}}, "above 0"),
     ],
 )
-def test_optional_keys_are_as_strict(tmp_path, key, value, message):
+def test_optional_keys_are_checked_strictly(tmp_path, key, value, message):
     files = {name: DIGEST for name in ("weights.safetensors", "reference.safetensors", *ENGINE["files"])}
     document = {
         "schema": 1,

@@ -1,4 +1,4 @@
-"""The networks: any size, one frame, the same from the same seed; pretrained weights fit or are refused by key."""
+"""The networks: any size, one structure, the same from the same seed; pretrained weights fit or are refused by key."""
 
 import hashlib
 from types import SimpleNamespace
@@ -68,7 +68,7 @@ def test_images_are_normalised_inside():
     np.testing.assert_allclose(network.normalise(images).numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_efficientnet_lite0_sees_8_bits_less_127_over_128():
+def test_efficientnet_lite0_gets_8_bit_values_minus_127_divided_by_128():
     network = build_model("efficientnet_lite0", classes=3)
     images = torch.arange(256, dtype=torch.float32).reshape(1, 1, 16, 16) / 255
     expected = ((images * 255 - 127) / 128).expand(1, 3, 16, 16)
@@ -76,7 +76,7 @@ def test_efficientnet_lite0_sees_8_bits_less_127_over_128():
 
 
 def test_the_names_and_shapes_of_efficientnet_lite0_are_those_of_the_published_file():
-    """Of `efficientnet-lite0-57934424.pth`, which begins with these digits: the file loads strictly, as it is."""
+    """The published file is `efficientnet-lite0-57934424.pth`, whose SHA-256 begins with these digits."""
     state = build_model("efficientnet_lite0", classes=1000).body.state_dict()
     shapes = {name.replace("_fc.1.", "_fc."): tuple(value.shape) for name, value in state.items()}
     listed = "\n".join(f"{name} {shape}" for name, shape in sorted(shapes.items()))
@@ -105,7 +105,7 @@ def test_a_published_name_with_hyphens_is_found(tmp_path):
     assert all(torch.equal(loaded[name], value) for name, value in state.items() if not name.startswith("_fc."))
 
 
-def test_before_its_last_reduction_efficientnet_lite0_has_four_times_the_places(tmp_path):
+def test_before_its_final_downsampling_efficientnet_lite0_has_four_times_the_places(tmp_path):
     whole = build_model("efficientnet_lite0", classes=1000, seed=3).eval()
     path = tmp_path / "efficientnet_lite0.pth"
     torch.save({name.replace("_fc.1.", "_fc."): value for name, value in whole.body.state_dict().items()}, path)
@@ -121,7 +121,7 @@ def test_before_its_last_reduction_efficientnet_lite0_has_four_times_the_places(
     assert network.places(images).shape == (1, 3, 6, 4)
 
 
-def test_a_stride_that_a_network_has_not_is_refused():
+def test_a_stride_that_a_network_does_not_have_is_refused():
     with pytest.raises(ConfigError, match="stride=16: cnn=resnet50 has feature maps only at stride 32"):
         build_model("resnet50", classes=3, stride=16)
 
@@ -131,7 +131,7 @@ def test_a_network_without_places_has_no_peaks():
         build_model("alexnet", classes=3, pooling=Pooling.PEAKS)
 
 
-def test_the_seed_alone_decides_the_first_weights():
+def test_only_the_seed_determines_the_initial_weights():
     torch.manual_seed(1)
     first = build_model("modified_cnn", classes=3, seed=5).state_dict()
     drawn = torch.rand(1)

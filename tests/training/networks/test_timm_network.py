@@ -1,4 +1,4 @@
-"""Networks of timm behave as our own do: maps, places, pooling, activation maps, published weights, export."""
+"""Networks of timm behave like our own: feature maps, places, pooling, activation maps, published weights, export."""
 
 from importlib.resources import files
 
@@ -35,7 +35,7 @@ def test_the_mean_of_the_places_is_the_image(name):
         places, logits = network.places(images), network(images)
     assert places.shape[:2] == (2, 3) and places.shape[2:] == (3, 2)
     torch.testing.assert_close(places.mean(dim=(2, 3)), logits, rtol=1e-4, atol=1e-5)
-    assert logits.std() > 0, "a network that says nothing would pass"
+    assert logits.std() > 0, "otherwise, constant logits would pass"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -107,7 +107,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
         build_model("convnext_atto", classes=3, weights=tmp_path / "convnext_atto.safetensors")
 
 
-def test_weights_of_no_known_network_are_never_passed_over(tmp_path):
+def test_weights_of_no_known_network_are_refused(tmp_path):
     (tmp_path / "resnet5O-0676ba61.pth").write_bytes(b"weights")
     with pytest.raises(ConfigError, match="resnet5O-0676ba61.pth: weights of no known network"):
         find_weights(tmp_path, "resnet50")
@@ -141,7 +141,7 @@ def test_an_unknown_name_suggests_the_nearest():
         find_architecture("convnext_smal")
 
 
-def test_what_a_network_cannot_do_is_said():
+def test_an_option_that_a_network_does_not_support_is_refused():
     with pytest.raises(ConfigError, match="cnn=densenet121: .*drop_path_rate"):
         build_model("densenet121", classes=3, drop_path=0.2)
     with pytest.raises(ConfigError, match="stride=32: cnn=vgg11 has feature maps only at stride 4, 8, 16"):
@@ -177,13 +177,13 @@ def test_normalisation_with_activation_is_shared_and_an_unknown_kind_is_refused(
         share_batch_statistics(torch.nn.Sequential(torch.nn.BatchNorm1d(3)), torch.device("cpu"))
 
 
-def test_every_name_has_its_line_of_what_it_takes():
+def test_every_name_has_a_line_in_the_table_of_inputs():
     lines = (files("mammopipe.training.model") / "timm_tables" / "inputs.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines] == sorted(name for name in timm_names() if "." not in name)
 
 
 @pytest.mark.parametrize("name", ["inception_v3", "resnet50_clip", "vit_tiny_patch16_224", "test_convnext"])
-def test_the_table_says_what_a_network_takes(name):
+def test_the_table_states_the_image_sizes_of_a_network(name):
     own = find_architecture(name)
     assert described(name) == f"{name} {','.join(map(str, own.strides))} {own.smallest_side} {own.divisor}"
 
@@ -227,5 +227,5 @@ def test_a_network_without_maps_is_refused_by_name():
 
 @pytest.mark.parametrize("name", ["mvitv2_tiny", "beit_base_patch16_224", "mixer_s32_224"])
 def test_a_network_of_one_size_is_refused(name):
-    with pytest.raises(ConfigError, match=f"{name}: it takes images of few sizes alone, such as 224 x 224 pixels"):
+    with pytest.raises(ConfigError, match=f"{name}: it accepts only images of a few sizes, such as 224 x 224 pixels"):
         find_architecture(name)

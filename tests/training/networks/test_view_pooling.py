@@ -25,7 +25,7 @@ def one_thread() -> None:
 
 
 def _network(name: str = "modified_cnn", *, other_side: bool = True) -> ImageNetwork:
-    """Return a network whose attention is not uniform and whose other side counts."""
+    """Return a network whose attention is not uniform and that uses the other side."""
     network = build_model(name, classes=3, level=Level.BREAST, other_side=other_side, seed=3)
     assert network.views is not None
     torch.manual_seed(1)

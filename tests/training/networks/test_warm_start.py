@@ -1,4 +1,4 @@
-"""Training starts from a packed model of this project: checked, of the same network, its data declared."""
+"""Training starts from a packed model: its files are checked, its network must be the same, its data declared."""
 
 import json
 
@@ -25,7 +25,7 @@ def one_thread():
 
 @pytest.fixture
 def start(make_job, tmp_path):
-    """Return a function that lays out a job with a packed model in its channel of weights."""
+    """Return a function that writes a job's inputs, with a packed model in the weights channel."""
 
     def make(declared=True, digest="other", **settings):
         paths = make_job(**SETTINGS | settings)
@@ -87,7 +87,9 @@ def test_another_question_gets_a_new_classifier(start):
 
 def test_a_model_of_other_images_must_declare_them(start):
     paths, _ = start(declared=False)
-    with pytest.raises(ConfigError, match="model.tar.gz: this model was trained on other images .* declare them"):
+    with pytest.raises(
+        ConfigError, match="model.tar.gz: this model was trained on other images .* declare their datasets"
+    ):
         read_inputs(paths)
 
 
@@ -117,5 +119,7 @@ def test_an_altered_model_is_refused(start, tmp_path):
     content[-1] ^= 1
     weights.write_bytes(content)
     pack(tmp_path / "own", paths.channel("weights") / "model.tar.gz")
-    with pytest.raises(ConfigError, match="model.tar.gz: no model of this version: weights.safetensors: its SHA-256"):
+    with pytest.raises(
+        ConfigError, match="model.tar.gz: not a model of this version: weights.safetensors: its SHA-256"
+    ):
         read_inputs(paths)

@@ -9,7 +9,7 @@ from mammopipe.training.model.predictions import TestPredictions, ValidationPred
 from mammopipe.training.reporting.examples import overlay, pick_examples
 
 
-def test_examples_are_the_surest_right_and_wrong_image_of_each_class():
+def test_examples_are_the_right_and_wrong_predictions_with_the_highest_probability():
     logits = np.log([[0.8, 0.1, 0.1], [0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.1, 0.3, 0.6]])
     names = tuple("abcde")
     test = TestPredictions(names, names, names, np.array([0, 0, 0, 2, 2]), logits)

@@ -1,4 +1,4 @@
-"""The model card: its figures are those of the evaluation, and its JSON is within what the registry takes."""
+"""The model card: its figures are those of the evaluation, and its JSON is within the registry's limits."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ KEYS = {
     "training_details": {"objective_function", "training_observations", "training_job_details"},
     "additional_information": {"ethical_considerations", "caveats_and_recommendations", "custom_details"},
 }
-"""What AWS's schema of a model package's card allows in each of its parts."""
+"""The keys that AWS's schema of a model package's card allows in each section."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_the_card_holds_the_figures_with_intervals(evaluated, card):
     assert "Research use only" in card and "Diagnosis, triage" in card
 
 
-def test_a_figure_stands_with_its_interval_or_the_reason_why_there_is_none():
+def test_a_figure_is_shown_with_its_interval_or_the_reason_for_having_none():
     assert words({"value": 0.5, "low": 0.41, "high": 0.6}) == "0.500 (0.410 to 0.600)"
     assert words({"value": 0.5, "low": None, "high": None}) == "0.500 (no interval)"
     assert words({"value": None, "reason": "too few: 3 patients"}) == "too few"
@@ -97,7 +97,7 @@ SUBJECTS = {
         15 interpretation, 16 safety, 17 availability, I abstract, II aims, III registration|ethics, IV outcomes,
         V measures, VI involvement, VII performance, VIII subgroups, IX limitations, X conflicts""",
 }
-"""The items of each guideline, each with a word of its subject that stands in the topic."""
+"""The items of each guideline, each with a word of its subject that must occur in the topic."""
 NUMBERS = {name: [item.split()[0] for item in text.split(",")] for name, text in SUBJECTS.items()}
 
 
@@ -198,7 +198,7 @@ def test_a_card_that_is_too_long_is_refused(evaluated):
     group = evaluation["selected"]["test"]["subgroups"]["by"].setdefault("site", [])
     auc = evaluation["selected"]["test"]["macro_auc"]
     group.extend({"value": f"{index:0200d}", "images": 1, "malignant_auc": auc} for index in range(400))
-    with pytest.raises(ConfigError, match="the registry takes 100000"):
+    with pytest.raises(ConfigError, match="the registry accepts at most 100000"):
         package_card(evaluation, data="d", intended="i", not_intended="n", limits=["l"])
 
 
@@ -212,15 +212,15 @@ def test_limits_follow_from_the_run(evaluated):
         protocol="published",
         leakage={"passed": False, "verdict": "failed with 1 findings"},
     )
-    said = " ".join(limits(evaluation))
+    stated = " ".join(limits(evaluation))
     for text in (
         "synthetic",
         "figures mean nothing",
-        "Protocol published: images of one patient lie on both sides",
+        "Protocol published: images of one patient may be in training and in test",
         "No figure can be trusted",
     ):
-        assert text in said
+        assert text in stated
     assert data_licences(evaluation) == [
-        "MIAS: Images drawn by a program, in the layout of the dataset named; no patient's, and free to use."
+        "MIAS: Synthetic images in the layout of the named dataset; they show no patient and are free to use."
     ]
     assert "Synthetic MIAS" in render_card(evaluation)

@@ -202,19 +202,19 @@ def changed(evaluated, **changes) -> str:
     return Page(render(evaluation, {})).text()
 
 
-def test_the_quick_profile_is_said_to_mean_nothing(evaluated):
+def test_the_page_states_that_figures_of_the_quick_profile_mean_nothing(evaluated):
     text = changed(evaluated, profile="quick", min_macro_auc=0.0)
-    assert "the metric limit is open and its figures mean nothing" in text
-    assert "The limit is open (0.00)" in text
+    assert "No metric limit applies, and the figures mean nothing" in text
+    assert "No limit applies (0.00)" in text
 
 
 def test_the_limit_is_compared_with_the_figure(evaluated):
     value = evaluated.evaluation["selected"]["validation"]["macro_auc"]["value"]
-    assert "Below the limit of 0.99: not to be registered" in changed(evaluated, min_macro_auc=0.99)
+    assert "Below the limit of 0.99: not registered" in changed(evaluated, min_macro_auc=0.99)
     assert f"Reaches the limit of {value - 0.01:.2f}" in changed(evaluated, min_macro_auc=value - 0.01)
 
 
-def test_a_leak_stands_at_the_top(evaluated):
+def test_a_leak_is_reported_at_the_top(evaluated):
     leak = {
         "passed": False,
         "verdict": "failed with 1 finding",
@@ -222,7 +222,7 @@ def test_a_leak_stands_at_the_top(evaluated):
         "findings": [{"kind": "patient", "images": ["a", "b"], "message": "a and b are one patient"}],
     }
     text = changed(evaluated, leakage=leak)
-    assert text.index("Information crossed between splits") < text.index("Selected")
+    assert text.index("The leakage audit failed") < text.index("Selected")
     assert "a and b are one patient" in text
 
 
@@ -241,9 +241,13 @@ def test_an_undefined_figure_says_why(evaluated):
 
 @pytest.mark.parametrize(
     ("initialisation", "learns", "said"),
-    [("scratch", "all", "from scratch"), ("pretrained", "all", "fine-tuned"), ("pretrained", "head", "body as it was")],
+    [
+        ("scratch", "all", "from scratch"),
+        ("pretrained", "all", "fine-tuned"),
+        ("pretrained", "head", "pretrained body, unchanged"),
+    ],
 )
-def test_the_page_says_what_of_a_network_learnt(evaluated, initialisation, learns, said):
+def test_the_page_states_which_layers_were_trained(evaluated, initialisation, learns, said):
     evaluation = copy.deepcopy(evaluated.evaluation)
     evaluation["candidates"]["first"] |= {
         "initialisation": initialisation,
@@ -284,7 +288,7 @@ def test_example_images_are_shown_with_their_lesions(evaluated, page):
     assert np.abs(decoded - original).mean() < 3
 
 
-def test_a_lesion_without_an_image_of_it_is_drawn_nowhere(evaluated):
+def test_an_example_without_a_picture_is_not_drawn(evaluated):
     example = evaluated.evaluation["examples"][0]["image_id"]
     picture = Picture(10, 20, "AAAA", "BBBB", (Circle(1.0, 2.0, 3.0, "benign"),))
     page = Page(render(evaluated.evaluation, {example: picture}))
@@ -294,7 +298,7 @@ def test_a_lesion_without_an_image_of_it_is_drawn_nowhere(evaluated):
     }
 
 
-def test_missed_cancers_are_listed_with_what_is_known_of_them(evaluated, page):
+def test_missed_cancers_are_listed_with_their_details(evaluated, page):
     evaluation = evaluated.evaluation
     threshold = evaluation["selected"]["operating_points"]["sensitivity"]["threshold"]
     missed = evaluation["missed_cancers"]
@@ -312,6 +316,6 @@ def test_the_words_of_the_label_table_are_explained(evaluated):
     assert "dense-glandular" not in changed(evaluated, dataset="own")
 
 
-def test_what_is_known_of_the_release_stands_beside_the_audit(evaluated):
+def test_notes_about_the_release_are_in_the_audit_section(evaluated):
     assert "mias111 and mias113 show one breast" in changed(evaluated, dataset="mias+rsna", synthetic=False)
     assert "mias111" not in changed(evaluated, dataset="mias", synthetic=True)

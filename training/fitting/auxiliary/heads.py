@@ -1,4 +1,4 @@
-"""The heads of auxiliary targets: linear layers on the mean of a network's last feature maps, in training alone."""
+"""The heads of auxiliary targets: linear layers on the mean of a network's last feature maps, used only in training."""
 
 from collections.abc import Sequence
 
@@ -27,10 +27,11 @@ class AuxiliaryHeads(nn.Module):
         super().__init__()
         device, dtype = network.normalise.mean.device, next(network.parameters()).dtype
         trains = network.training
-        network.eval()
+        network.eval()  # So that this black image does not enter the batch statistics.
         with torch.inference_mode():
             _, maps = with_maps(network, network, torch.zeros(1, 1, *shape, device=device))
         network.train(trains)
+        # Forked, so that the network's own random numbers are the same with and without auxiliary targets.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.layers = nn.ModuleList(nn.Linear(maps.shape[1], target.outputs) for target in targets.targets)
@@ -50,7 +51,7 @@ class AuxiliaryHeads(nn.Module):
 
 
 class WithAuxiliary(nn.Module):
-    """Wraps a network, or `WithPlaces`, to return its answer and the outputs of the auxiliary heads."""
+    """Wraps a network, or `WithPlaces`, to return its output and the outputs of the auxiliary heads."""
 
     def __init__(self, model: nn.Module, heads: AuxiliaryHeads) -> None:
         """Wrap the model, which contains the network of the heads; parameters are shared."""
@@ -59,20 +60,20 @@ class WithAuxiliary(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor | tuple[Tensor, Tensor], list[Tensor]]:
         """Return both for images (N, 1, H, W)."""
-        answered, maps = with_maps(self.model, self.heads.network, images)
-        return answered, self.heads(maps)
+        output, maps = with_maps(self.model, self.heads.network, images)
+        return output, self.heads(maps)
 
 
 def auxiliary_heads(
     network: nn.Module, images: ImagesOrBreasts, config: TrainConfig, optimiser: Optimizer
 ) -> AuxiliaryHeads | None:
-    """Return the heads of the auxiliary targets, trained by the optimiser like the classifier; `None` without targets.
+    """Return the heads of the auxiliary targets, or `None` without targets.
 
     Args:
         network: The network that learns.
         images: Training images.
         config: Hyperparameters.
-        optimiser: The optimiser of the network.
+        optimiser: The optimiser of the network; the heads' parameters are added to it, with the classifier's rate.
     """
     if not config.auxiliary_weights or not isinstance(network, ImageNetwork):
         return None
@@ -84,7 +85,7 @@ def auxiliary_heads(
 
 
 def with_maps(model: nn.Module, network: ImageNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the model's answer and the network's last feature maps, (N, channels, h, w), from one forward pass."""
+    """Return the model's output and the network's last feature maps, (N, channels, h, w), from one forward pass."""
     seen: list[Tensor] = []
 
     def keep(_: nn.Module, __: Sequence[Tensor], output: Tensor) -> None:
@@ -92,7 +93,7 @@ def with_maps(model: nn.Module, network: ImageNetwork, images: Tensor) -> tuple[
 
     handle = network.cam_layer.register_forward_hook(keep)
     try:
-        answered = model(images)
+        output = model(images)
     finally:
         handle.remove()
-    return answered, seen[0]
+    return output, seen[0]

@@ -1,4 +1,4 @@
-"""The values of the auxiliary targets of training images, and the loss of their heads; absent values do not count."""
+"""The values of the auxiliary targets of training images, and the loss of their heads; absent values have no loss."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from mammopipe.training.auxiliary import VALUES, Auxiliary
 
 @dataclass(frozen=True)
 class AuxiliaryTarget:
-    """One auxiliary target as the training images state it."""
+    """One auxiliary target, with what is known about its values from the training images."""
 
     name: Auxiliary
     weight: float
@@ -27,7 +27,7 @@ class AuxiliaryTarget:
     deviation: float = 1.0
     """Standard deviation over the training images, for regression."""
     present: float = 1.0
-    """Share of the training images that have a value."""
+    """Proportion of the training images that have a value."""
 
     @property
     def outputs(self) -> int:
@@ -54,7 +54,7 @@ class AuxiliaryTarget:
         return cls(name, weight, tuple(sorted(map(str, known))), present=present)
 
     def encoded(self, value: str | float | None) -> float:
-        """Return a value as the head learns it: the index of a kind or the standardised number; NaN where absent."""
+        """Return a value as the head learns it: the index of its class, or the standardised number; NaN if absent."""
         if isinstance(value, float):
             return (value - self.mean) / self.deviation
         return float(self.kinds.index(value)) if value in self.kinds else math.nan
@@ -62,10 +62,11 @@ class AuxiliaryTarget:
     def losses(self, outputs: Tensor, values: Tensor) -> Tensor:
         """Return the loss of each image, (N,): 0 where the value is absent.
 
-        The others are divided by the share of images that have a value, of all training images and not of the batch:
-        processes and parts of a batch hold different numbers of such images, and their gradients are averaged.
+        The other losses are divided by the proportion of images with a value among all training images, not in the
+        batch. Processes and parts of a batch have different numbers of such images, and their gradients are averaged.
         """
         known = values.isfinite()
+        # 0 in place of NaN, because a loss of NaN times 0 is NaN.
         wanted = torch.where(known, values, torch.zeros_like(values))
         if self.kinds:
             found = functional.cross_entropy(outputs.float(), wanted.long(), reduction="none")
@@ -85,7 +86,7 @@ class AuxiliaryTargets:
             weights: Weight of each target that is learnt.
 
         Raises:
-            ConfigError: The images do not state a target.
+            ConfigError: A target has fewer than two different values in the images.
         """
         values = {name: [VALUES[name](record) for record in records] for name in weights}
         self.targets = [AuxiliaryTarget.of(name, weight, values[name]) for name, weight in weights.items()]
@@ -93,7 +94,7 @@ class AuxiliaryTargets:
         self._rows = dict(zip((record.image_id for record in records), rows, strict=True))
 
     def of(self, image_ids: Sequence[str]) -> Tensor:
-        """Return the values of images, (N, targets) float32; NaN where absent."""
+        """Return the encoded values of images, (N, targets) float32; NaN where absent."""
         return torch.tensor([self._rows[image_id] for image_id in image_ids], dtype=torch.float32)
 
     def losses(self, outputs: Sequence[Tensor], values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a training job judges, by its level: the images, or the breasts that they show."""
+"""The cases that a training job judges, by its level: images, or the breasts that they show."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ from mammopipe.training.model.views.attention import ViewMask
 def cases_of_level(
     config: TrainConfig, protocol: SplitProtocol, train: ImageDataset, validation: ImageDataset
 ) -> tuple[ImageDataset | Breasts, ImageDataset | Breasts]:
-    """Return what is judged in training and validation.
+    """Return the cases of training and of validation.
 
     Raises:
-        ConfigError: Breasts are judged, and the split does not keep the images of a patient together.
+        ConfigError: Breasts are judged, but the split does not keep the images of a patient together.
         ManifestError: A class has no breast.
     """
     if config.level is Level.IMAGE:
@@ -25,7 +25,7 @@ def cases_of_level(
     if protocol is not SplitProtocol.PATIENT:
         raise ConfigError(
             f"hyperparameter level={config.level} needs the split protocol {SplitProtocol.PATIENT}, not {protocol}: "
-            "the views of a breast lie in one split"
+            "all views of a breast must be in one split"
         )
     found = [Breasts(images, other_side=config.other_side, flips=config.test_flips) for images in (train, validation)]
     for split, breasts in zip((Split.TRAIN, Split.VALIDATION), found, strict=True):
@@ -34,7 +34,7 @@ def cases_of_level(
 
 
 def described_level(config: TrainConfig) -> dict[str, Any]:
-    """Return what `model.json` says of a network that judges breasts; nothing for one that judges images."""
+    """Return the keys of `model.json` that only a network that judges breasts has; none for one that judges images."""
     if config.level is Level.IMAGE:
         return {}
     mask = {side.name.lower(): int(side) for side in ViewMask}

@@ -1,4 +1,4 @@
-"""Datasets of breasts, each with all its views, made of a dataset of images."""
+"""Datasets of breasts, each with all its views, built from a dataset of images."""
 
 from collections.abc import Sequence
 
@@ -19,20 +19,22 @@ from mammopipe.training.model.views.breasts import breasts_of
 from mammopipe.training.networks.pooling import Views
 
 BreastItem = tuple[Views, int, str]
-"""The views of one breast, class index, image id of the row that stands for it."""
+"""The views of one breast, its class index, and the image id of the manifest row that represents it."""
 _PLACES = 64
-"""More than the views of any exam: keeps the random numbers of two views of a step apart."""
+"""Random positions reserved for each breast; more than an exam has views, so no two views share random numbers."""
+_STREAM = 2
+"""Number of the random stream that draws views. Mixup has the same number; it cannot be combined with breasts."""
 
 
 class Breasts(Dataset[BreastItem]):
-    """The breasts that images show, with all their originals unchanged; `breasts[i]` is a `BreastItem`."""
+    """The breasts that images show, each with its unchanged originals; `breasts[i]` is a `BreastItem`."""
 
     def __init__(self, images: ImageDataset, *, other_side: bool, flips: bool) -> None:
         """Group images by breast.
 
         Args:
-            images: The images; a breast's augmented copies belong to its views.
-            other_side: Whether the views of the patient's other breast count.
+            images: The images; an augmented copy belongs to the view of its original.
+            other_side: Whether the views of the patient's other breast are included.
             flips: Whether craniocaudal views are judged together with their mirror images (`test_flips`).
         """
         self.images, self.flips = images, flips
@@ -55,7 +57,7 @@ class Breasts(Dataset[BreastItem]):
     def item(
         self, index: int, images: Sequence[Tensor], sides: Sequence[ViewMask], mirrored: Sequence[bool]
     ) -> BreastItem:
-        """Return a breast with these images of its views, each (1, H, W)."""
+        """Return a breast with the given images of its views, each (1, H, W)."""
         views = Views(torch.stack(list(images))[None], torch.tensor([sides]), torch.tensor([mirrored]))
         return views, int(self.labels[index]), self.records[index].image_id
 
@@ -68,17 +70,17 @@ class TrainingBreasts(Dataset[BreastItem]):
     """Breasts whose views are varied at random each time they are used; `breasts[draw]` is a `BreastItem`."""
 
     def __init__(self, breasts: Breasts, config: TrainConfig) -> None:
-        """Create the dataset; the config gives the seed, the variations, and the most views of a side."""
+        """Create the dataset; the config gives the seed, the variations, and `most_views`."""
         self.breasts, self.config = breasts, config
         self.images = TrainingImages(breasts.images, config)
 
     def __getitem__(self, draw: Draw) -> BreastItem:
         """Return the breast of the draw.
 
-        Of each view, the original or one of its stored copies is drawn; of a side with more than `most_views` views,
-        that many. The draw depends only on seed, epoch and position.
+        For each view, the original or one of its stored copies is drawn at random. If a breast has more than
+        `most_views` views, that many views are drawn. The choice depends only on seed, epoch and position.
         """
-        random = generator(self.config.seed, draw.epoch, draw.position, 2)
+        random = generator(self.config.seed, draw.epoch, draw.position, _STREAM)
         breast = self.breasts.breasts[draw.index]
         images: list[Tensor] = []
         sides: list[ViewMask] = []

@@ -1,8 +1,8 @@
-"""Mixup: each training image is a mixture of two images of its batch, and its loss the same mixture of their losses.
+"""Mixup: replaces each training image by a mixture of two images of its batch, and mixes their losses likewise.
 
-Neighbours in the order of the epoch are partners (positions 0 and 1, 2 and 3, ...); the order is random, so partners
-are. A mixture therefore does not depend on the number of processes or of the parts of a batch. Places of lesions are
-mixed as the labels are: what one image says of a place counts by the share of that image.
+Neighbours in the order of the epoch are partners (positions 0 and 1, 2 and 3, ...); the order is random, so the
+partners are too. A mixture therefore does not depend on the number of processes or of the parts of a batch. The targets
+of places (lesion supervision) are mixed like the labels: the loss of each image's targets is weighted by its share.
 
 Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization" (https://arxiv.org/abs/1710.09412).
 """
@@ -16,11 +16,11 @@ from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.sampling import generator
 
 _STREAM = 2
-"""Number of this random stream; noise and variations have others."""
+"""Number of this random stream. Noise has the key without a number, and variations have 1."""
 
 
 def draw_shares(config: TrainConfig, *, epoch: int, positions: Sequence[int]) -> Tensor | None:
-    """Return the share of each image in its mixture, (N,) float32 in [0, 1]; the rest is its partner's.
+    """Return the share of each image in its mixture, (N,) float32 in [0, 1]; its partner has the rest.
 
     Args:
         config: Hyperparameters; `mixup` is both parameters of the Beta distribution of the share.
@@ -38,7 +38,7 @@ def draw_shares(config: TrainConfig, *, epoch: int, positions: Sequence[int]) ->
 
 
 def partners(rows: Tensor) -> Tensor:
-    """Return the partner of each row: rows 0 and 1, 2 and 3, ... change places; their number must be even."""
+    """Return the partner of each row: rows 0 and 1, 2 and 3, ... are swapped; the number of rows must be even."""
     return rows.view(-1, 2, *rows.shape[1:]).flip(1).flatten(0, 1)
 
 
@@ -54,7 +54,7 @@ def mixed_mean(losses: Callable[[Tensor], Tensor], targets: Tensor, shares: Tens
     Args:
         losses: Returns the loss of each mixture, (N,), for given targets.
         targets: The targets of the images before they were mixed, (N, ...).
-        shares: The share of each image, (N,); `None` where nothing was mixed.
+        shares: The share of each image, (N,); `None` without mixup.
     """
     if shares is None:
         return losses(targets).mean()

@@ -1,8 +1,8 @@
-"""Varies training images on the device that trains, by torchvision.transforms.v2 (`augment_on=gpu`).
+"""Varies training images on the device that trains, with torchvision.transforms.v2 (`augment_on=gpu`).
 
-Loader processes only read the images and draw the random numbers, the same as for variation on the CPU
-(`mammopipe.processing.variation`): an image is turned, moved and cropped alike on both, and its lesions lie at the same
-places. Pixels differ by how the libraries interpolate; noise and holes come from another random stream.
+Loader processes only read the images and draw the random numbers. These are the same as for variation on the CPU
+(`mammopipe.processing.variation`), so both rotate, move and crop an image alike and its lesions are at the same
+positions. Pixels differ slightly, because the libraries interpolate differently. Noise and holes are drawn differently.
 """
 
 import math
@@ -23,14 +23,14 @@ Packed = Mapping[str, Tensor]
 """The random numbers of a variation as tensors, of one image or stacked for a batch."""
 
 _NOISE_STREAM = 3
-"""Number of the random stream of the noise; shares of mixup and variations have others."""
+"""Number of the random stream of the noise. Variations have 1, and the shares of mixup have 2."""
 
 
 class UnvariedImages(TrainingImages):
     """Training images unchanged, each with its `Packed` variation; `dataset[draw]` is ((image, packed), label, id)."""
 
     def with_lesions(self, use: Draw) -> tuple[Item, tuple[Lesion, ...]]:
-        """Return the image of the draw with its packed variation, and its lesions as they lie in the varied image."""
+        """Return the image of the draw with its packed variation, and the lesions' positions in the varied image."""
         image, label, image_id = self.images[use.index]
         record, key = self.images.records[use.index], (self.config.seed, use.epoch, use.position)
         shape, drawn, lesions = tuple(image.shape[1:]), Drawn(), record.lesions
@@ -61,10 +61,10 @@ class UnvariedImages(TrainingImages):
 
 
 def varied_here(images: Any, config: TrainConfig, device: torch.device) -> Tensor:
-    """Return the images of a step as the network takes them: varied here where `augment_on` is `gpu`.
+    """Return the images of a step as the network's input; with `augment_on=gpu`, they are varied here.
 
     Args:
-        images: What a loader of training images yields: a tensor, or with `UnvariedImages` a tensor and its variations.
+        images: A batch of the loader: a tensor, or with `UnvariedImages` a tensor and its variations.
         config: Hyperparameters.
         device: The device that trains.
     """
@@ -90,7 +90,7 @@ def vary_on_device(images: Tensor, packed: Packed) -> Tensor:
 
 def _varied(image: Tensor, packed: Packed) -> Tensor:
     """Return the variation of one image, (1, H, W), without noise and holes."""
-    # Imported here because jobs that do not vary on the device would pay for it.
+    # Imported here, because the import is slow and most jobs do not need it.
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional
 
@@ -100,11 +100,12 @@ def _varied(image: Tensor, packed: Packed) -> Tensor:
     if mirrored:
         image = functional.vertical_flip(image)
     if (degrees, scale, right, down) != (0, 1, 0, 0):
-        # torchvision turns clockwise, OpenCV counter-clockwise.
+        # torchvision's positive angles are clockwise, OpenCV's counter-clockwise.
         image = functional.affine(image, -degrees, [right, down], scale, [0.0, 0.0], InterpolationMode.BILINEAR)
     if reach:
         coarse = packed["displacement"].to(image.device)
         field = functional.resize(coarse, [height, width], InterpolationMode.BICUBIC, antialias=False) * reach
+        # torchvision expects displacements in halves of the image's width and height.
         sides = torch.tensor([width, height], device=image.device)
         image = functional.elastic(image, (field.permute(1, 2, 0) * 2 / sides)[None], InterpolationMode.BILINEAR)
     top, left, rows, columns = (int(value) for value in packed["window"].tolist())
@@ -115,6 +116,7 @@ def _varied(image: Tensor, packed: Packed) -> Tensor:
     if toned:
         image = ((image ** math.exp(gamma) - 0.5) * (1 + contrast) + (0.5 + brightness / 2)).clamp(DARKEST, 1)
     if sigma:
+        # The kernel size that OpenCV's GaussianBlur chooses for float images, so that both devices blur alike.
         side = round(sigma * 8 + 1) | 1
         image = functional.gaussian_blur(image, [side, side], [sigma, sigma])
     if reduction < 1:

@@ -1,12 +1,12 @@
 """Scores a breast from all its views by attention; needs no torch.
 
-The network judges each view alone and gives its logits and its features, the means of its last feature maps. A small
-layer, learnt with the network, gives each view a weight by its features; the weights of the views of a breast sum to 1.
-The logits of a breast are the weighted mean of its views' logits. With a linear classifier this equals attention over
-the features before the classifier. Where the model uses the other side, a learnt matrix times the weighted mean of the
-logits of the patient's other breast is added; without a view of the other side it adds nothing.
+The network computes the logits of each view separately, and its features: the means of the last feature maps. A small
+layer, trained with the network, computes a weight of each view from its features; the weights of a breast's views sum
+to 1. The logits of a breast are the weighted mean of its views' logits. With a linear classifier, this equals attention
+over the features before the classifier. A model that uses the other side adds a learnt matrix times the weighted mean
+of the logits of the patient's other breast, or nothing if there is no view of it.
 
-A breast with one view has the logits of that view. The order of the views does not matter.
+A breast with one view, and none of the other side, has the logits of that view. The order of the views does not matter.
 
 Source: gated attention, Ilse et al. 2018, "Attention-based Deep Multiple Instance Learning"
 (https://arxiv.org/abs/1802.04712).
@@ -31,14 +31,14 @@ from mammopipe.training.model.description import DESCRIPTION_FILE, WEIGHTS_FILE,
 HIDDEN = 64
 """Width of the layer that computes the attention."""
 PREFIX = "views."
-"""Beginning of the names of the layer's tensors among the model's weights."""
+"""Prefix of the names of the layer's tensors in the model's weights."""
 
 
 class ViewMask(IntEnum):
     """The value of a view in the mask of a breast's views."""
 
     ABSENT = 0
-    """No view: the place only fills the batch, and its pixels do not count."""
+    """No view: the position only pads the batch, and its pixels are not used."""
     OWN = 1
     """A view of the breast."""
     OTHER = 2
@@ -104,7 +104,7 @@ class ViewAttention:
         Args:
             logits: Logits of each view alone, (views, classes).
             features: Features of each view, (views, channels).
-            sides: What each view shows; at least one is `Side.OWN`.
+            sides: ViewMask of each view; at least one is `ViewMask.OWN`.
         """
         of = np.asarray(sides)
         found = self._mean(logits, features, of == ViewMask.OWN)
@@ -116,7 +116,7 @@ class ViewAttention:
         given = np.asarray(features[chosen], np.float64)
         gates = 1 / (1 + np.exp(-(given @ self.gate.T + self.gate_bias)))
         energies = (np.tanh(given @ self.content.T + self.content_bias) * gates) @ self.score
-        weights = np.exp(energies - energies.max())
+        weights = np.exp(energies - energies.max())  # A softmax; the maximum is subtracted so that exp cannot overflow.
         mean: Floats = (weights / weights.sum()) @ np.asarray(logits[chosen], np.float64)
         return mean
 

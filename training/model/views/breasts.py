@@ -15,11 +15,11 @@ class Breast:
     """A breast with the positions of its images."""
 
     record: ImageRecord
-    """Stands for the breast: the manifest row of its original with the most serious label; the view is left out."""
+    """Represents the breast: the manifest row of its original with the most serious label, without the view."""
     own: tuple[tuple[int, ...], ...]
     """For each view, the positions of its original and of the original's augmented copies."""
     other: tuple[tuple[int, ...], ...]
-    """The same for the patient's other breast; empty where it is not used, or not known."""
+    """The same for the patient's other breast; empty if it is not used or not known."""
 
     @property
     def views(self) -> list[tuple[tuple[int, ...], ViewMask]]:
@@ -30,18 +30,18 @@ class Breast:
 def breasts_of(records: Sequence[ImageRecord], classes: Sequence[str], *, other_side: bool) -> list[Breast]:
     """Return the breasts that images show, in the order of their first image.
 
-    The label of a breast is the most serious one of its own images; labels of the other side do not count. Images of
-    unknown laterality of a patient are one breast, without another side.
+    The label of a breast is the most serious one of its own images; labels of the other side are not used. A patient's
+    images of unknown laterality count as one breast, without another side.
 
     Args:
         records: Manifest rows of images of one split.
         classes: The model's classes, the most serious one last.
-        other_side: Whether the views of the patient's other breast count.
+        other_side: Whether to include the views of the patient's other breast.
     """
     views: dict[str, dict[str, list[int]]] = {}
     for place, record in enumerate(records):
         variants = views.setdefault(breast_id(record), {}).setdefault(record.original_id, [])
-        # The original comes first: it is the one that is judged.
+        # The original comes first, because evaluation judges the first variant.
         variants.insert(0 if not record.source_image_id else len(variants), place)
     found = {name: tuple(map(tuple, members.values())) for name, members in views.items()}
     breasts = []

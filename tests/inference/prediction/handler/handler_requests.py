@@ -16,7 +16,8 @@ from mammopipe.inference.contract.errors import RequestError
 from mammopipe.inference.contract.media_types import AnswerType
 from mammopipe.inference.contract.openapi import document
 from mammopipe.inference.contract.request import read_options
-from mammopipe.inference.prediction.handler import Reply, Task, answer
+from mammopipe.inference.contract.task import Reply, Task
+from mammopipe.inference.prediction.handler import answer
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.images.mammogram import ReadConfig
 

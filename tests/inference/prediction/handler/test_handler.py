@@ -12,7 +12,8 @@ from mammopipe.inference.contract.errors import RequestError
 from mammopipe.inference.contract.media_types import AnswerType
 from mammopipe.inference.contract.request import RequestOptions
 from mammopipe.inference.contract.schema import Answer, ExamAnswer
-from mammopipe.inference.prediction.handler import Task, answer
+from mammopipe.inference.contract.task import Task
+from mammopipe.inference.prediction.handler import answer
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.images.mammogram import ReadConfig
 from tests.inference.prediction.handler.handler_requests import (

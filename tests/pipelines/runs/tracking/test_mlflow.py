@@ -1,4 +1,4 @@
-"""MLflow gets one parent run per execution with its candidates below it, once, whatever it is told how often."""
+"""MLflow gets one parent run per execution with its candidates nested in it, however often the run is written."""
 
 import json
 import shutil
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
+from mammopipe.pipelines.experiment import trials
 from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.pipelines.runs.tracking.mlflow import showing, track, track_if_asked, track_search
 from mammopipe.pipelines.runs.tracking.mlflow_store import SEARCH, TAG, Trial
@@ -233,12 +234,27 @@ def test_the_trials_of_a_search_are_nested_in_its_run(
 
 
 def test_the_trials_of_a_tuning_job_are_nested_in_the_execution(folder: Path, uri: str) -> None:
-    (folder / "tuning.csv").write_text(
-        "network,trial,job,status,objective,training.dropout\nalexnet,1,j1,Completed,0.61,0.2\nalexnet,2,j2,Failed,,0.3\n"
-    )
+    metric = {"MetricName": "best_validation_choice", "Value": 0.61}
+    summaries = [
+        {
+            "TrainingJobName": "job-1",
+            "TrainingJobStatus": "Completed",
+            "FinalHyperParameterTuningJobObjectiveMetric": metric,
+            "TunedHyperParameters": {"dropout": "0.2"},
+        },
+        {
+            "TrainingJobName": "job-2",
+            "TrainingJobStatus": "Failed",
+            "FailureReason": "AlgorithmError",
+            "TunedHyperParameters": {"dropout": "0.3"},
+        },
+    ]
+    trials.write(folder, trials.rows("alexnet", summaries))
     parent = track(folder, uri)
     runs = {run.data.tags["mlflow.runName"]: run for run in found(mlflow.MlflowClient(tracking_uri=uri))}
     first, second = (runs[f"alexnet trial {number} {folder.name}"] for number in (1, 2))
     assert first.data.tags["mlflow.parentRunId"] == parent
-    assert (first.data.metrics["validation/macro_auc"], first.data.params["training.dropout"]) == (0.61, "0.2")
+    assert first.data.metrics == {"best_validation_choice": 0.61}
+    assert first.data.params == {"job": "job-1", "status": "Completed", "dropout": "0.2"}
     assert (second.info.status, second.data.metrics) == ("FAILED", {})
+    assert second.data.params["reason"] == "AlgorithmError"

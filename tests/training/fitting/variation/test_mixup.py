@@ -1,4 +1,4 @@
-"""Mixtures of images, labels and places of lesions: afresh each time, and the same for any number of processes."""
+"""Mixtures of images, labels and targets of places: new in each epoch, and the same for any number of processes."""
 
 import pytest
 import torch
