@@ -74,7 +74,7 @@ class NoBreastError(ImageError):
 
 
 class DuplicatePictureError(ImageError):
-    """A picture occurs twice in an exam; the score of its breast would count it twice."""
+    """An image occurs twice in an exam; the score of its breast would count it twice."""
 
 
 class ReaderFaultError(CorruptImageError):

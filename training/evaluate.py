@@ -33,6 +33,7 @@ from mammopipe.training.evaluation.fit_audit import (
     audit_calibration,
     audit_comparison,
     audit_folds,
+    audit_score_maps,
     audit_training,
     audited,
 )
@@ -212,8 +213,8 @@ def _of_selected(
 ) -> dict[str, Any]:
     """Return the keys of `evaluation.json` that only the selected candidate has: metrics, calibration, examples etc."""
     rows = {split: data.judged(split) for split in draws}
-    candidate = candidates[choice.selected]
-    fit = choice.candidates[choice.selected].fit
+    candidate, judged = candidates[choice.selected], choice.candidates[choice.selected]
+    fit = judged.fit
     chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
     threshold = fit.operating_points[Goal.SENSITIVITY].threshold
     level = "out-of-fold" if data.out_of_fold else str(Split.VALIDATION)
@@ -221,7 +222,7 @@ def _of_selected(
         "other_side": model.other_side,
         "selected": selected_figures(candidate, choice, chosen, rows, draws, level),
         "calibration": calibration_figures(
-            validation[choice.selected], test[choice.selected], {str(split): draw for split, draw in draws.items()}
+            validation[choice.selected], test[choice.selected], draws, judged, config.breast_rule
         ),
         "pointing": {
             str(split): pointing_game(images, outputs[split].pointed, model.classes, config.resamples(images))
@@ -308,15 +309,15 @@ def _fits(
     choice: Choice, validation: Mapping[str, ValidationPredictions], rule: BreastRule
 ) -> tuple[list[Fit], list[Leak]]:
     """Return the fits of the selection, and findings for values that differ when fitted again on validation."""
-    names = [f"calibration and thresholds of {name}" for name in validation]
-    fits = [Fit.on(what, predictions) for what, predictions in zip(names, validation.values(), strict=True)]
+    fits, findings = [], []
+    for name, judged in validation.items():
+        used = choice.candidates[name]
+        for what in ("calibration and thresholds", "probabilities of breasts and patients"):
+            fits.append(Fit.on(f"{what} of {name}", judged))
+        findings += audit_calibration(name, used.fit, judged)
+        findings += audit_score_maps(name, used.maps, used.fit.calibration, judged, rule)
+        findings += audit_comparison(name, used.comparison, judged, rule)
     fits.append(Fit.on("choice of the network", validation[choice.selected]))
-    findings = [
-        finding
-        for name, predictions in validation.items()
-        for finding in audit_calibration(name, choice.candidates[name].fit, predictions)
-        + audit_comparison(name, choice.candidates[name].comparison, predictions, rule)
-    ]
     return fits, findings
 
 

@@ -24,13 +24,20 @@ class ExamScore:
     decision: Decision | None
     referral: Referral
     prevalence: Prevalence | None = None
-    """Prevalence that the score assumes."""
+    """Prevalence that score and probability assume."""
+    probability: float | None = None
+    """Calibrated probability that the woman has a cancer, 0 to 1; `None` if the model cannot give it."""
 
     @classmethod
     def from_json(cls, values: Json) -> "ExamScore":
         """Return the typed form."""
-        decision, prevalence = Decision.from_json(values["decision"]), Prevalence.from_json(values.get("prevalence"))
-        return cls(values["malignancy_score"], decision, Referral.from_json(values["referral"]), prevalence)
+        return cls(
+            values["malignancy_score"],
+            Decision.from_json(values["decision"]),
+            Referral.from_json(values["referral"]),
+            Prevalence.from_json(values.get("prevalence")),
+            values.get("probability"),
+        )
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,9 @@ class BreastAnswer:
     compared: bool = False
     """Whether the breast was scored in comparison with the other breast. The scores of its images never are."""
     prevalence: Prevalence | None = None
-    """Prevalence that the score assumes."""
+    """Prevalence that score and probability assume."""
+    probability: float | None = None
+    """Calibrated probability that the breast has a cancer, 0 to 1; `None` if the model cannot give it."""
 
     @classmethod
     def from_json(cls, values: Json) -> "BreastAnswer":
@@ -64,6 +73,7 @@ class BreastAnswer:
             Referral.from_json(values["referral"]),
             bool(values.get("compared", False)),
             Prevalence.from_json(values.get("prevalence")),
+            values.get("probability"),
         )
 
 

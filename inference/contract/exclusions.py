@@ -97,13 +97,10 @@ class ExcludedImageError(ImageError):
 
 
 @dataclass(frozen=True)
-class Exclusion:
-    """One reason why the model is not intended for an image, with the resulting action."""
+class Exclusion(Rule):
+    """The rule for one flag of an image: a reason why the model is not intended for it, with the action."""
 
     flag: ImageFlag
-    action: Action
-    where: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -160,15 +157,12 @@ class ExclusionPolicy:
         Raises:
             ExcludedImageError: The policy leaves out or refuses an image with one of the flags.
         """
-        found = []
-        for flag in dict.fromkeys(flags):  # each flag once, in the order of the reader
-            rule = self.rule(flag)
-            if rule is None:
-                continue
-            found.append(Exclusion(flag, rule.action, rule.where, rule.reason))
+        # Each flag once, in the order of the reader; `sort` keeps that order among equal actions.
+        rules = [(flag, self.rule(flag)) for flag in dict.fromkeys(flags)]
+        found = [Exclusion(rule.action, rule.where, rule.reason, flag) for flag, rule in rules if rule is not None]
         found.sort(key=lambda each: -each.action.strictness)
         if found and found[0].action.strictness >= Action.LEAVE_OUT.strictness:
-            raise ExcludedImageError(found[0].flag, Rule(found[0].action, found[0].where, found[0].reason))
+            raise ExcludedImageError(found[0].flag, found[0])
         return tuple(found)
 
 

@@ -19,6 +19,8 @@ from mammopipe.inference.contract.schema import NOTICE, SCHEMA_VERSION, Answer, 
 from mammopipe.inference.contract.task import ExamType
 from mammopipe.processing.files import write_bytes
 
+VERSION = f"{SCHEMA_VERSION}.1.0"
+"""Version of the document. A field that is added raises the second number; one that changes, `schema_version`."""
 CODES: Mapping[int, Mapping[str, str]] = {
     400: {
         "bad_option": "an option is unknown, given twice, or breaks its rule",
@@ -112,7 +114,7 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "mammopipe endpoint",
-            "version": f"{SCHEMA_VERSION}.0.0",
+            "version": VERSION,
             "description": f"Scores mammograms; {NOTICE}. The deployment limits bytes, pixels, images and time.",
         },
         "paths": {

@@ -39,14 +39,13 @@ class SkipReason(StrEnum):
     ARCHIVE = "archive"
     """An archive inside the archive; its files are not read."""
     UNKNOWN = "unknown"
-    """A file in which nothing shows its kind. It may be an image that is damaged beyond recognition: the exam is
-    referred."""
+    """A file of unknown type. It may be an image that is damaged beyond recognition, so the exam is referred."""
     PRIOR = "prior"
     """An image of an earlier study, with `priors=ignore`."""
 
 
 class ReferralCode(StrEnum):
-    """The reason why a case is referred to a reader."""
+    """The kind of reason for which a case is referred to a reader."""
 
     UNCERTAIN = "uncertain"
     """The entropy of the class probabilities exceeds the model's stored limit."""
@@ -61,21 +60,21 @@ class ReferralCode(StrEnum):
 class ModelInfo(StrictModel):
     """The model that answered."""
 
-    id: str = Field(description="the model package's ARN where the deployment knows it")
+    id: str = Field(description="id of the model, such as its model package's ARN")
     architecture: str
     weights_sha256: str
-    preprocess_digest: str = Field(description="differs when any setting of the preprocessing does")
+    preprocess_digest: str = Field(description="digest of the preprocessing settings")
 
 
 class ImageInfo(StrictModel):
     """Facts about the image as read; rows and columns are those of the file's image."""
 
-    sha256: str = Field(description="of the file's bytes")
+    sha256: str = Field(description="SHA-256 of the file, hexadecimal")
     rows: int
     columns: int
     laterality: Laterality | None
     view: View | None
-    quality: dict[str, Any] = Field(description="what the segmentation measured, and the flags it raised")
+    quality: dict[str, Any] = Field(description="measurements and flags of the segmentation")
 
 
 class Decision(StrictModel):
@@ -84,17 +83,17 @@ class Decision(StrictModel):
     operating_point: OperatingPoint
     threshold: float
     finding: Finding
-    level: Level | None = Field(default=None, description="of the case, and of the validation cases below")
-    n: int | None = Field(default=None, description="validation cases of this level")
+    level: Level | None = Field(default=None, description="level of the case and of the validation cases")
+    n: int | None = Field(default=None, description="number of validation cases of this level")
     positives: int | None = Field(
-        default=None, description="malignant ones among them; the sensitivity is measured on these only"
+        default=None, description="number of malignant validation cases; the sensitivity is measured on these only"
     )
-    sensitivity: float | None = Field(default=None, description="of the threshold, on this level's validation cases")
-    sensitivity_interval: Interval | None = Field(default=None, description="95 %: low, high")
-    specificity: float | None = Field(default=None, description="of the threshold, on this level's validation cases")
-    specificity_interval: Interval | None = Field(default=None, description="95 %: low, high")
-    recall_rate: float | None = Field(default=None, description="share of all validation cases called suspicious")
-    recall_rate_interval: Interval | None = Field(default=None, description="95 %: low, high")
+    sensitivity: float | None = Field(default=None, description="on the validation cases of this level")
+    sensitivity_interval: Interval | None = Field(default=None, description="95 % interval: low, high")
+    specificity: float | None = Field(default=None, description="on the validation cases of this level")
+    specificity_interval: Interval | None = Field(default=None, description="95 % interval: low, high")
+    recall_rate: float | None = Field(default=None, description="share of all validation cases that are suspicious")
+    recall_rate_interval: Interval | None = Field(default=None, description="95 % interval: low, high")
     prevalence: float | None = Field(default=None, description="share of the validation cases that are malignant")
 
 
@@ -109,7 +108,7 @@ class PrevalenceSource(StrEnum):
 class Prevalence(StrictModel):
     """The share of malignant cases that probabilities assume; for another prevalence they must be converted."""
 
-    value: float | None = Field(description="0 to 1; null where the model does not state it")
+    value: float | None = Field(description="0 to 1; null if the model does not state it")
     of: PrevalenceSource
     level: Level
 
@@ -119,7 +118,7 @@ class ImageExclusion(StrictModel):
 
     flag: ImageFlag
     action: Action
-    attribute: str = Field(description="where the image says so")
+    attribute: str = Field(description="attributes that state it")
     message: str
 
 
@@ -141,7 +140,7 @@ class Referral(StrictModel):
     """Whether a reader should judge the case, whatever the score and the decision."""
 
     refer: bool
-    reasons: list[Reason] = Field(description="empty where refer is false")
+    reasons: list[Reason] = Field(description="empty if refer is false")
 
     @model_validator(mode="after")
     def _has_reasons(self) -> Self:
@@ -169,8 +168,10 @@ class Heatmap(StrictModel):
     rows: int
     columns: int
     png: str = Field(description="8-bit greyscale PNG of rows x columns, 255 = most evidence, base64")
-    regions: list[Region] = Field(description="where the heat reaches half of its maximum, strongest peak first")
-    outside_share: float = Field(description="of the heat: lay outside of the tissue and was taken out, 0 to 1")
+    regions: list[Region] = Field(
+        description="areas where the heat is at least half of its maximum, strongest peak first"
+    )
+    outside_share: float = Field(description="share of the heat outside the tissue before it was removed, 0 to 1")
 
 
 class _Scores(StrictModel):
@@ -178,26 +179,28 @@ class _Scores(StrictModel):
 
     image: ImageInfo
     probabilities: dict[Label, float] = Field(
-        description="calibrated, of each of the model's classes: normal, benign and malignant, or negative and "
-        "malignant; they sum to 1"
+        description="calibrated probability of each class: normal, benign and malignant, or negative and malignant; "
+        "they sum to 1"
     )
     malignancy_score: float = Field(ge=0, le=100, description="100 times the calibrated probability of malignant")
     decile: int | None = Field(
         ge=1,
         le=10,
-        description="of the score among those of the validation images: 10 is the "
-        "most suspicious tenth; null where the model has no reference",
+        description="decile of the score among the validation images: 10 is the most suspicious tenth; null if the "
+        "model has no reference data",
     )
     entropy: float = Field(
         ge=0,
-        description="of the probabilities at validation's prevalence, in nats: 0 is certain, ln 3 = 1.10 undecided; "
-        "ln 2 = 0.69 with two classes",
+        description="entropy of the probabilities at validation's prevalence, in nats: 0 is certain, ln 3 = 1.10 is "
+        "fully uncertain among three classes, ln 2 = 0.69 among two",
     )
-    decision: Decision | None = Field(description="null where the model has no such operating point")
+    decision: Decision | None = Field(description="null if the model does not have the operating point")
     referral: Referral
-    flags: list[ImageFlag] = Field(default=[], description="what the image reader warns of")
-    exclusions: list[ImageExclusion] = Field(default=[], description="why the model is not for this image")
-    prevalence: Prevalence | None = Field(default=None, description="that the probabilities of this image hold for")
+    flags: list[ImageFlag] = Field(default=[], description="warnings of the image reader")
+    exclusions: list[ImageExclusion] = Field(
+        default=[], description="reasons why the model is not intended for this image"
+    )
+    prevalence: Prevalence | None = Field(default=None, description="prevalence that the probabilities assume")
     warnings: list[QualityWarning]
     heatmap: Heatmap | None = None
 
@@ -209,7 +212,7 @@ class _Envelope(StrictModel):
     request_id: str
     notice: str = NOTICE
     model: ModelInfo
-    timings_ms: dict[str, float] = Field(description="milliseconds by the name of the work, over all images")
+    timings_ms: dict[str, float] = Field(description="milliseconds of each step, summed over all images")
 
 
 class Answer(_Scores, _Envelope):
@@ -221,73 +224,90 @@ class ImageAnswer(_Scores):
 
     index: int = Field(
         ge=0,
-        description="place in the request: of the JSON list, of the form's parts, or of the "
-        "archive's names in sorted order; from 0",
+        description="position in the request, from 0: in the JSON list, among the form's parts, or among the archive's "
+        "sorted names",
     )
 
 
 class ViewsRule(StrEnum):
-    """How the views of a breast become its score."""
+    """The rule that combines a breast's views into its score."""
 
     MEAN = "mean"
     MAX = "max"
     NOISY_OR = "noisy-or"
     ATTENTION = "attention"
-    """By the network itself, from all views at once."""
+    """The network itself judges all views at once."""
 
 
 class BreastAnswer(StrictModel):
     """The answer for one breast, from all its views.
 
-    Its score ranks breasts. It is a calibrated probability only if the model judged all views at once (`attention`).
+    Its score ranks breasts, and its decision follows from the score. Its probability is calibrated.
     """
 
-    prevalence: Prevalence | None = Field(default=None, description="that the breast's score assumes")
+    prevalence: Prevalence | None = Field(default=None, description="that the breast's score and probability assume")
 
-    laterality: Laterality | None = Field(description="null: the images whose side is not known, taken as one breast")
-    images: list[int] = Field(description="indices of its views")
+    laterality: Laterality | None = Field(
+        description="null for the images of unknown laterality, which are treated as one breast"
+    )
+    images: list[int] = Field(description="indices of the breast's images")
     rule: ViewsRule = Field(
-        description="how the scores of the views became one; attention: the model judged all views at once"
+        description="rule that combines the scores of the views; attention: the model judges all views at once"
     )
     compared: bool = Field(
         default=False,
-        description="whether the breast was scored beside the other one; its score "
-        "then is not that of its images, which are scored alone",
+        description="whether the breast was scored beside the other one; its images are always scored alone",
     )
     malignancy_score: float = Field(ge=0, le=100)
-    decision: Decision | None = Field(description="by the model's threshold for breasts; null where it has none")
-    referral: Referral = Field(description="that of any of its views")
+    probability: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="calibrated, that the breast has a cancer; null where the model has no map for breasts: model.json "
+        "has the reason",
+    )
+    decision: Decision | None = Field(description="by the model's threshold for breasts; null if it has none")
+    referral: Referral = Field(description="one referred view refers the breast")
 
 
 class ExamResult(StrictModel):
     """The answer for the whole exam, from its most suspicious breast.
 
-    Its score ranks women; it is not calibrated as a woman's probability of cancer.
+    Its score ranks women, and its decision follows from the score. Its probability is calibrated.
     """
 
-    prevalence: Prevalence | None = Field(default=None, description="that the exam's score assumes")
+    prevalence: Prevalence | None = Field(default=None, description="that the exam's score and probability assume")
 
     malignancy_score: float = Field(ge=0, le=100)
-    decision: Decision | None = Field(description="by the model's threshold for patients; null where it has none")
-    referral: Referral = Field(description="that of any of its images")
+    probability: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="calibrated, that the woman has a cancer; null where the model has no map for patients: model.json "
+        "has the reason",
+    )
+    decision: Decision | None = Field(description="by the model's threshold for patients; null if it has none")
+    referral: Referral = Field(description="one referred image refers the exam")
 
 
 class Skipped(StrictModel):
     """A file of an exam that was not judged."""
 
-    index: int = Field(ge=0, description="its place in the request, counted as that of the images")
-    place: str = Field(description="the same in words; of an archive's file with its extension, never its name")
+    index: int = Field(ge=0, description="position in the request, counted together with the images")
+    place: str = Field(
+        description="the position in words; for a file of an archive with the extension, never with the name"
+    )
     reason: SkipReason
 
 
 class RefusedView(StrictModel):
     """An image of an exam that was read and not judged; it is in no score."""
 
-    index: int = Field(ge=0, description="its place in the request, counted as that of the images")
-    code: str = Field(description="the error's code that a request of this image alone has")
+    index: int = Field(ge=0, description="position in the request, counted together with the images")
+    code: str = Field(description="error code of a request with this image alone")
     message: str
-    flag: ImageFlag | None = Field(default=None, description="of an image that the model is not intended for")
-    laterality: Laterality | None = Field(default=None, description="of the breast that it shows, where it is known")
+    flag: ImageFlag | None = Field(default=None, description="flag of an image that the model is not intended for")
+    laterality: Laterality | None = Field(default=None, description="laterality of the image, if known")
 
 
 class ExamAnswer(_Envelope):
@@ -295,14 +315,14 @@ class ExamAnswer(_Envelope):
 
     images: list[ImageAnswer]
     refused: list[RefusedView] = Field(
-        default=[], description="images that are in no score; their indices are missing above"
+        default=[], description="images in no score; their indices are absent from images"
     )
     skipped: list[Skipped] = Field(
-        default=[], description="files that were not judged; their indices are missing above"
+        default=[], description="files that were not judged; their indices are absent from images"
     )
     breasts: list[BreastAnswer] = Field(description="left before right")
     exam: ExamResult
-    warnings: list[QualityWarning] = Field(description="of breasts and exam; those of an image lie there")
+    warnings: list[QualityWarning] = Field(description="warnings about breasts and the exam; each image has its own")
 
 
 class ErrorInfo(StrictModel):
@@ -310,7 +330,9 @@ class ErrorInfo(StrictModel):
 
     code: str
     message: str
-    detail: dict[str, Any] | None = Field(default=None, description="where in the request: image, an exam's index")
+    detail: dict[str, Any] | None = Field(
+        default=None, description="location in the request: `image` is the index of an exam's image"
+    )
 
 
 class ErrorAnswer(StrictModel):

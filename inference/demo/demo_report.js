@@ -31,12 +31,19 @@ function explanation({ decision, referral }) {
   return `The score ${where} ${score(100 * decision.threshold)}, the ${point} threshold.`;
 }
 
+const chance = (share) => `${(100 * share).toPrecision(2)} %`;
+
 /* A probability holds for the share of malignant cases among those it was calibrated on, and for no other. Scores of
-   breasts and women are made of the images' probabilities, and are not calibrated again. */
-function holdsFor({ prevalence, rule }) {
+   breasts and women rank; a model may give a calibrated probability beside them. */
+function holdsFor({ prevalence, rule, probability }) {
   if (prevalence?.value == null) return null;
   const calibrated = prevalence.level === "image" || rule === "attention";
   const whose = prevalence.of === "deployment" ? "this deployment" : "the validation cases";
+  if (probability != null) {
+    return make("p", { className: "small" }, make("span", { id: "exam-probability" },
+      `Calibrated probability of cancer: ${chance(probability)}`),
+    `, where ${percent(prevalence.value)} are malignant, as in ${whose}. The score ranks cases and decides.`);
+  }
   return make("p", { className: "small" }, calibrated
     ? `The score holds where ${percent(prevalence.value)} are malignant, as in ${whose}.`
     : `The score ranks cases and is not a calibrated probability. It assumes that ${percent(prevalence.value)} are malignant, as in ${whose}.`);
@@ -108,7 +115,12 @@ function examTable({ breasts, images, warnings }) {
     make("tbody", {}, ...rows));
   const beside = breasts.some(({ compared }) => compared) ? ", each beside the other breast" : "";
   const rule = make("p", { className: "small" }, `A breast's score is the ${rules} of its views${beside}.`);
-  return card("Breasts and images", table, rule, reasons(warnings));
+  const known = breasts.filter(({ probability }) => probability != null).map(({ laterality, probability }) =>
+    `${SIDES[laterality] ? `${SIDES[laterality].toLowerCase()} breast` : "side not known"} ${chance(probability)}`);
+  const chances = known.length
+    ? make("p", { className: "small", id: "breast-probabilities" }, `Calibrated probability of cancer: ${known.join(", ")}.`)
+    : null;
+  return card("Breasts and images", table, rule, chances, reasons(warnings));
 }
 
 function facts(pairs) {

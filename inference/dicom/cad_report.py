@@ -40,7 +40,7 @@ from mammopipe.inference.dicom.cad_items import (
 )
 from mammopipe.inference.dicom.cad_library import entry
 from mammopipe.inference.dicom.instance import Images, ResultSeries, identifiers, places
-from mammopipe.inference.dicom.wording import Facts, plain, sentences, validation
+from mammopipe.inference.dicom.wording import Facts, chances, plain, probability_in_percent, sentences, validation
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.88.50"
 """Mammography CAD SR Storage (PS3.4 B.5)."""
@@ -172,7 +172,7 @@ class _Tree:
                 CodeContentItem(codes.DCM.CompositeType, codes.DCM.TargetContentItemsAreRelatedSpatially, _PROPERTY),
                 CodeContentItem(codes.DCM.ScopeOfFeature, scope, _PROPERTY),
                 *self._algorithm(_PROPERTY),
-                number(codes.DCM.ProbabilityOfCancer, breast["malignancy_score"], PERCENT, _PROPERTY),
+                number(codes.DCM.ProbabilityOfCancer, probability_in_percent(breast), PERCENT, _PROPERTY),
                 *findings,
             ],
         )
@@ -211,7 +211,7 @@ class _Tree:
 
     def _body(self, facts: Facts, scores: Sequence[tuple[str, Facts]], relation: Relation) -> Iterator[Dataset]:
         """Yield the content of an impression (TID 4002): description with the scores in words, and algorithm."""
-        in_words = [f"Probability of cancer, {name}: {scored['malignancy_score']:.4g} %" for name, scored in scores]
+        in_words = [chances(scored, subject) for subject, scored in scores]
         text = plain(". ".join([*sentences(facts), *in_words]))
         yield TextContentItem(codes.DCM.ImpressionDescription, text, str(relation))
         yield from self._algorithm(relation)

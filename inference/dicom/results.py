@@ -58,8 +58,7 @@ def structured_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> 
             `mixed_studies`, `duplicate_image`).
         ValueError: An image of the answer does not match its source.
     """
-    facts = _facts(answer)
-    images = _matched(read_sources(sources), facts.get("images") or [facts])
+    facts, images = _matched(read_sources(sources), answer)
     writer = Writer(facts["model"], _digest(images, facts), derive)
     judgements = list(_judgements(writer, images, facts))
     content = MeasurementReport(
@@ -89,8 +88,7 @@ def mammography_cad_report(sources: Sequence[bytes], answer: Answer | ExamAnswer
     Raises:
         NoSourceIdentityError: As for `structured_report`; also if an image's laterality or view is unknown (`no_view`).
     """
-    facts = _facts(answer)
-    images = _matched(read_sources(sources), facts.get("images") or [facts])
+    facts, images = _matched(read_sources(sources), answer)
     return written(cad_report(images, facts), _identity(images))
 
 
@@ -101,8 +99,7 @@ def presentation_states(sources: Sequence[bytes], answer: Answer | ExamAnswer) -
         DICOM files, one for each group of images with the same modality LUT and polarity. The images of one machine
         usually form one group.
     """
-    facts = _facts(answer)
-    images = _matched(read_sources(sources), facts.get("images") or [facts])
+    facts, images = _matched(read_sources(sources), answer)
     return [written(state, _identity(images)) for state in grayscale.presentation_states(images, sources, facts)]
 
 
@@ -164,16 +161,10 @@ def overlay_capture(source: bytes, overlay_bgr: NDArray[np.uint8], answer: Answe
         NoSourceIdentityError: The source is not a DICOM file or lacks a UID.
         ValueError: The answer or the overlay does not match the source.
     """
-    facts = _facts(answer)
-    [(read, _)] = _matched([read_source(source)], [facts])
+    facts, [(read, _)] = _matched([read_source(source)], answer)
     if overlay_bgr.shape != (read.rows, read.columns, 3):
         raise ValueError(f"an overlay of shape {overlay_bgr.shape} over an image of {read.rows} x {read.columns}")
     return written(capture(overlay_bgr, read, facts, **identifiers(ResultSeries.OVERLAY, facts["model"])), read)
-
-
-def _facts(answer: Answer | ExamAnswer) -> Facts:
-    facts: Facts = answer.model_dump(mode="json", exclude={"request_id", "timings_ms"})
-    return facts
 
 
 def _identity(images: Images) -> SourceImage:
@@ -186,15 +177,23 @@ def _digest(images: Images, facts: Facts) -> str:
     return hashlib.sha256(json.dumps([names, facts], sort_keys=True).encode()).hexdigest()
 
 
-def _matched(sources: Sequence[SourceImage], parts: Sequence[Facts]) -> list[tuple[SourceImage, Facts]]:
-    """Pair each source with its part of the answer, and check the match: a mix-up would mark the wrong image."""
+def _matched(
+    sources: Sequence[SourceImage], answer: Answer | ExamAnswer
+) -> tuple[Facts, list[tuple[SourceImage, Facts]]]:
+    """Return the answer without facts about the request, and each source with its part of the answer.
+
+    Raises:
+        ValueError: A part does not belong to its source: the result would mark the wrong image.
+    """
+    facts: Facts = answer.model_dump(mode="json", exclude={"request_id", "timings_ms"})
+    parts = facts.get("images") or [facts]
     if len(sources) != len(parts):
         raise ValueError(f"{len(sources)} sources for an answer on {len(parts)} images")
     for index, (source, part) in enumerate(zip(sources, parts, strict=True)):
         image = part["image"]
         if (image["sha256"], image["rows"], image["columns"]) != (source.sha256, source.rows, source.columns):
             raise ValueError(f"image {index} of the answer does not belong to its source")
-    return list(zip(sources, parts, strict=True))
+    return facts, list(zip(sources, parts, strict=True))
 
 
 def _observer(model: Facts) -> DeviceObserverIdentifyingAttributes:

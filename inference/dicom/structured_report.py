@@ -36,7 +36,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from mammopipe.inference.dicom.source import SourceImage
-from mammopipe.inference.dicom.wording import Facts, plain, sentences
+from mammopipe.inference.dicom.wording import Facts, plain, probability_in_percent, sentences
 from mammopipe.processing.datasets.manifest import Laterality, View
 
 Group = MeasurementsAndQualitativeEvaluations | PlanarROIMeasurementsAndQualitativeEvaluations
@@ -193,7 +193,9 @@ def _number(name: Code, value: float, unit: Code, *, method: Code | None = None)
 
 
 def _measurements(facts: Facts) -> Iterable[Measurement]:
-    yield _number(codes.DCM.ProbabilityOfCancer, facts["malignancy_score"], _PERCENT, method=_method(facts))
+    yield _number(codes.DCM.ProbabilityOfCancer, probability_in_percent(facts), _PERCENT, method=_method(facts))
+    if facts.get("probability") is not None:
+        yield _number(private("SCORE", "Malignancy score, 0 to 100; ranks cases"), facts["malignancy_score"], _PLAIN)
     for label, probability in facts.get("probabilities", {}).items():
         yield _number(private(f"P-{label}".upper(), f"Calibrated probability of {label}"), probability, _PLAIN)
     if facts.get("decile") is not None:

@@ -28,7 +28,9 @@ def sentences(facts: Facts) -> Iterable[str]:
     prevalence = facts.get("prevalence") or {}
     if prevalence.get("value") is not None:
         holds = f"a prevalence of {prevalence['value']:.3g} ({prevalence['of']})"
-        if prevalence["level"] == Level.IMAGE or facts.get("rule") == ViewsRule.ATTENTION:
+        if facts.get("probability") is not None:
+            yield f"The probability is calibrated for {holds}; the decision follows from the score, which ranks cases"
+        elif prevalence["level"] == Level.IMAGE or facts.get("rule") == ViewsRule.ATTENTION:
             yield f"The probability holds for {holds}"
         else:
             yield f"The score ranks cases, and assumes {holds}; it is not a calibrated probability"
@@ -38,6 +40,18 @@ def sentences(facts: Facts) -> Iterable[str]:
         return
     if known := validation(decision):
         yield f"The threshold in validation: {known}"
+
+
+def chances(facts: Facts, subject: str) -> str:
+    """Return the probability of cancer in words, with the score where it is another number."""
+    score = "" if facts.get("probability") is None else f" (score {facts['malignancy_score']:.4g} of 100)"
+    return f"Probability of cancer, {subject}: {probability_in_percent(facts):.4g} %{score}"
+
+
+def probability_in_percent(facts: Facts) -> float:
+    """Return the probability of cancer, 0 to 100: of a breast or an exam without a calibrated one, its score."""
+    probability = facts.get("probability")
+    return float(facts["malignancy_score"] if probability is None else 100 * probability)
 
 
 def validation(decision: Facts) -> str:

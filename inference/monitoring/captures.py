@@ -31,7 +31,7 @@ from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.jobs.parallel import SECONDS_BETWEEN_LINES
 from mammopipe.processing.read_config import ReadConfig
 from mammopipe.training.model.drift_features import image_figures
-from mammopipe.training.model.prevalence import moved
+from mammopipe.training.model.prevalence import adjusted
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _answered(answer: Mapping[str, Any], prevalence: float | None) -> dict[str, 
     if shown.get("of") == PrevalenceSource.DEPLOYMENT:
         if prevalence is None or shown["value"] is None:
             return figures
-        malignancy = moved(malignancy, held=shown["value"], wanted=prevalence)
+        malignancy = adjusted(malignancy, prevalence=shown["value"], to=prevalence)
     return {**figures, "malignancy": malignancy}
 
 

@@ -24,13 +24,15 @@ EXAM_COLUMNS = (
     "laterality",
     "images",
     "malignancy",
+    "probability",
     "finding",
     "threshold",
     "referred",
     "refused",
     "error",
 )
-"""`images` counts the judged images. `refused` has the codes of images of the exam that are in no score."""
+"""`malignancy` is the score, which decides; `probability` is calibrated, and empty where the model cannot give it.
+`images` counts the judged images. `refused` has the codes of images of the exam that are in no score."""
 
 _PREDICTOR = "mammopipe.inference.prediction.predictor"
 """The fork server imports it once for all workers."""
@@ -245,6 +247,7 @@ def _verdict(level: Any) -> dict[str, Any]:
     decision = level.decision
     return {
         "malignancy": level.malignancy_score / 100,
+        "probability": "" if level.probability is None else level.probability,
         "finding": str(decision.finding) if decision else "",
         "threshold": decision.threshold if decision else "",
         "referred": level.referral.refer,

@@ -4,6 +4,8 @@ The arithmetic is that of training (`mammopipe.training.model.exam_scores.combin
 scores of a breast's views; the exam's score is that of its most suspicious breast. A model that compares breasts
 (`mammopipe.training.model.exam_scores`) scores the two breasts of an exam against each other. If an exam does not
 show both, it is scored without comparison.
+
+Such scores rank. The stored maps (`mammopipe.training.model.calibration.ScoreMap`) convert them to probabilities.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,13 +34,13 @@ from mammopipe.training.model.predictions import Floats
 from mammopipe.training.model.views.attention import ViewAttention, ViewMask
 
 _TEXTS = {
-    "no-breast-rule": "the model does not say how views become breasts; their mean is given",
+    "no-breast-rule": "the model does not state how the views of a breast are combined; their mean is used",
     "no-breast-operating-point": "the model has no such threshold for breasts; it gives scores but no decisions",
     "no-exam-operating-point": "the model has no such threshold for exams; it gives a score but no decision",
-    "laterality-missing": "some images do not show which breast they are of; they are taken as one breast",
+    "laterality-missing": "the laterality of some images is unknown; they are treated as one breast",
     "one-breast": "the exam shows one breast; its answer says nothing about the other",
     "not-compared": "the model scores a breast beside the other one, which this exam does not allow; each was scored "
-    "by itself, by other thresholds",
+    "alone, with other thresholds",
 }
 
 
@@ -88,7 +90,7 @@ def unseen_breasts(judged: Iterable[Laterality | None]) -> set[Laterality]:
 
 
 def of_unseen_breast(index: int, judged: Iterable[Laterality | None], message: str) -> LeftOut | None:
-    """Return an image that is no whole-breast view if it may be all that the exam shows of a breast.
+    """Return an image that does not show one whole breast, if the exam may show that breast nowhere else.
 
     Args:
         index: Index of the image in the request.
@@ -128,20 +130,22 @@ def combine_views(
         thresholds: The model's thresholds.
         name: The operating point that decides.
         indices: Indices of the views in the request, which breasts and reasons refer to; `None` counts from 0.
-        left_out: Refused views of the exam. They are in no score; their breast and the exam are referred for them.
-        model: For a model that judges breasts: what scores a breast from all its views.
+        left_out: Refused views of the exam, which are in no score; their breast and the exam are referred.
+        model: How a model that judges breasts scores a breast; `None` for other models.
     """
+    # Breasts and reasons name images by their indices in the request, which have gaps if files were skipped.
     named = list(zip(range(len(views)) if indices is None else indices, views, strict=True))
     sides = [view.laterality or "" for view in views]
     scores, rule, compared = _breast_scores(views, sides, thresholds, model)
     breasts = tuple(
-        _breast(score, rule, side, named, left_out, thresholds, name, compared=compared)
+        _breast(float(score), rule, side, named, left_out, thresholds, name, compared=compared)
         for score, side in zip(scores, sorted(set(sides)), strict=True)
     )
     highest = float(scores.max())
     exam = ExamResult(
         prevalence=shown_for(Level.PATIENT, thresholds),
         malignancy_score=100 * thresholds.shift.malignancy(Level.PATIENT, highest),
+        probability=thresholds.probability(Level.PATIENT, highest, compared=compared),
         decision=thresholds.decide(Level.PATIENT, highest, name, compared=compared),
         referral=referral.of_images([*((index, view.referral) for index, view in named), *_referrals(left_out)]),
     )
@@ -163,7 +167,7 @@ def shown_for(level: Level, thresholds: Thresholds) -> Prevalence:
 def _breast_scores(
     views: Sequence[ViewScore], sides: Sequence[str], thresholds: Thresholds, model: BreastModel | None
 ) -> tuple[Floats, ViewsRule, bool]:
-    """Return the breasts' probabilities of malignant, sorted by side, their rule, and whether breasts were compared."""
+    """Return the breasts' scores of malignant, sorted by side, their rule, and whether breasts were compared."""
     if model is not None:
         scores = [_by_attention(views, sides, side, thresholds, model) for side in sorted(set(sides))]
         beside = model.attention.other is not None and {str(side) for side in Laterality} == set(sides)
@@ -171,6 +175,7 @@ def _breast_scores(
     rule = thresholds.breast_rule or BreastRule.MEAN
     compared = _beside_each_other(views, sides, thresholds)
     alone = np.array([view.probability for view in views]) if compared is None else compared
+    # The truth is not known here: 0 for every image. Only the scores of the result are used.
     images = Cases(Level.IMAGE, np.zeros(len(views), np.int64), alone, np.arange(len(views)))
     found = combine(images, np.array(sides), Level.BREAST, rule)
     return found.scores, ViewsRule(rule), compared is not None
@@ -181,7 +186,7 @@ def _by_attention(
 ) -> float:
     """Return the probability of malignant of the breast of a side, from all views of the exam.
 
-    Images of unknown laterality are a breast of their own: they are no views of the other side, and have none.
+    Images of unknown laterality form a breast of their own, which is not compared with any other.
     """
     shown = [ViewMask.OWN if each == side else ViewMask.OTHER if each and side else ViewMask.ABSENT for each in sides]
     logits = np.array([view.logits for view in views], np.float64)
@@ -214,15 +219,15 @@ def _breast(
 ) -> BreastAnswer:
     own = [(index, view) for index, view in views if (view.laterality or "") == side]
     of_breast = [view for view in left_out if not (view.laterality and side) or view.laterality == side]
-    probability = float(score)
     return BreastAnswer(
         laterality=Laterality(side) if side else None,
         images=[index for index, _ in own],
         rule=rule,
         compared=compared,
         prevalence=shown_for(Level.BREAST, thresholds),
-        malignancy_score=100 * thresholds.shift.malignancy(Level.BREAST, probability),
-        decision=thresholds.decide(Level.BREAST, probability, name, compared=compared),
+        malignancy_score=100 * thresholds.shift.malignancy(Level.BREAST, score),
+        probability=thresholds.probability(Level.BREAST, score, compared=compared),
+        decision=thresholds.decide(Level.BREAST, score, name, compared=compared),
         referral=referral.of_images([*((index, view.referral) for index, view in own), *_referrals(of_breast)]),
     )
 

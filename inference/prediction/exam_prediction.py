@@ -1,7 +1,7 @@
 """Predicts an exam from mammograms that are already read, by the rules of the endpoint's exams.
 
-An image that the exclusions leave out is in no score: it is named, and its breast and the exam are referred to a
-reader. An image that the exclusions refuse, and a picture that occurs twice, refuse the whole exam.
+An image that the exclusions leave out is in no score; the result names it and refers its breast and the exam to a
+reader. An image that the exclusions refuse, or an exposure that occurs twice, refuses the whole exam.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class JudgesExams(Protocol):
 
     @property
     def exams_are_exact(self) -> bool:
-        """Whether the two breasts are scored in comparison; the views must then be judged exactly."""
+        """Whether views must be judged in float32, because scores combine the logits of several views."""
 
     def prepare(self, mammogram: Mammogram) -> Preprocessed:
         """Return the network's input."""

@@ -1,4 +1,4 @@
-"""Applies the operating points of `model.json` to probabilities, and the prevalence that answers are shown for."""
+"""Applies the operating points and score maps of `model.json`, and the prevalence that answers are shown for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,10 +9,10 @@ from mammopipe.inference.contract.schema import Decision, Finding
 from mammopipe.processing.datasets.manifest import Label
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model import operating_points
-from mammopipe.training.model.calibration import Calibration
+from mammopipe.training.model.calibration import Calibration, ScoreMap, read_score_maps
 from mammopipe.training.model.exam_scores import BreastRule, Level
 from mammopipe.training.model.operating_points import Goal, Rate
-from mammopipe.training.model.prevalence import PrevalenceShift
+from mammopipe.training.model.prevalence import PrevalenceShift, adjusted
 
 Points = Mapping[Level, Mapping[Goal, operating_points.DecisionThreshold]]
 
@@ -27,6 +27,8 @@ class ComparedBreasts:
     """Calibration of the logits after the subtraction."""
     points: Points
     """Operating points for compared breasts and their patients."""
+    maps: Mapping[Level, ScoreMap] = field(default_factory=dict)
+    """Maps from scores to probabilities for compared breasts and their patients, by level."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Thresholds:
     """Index of the malignant class, the last of the model's classes."""
     shift: PrevalenceShift = field(default_factory=lambda: PrevalenceShift({}))
     """Shift from validation's prevalence, at which decisions are made, to the prevalence used for answers."""
+    maps: Mapping[Level, ScoreMap] = field(default_factory=dict)
+    """Maps from the scores of breasts and patients to probabilities, by level; a level without a map is missing."""
 
     @classmethod
     def read(cls, description: Mapping[str, Any], where: str, *, prevalence: float | None = None) -> "Thresholds":
@@ -56,18 +60,23 @@ class Thresholds:
         Raises:
             ConfigError: An operating point is malformed, or the model does not allow a prevalence.
         """
-        stored = description["calibration"].get("comparison")
-        compared = None
-        if stored is not None:
-            points = operating_points.read_compared_points(description, where)
-            calibration = Calibration.read(stored, description["classes"])
-            compared = ComparedBreasts(float(stored["weight"]), calibration, points)
+        stored, shares = description["calibration"], description["calibration"].get("prevalence") or {}
+        comparison, compared = stored.get("comparison"), None
+        if comparison is not None:
+            key = "calibration.comparison.scores"
+            compared = ComparedBreasts(
+                float(comparison["weight"]),
+                Calibration.read(comparison, description["classes"]),
+                operating_points.read_compared_points(description, where),
+                read_score_maps(comparison.get("scores"), shares, key, where, of_all=False),
+            )
         return cls(
             operating_points.read_operating_points(description, where),
-            _rule(description["calibration"].get("breast_rule"), where),
+            _rule(stored.get("breast_rule"), where),
             compared,
             list(description["classes"]).index(Label.MALIGNANT),
             PrevalenceShift.of(description, prevalence),
+            read_score_maps(stored.get("scores"), shares, "calibration.scores", where, of_all=True),
         )
 
     def decide(
@@ -105,6 +114,23 @@ class Thresholds:
             recall_rate_interval=_interval(point.recall_rate),
             prevalence=point.prevalence,
         )
+
+    def probability(self, level: Level, score: float, *, compared: bool = False) -> float | None:
+        """Return the calibrated probability of malignant of a breast or patient, or `None` if the model has no map.
+
+        A map holds for the cases that it was fitted on: for compared breasts, those of the patients with both breasts.
+        The probability is moved from their prevalence to the one that answers are shown for.
+
+        Args:
+            level: Level of the case: breast or patient.
+            score: Score of the case at validation's prevalence, 0 to 1.
+            compared: Whether the score comes from comparing the breasts, which has its own maps.
+        """
+        score_map = (self.compared.maps if compared and self.compared else self.maps).get(level)
+        shown = self.shift.prevalence.get(level)
+        if score_map is None or shown is None:
+            return None
+        return adjusted(float(score_map.probabilities(score)), prevalence=score_map.prevalence, to=shown)
 
     def distance(self, level: Level, probability: float, name: OperatingPoint, *, compared: bool = False) -> float:
         """Return the distance of a probability from its threshold, 0 to 1; infinite if there is no threshold."""

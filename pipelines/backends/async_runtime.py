@@ -155,7 +155,7 @@ class AsyncRuntime:
 
     def _work(self) -> None:
         while (invocation := self._waiting.get()) is not None:
-            begun = time.monotonic()
+            started = time.monotonic()
             try:
                 outcome = self._carry_out(invocation)
             except (BotoCoreError, ClientError) as error:
@@ -166,7 +166,7 @@ class AsyncRuntime:
                     {
                         "event": "async",
                         "outcome": outcome,
-                        "seconds": round(time.monotonic() - begun, 3),
+                        "seconds": round(time.monotonic() - started, 3),
                         "inference_id": invocation.headers.get(f"{HEADER}inference-id", ""),
                     }
                 ),

@@ -1,4 +1,4 @@
-"""Stages datasets and pretrained weights from a tarball or folder to S3: checks them, then uploads what has changed."""
+"""Stages datasets, pretrained weights and the salt to S3: checks them, then uploads what has changed."""
 
 import hashlib
 import shutil
@@ -13,6 +13,7 @@ from zipfile import BadZipFile, ZipFile
 
 from tqdm import tqdm
 
+from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data.s3 import ExpiredAccessError, S3Object, Storage, together
 from mammopipe.processing import declared_data
 from mammopipe.processing.container.s3_uri import S3Uri
@@ -96,6 +97,16 @@ def _arranged(released: Dataset, source: Path, folder: Path) -> LabelTable:
     if not source.is_dir():
         raise ConfigError(f"{source}: must be the folder of {released.name} as released, unpacked")
     return arrange(released, source, folder)
+
+
+def stage_salt(config: PipelineConfig, storage: Storage) -> None:
+    """Upload the salt for hashing patient ids, if there is one: a file that only Prepare reads, and no log mentions."""
+    if not config.data.patient_salt:
+        return
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch, config.data.salt_name)
+        path.write_text(config.data.patient_salt, encoding="utf-8")
+        storage.put(path, config.storage.uri("secrets", config.data.salt_name))
 
 
 def stage_weights(source: Path, uri: str, storage: Storage) -> Staged:

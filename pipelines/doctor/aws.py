@@ -263,9 +263,7 @@ def _simulated(
     )
     if answer is None:
         return None
-    # A resource that IAM does not mention counts as refused.
-    allowed = {item["EvalResourceName"] for item in answer["EvaluationResults"] if item["EvalDecision"] == "allowed"}
-    return [resource for resource in resources if resource not in allowed]
+    return [item["EvalResourceName"] for item in answer["EvaluationResults"] if item["EvalDecision"] != "allowed"]
 
 
 def _check_alarms(account: Account) -> Iterator[CheckResult]:

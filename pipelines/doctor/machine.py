@@ -72,7 +72,7 @@ def _cores() -> Iterator[CheckResult]:
     if number < 2:
         yield CheckResult(Severity.WARNING, "cores", f"{number}; the candidates train one after the other")
     elif busy > 1.5 * number:
-        yield CheckResult(Severity.WARNING, "cores", f"{number} for {busy:.1f} active processes; a run will be slow")
+        yield CheckResult(Severity.WARNING, "cores", f"{number}, but the load is {busy:.1f}; a run will be slow")
     else:
         yield CheckResult(Severity.GOOD, "cores", f"{number}, load {busy:.1f}")
 
@@ -118,7 +118,7 @@ def _ports() -> Iterator[CheckResult]:
     try:
         socket.create_server(("127.0.0.1", 8080)).close()
     except OSError:
-        yield CheckResult(Severity.WARNING, "ports", "8080 is taken: `serve` alone needs SAGEMAKER_BIND_TO_PORT=0")
+        yield CheckResult(Severity.WARNING, "ports", "8080 is in use; `serve` by itself needs SAGEMAKER_BIND_TO_PORT=0")
 
 
 def _s3() -> Iterator[CheckResult]:

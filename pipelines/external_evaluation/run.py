@@ -79,7 +79,7 @@ def evaluate_model(
         raise ConfigError(f"{folder}: none of {len(judgement.refused)} images could be judged; {first}")
     cases = judged_cases(judgement, description["classes"], attention)
     found = figures.figures(description, judgement, cases, dataset, figures.Plan(bootstrap, seed), model)
-    found["synthetic"] = dataset.is_synthetic(folder, table)
+    found |= {"synthetic": dataset.is_synthetic(folder, table), "split": None if split is None else str(split)}
     # The figures may be of fewer classes than the model has; the table holds what the model answers.
     shares = Calibration.of(description).probabilities(cases.predictions.logits)
     rows = list(cases.rows(shares, found["model_classes"]))

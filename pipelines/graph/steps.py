@@ -250,7 +250,7 @@ def refuse(context: Context, evaluated: ProcessingStep) -> FailStep:
         "AUC of at least MinMacroAuc=",
         context.parameters.min_macro_auc.to_string(),
         *chosen,
-        "; evaluation.json says which it failed, in ",
+        "; evaluation.json shows which of these it failed, in ",
         request_parts.execution_folder(context, "evaluation"),
     ]
     return FailStep(name="Fail", error_message=Join(on="", values=sentence))

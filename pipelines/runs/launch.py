@@ -21,7 +21,7 @@ from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.config.pipeline import Keep, PipelineConfig
 from mammopipe.pipelines.data.digests import with_digests
 from mammopipe.pipelines.data.model_uri import folder_of
-from mammopipe.pipelines.data.secrets import stage_salt
+from mammopipe.pipelines.data.staging import stage_salt
 from mammopipe.pipelines.data.step_cache import StepCache
 from mammopipe.pipelines.data.test_reads import keep_reads, open_register
 from mammopipe.pipelines.doctor import resources

@@ -11,7 +11,7 @@ from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data import staging
 from mammopipe.pipelines.data.model_uri import folder_of
 from mammopipe.pipelines.data.s3 import Storage
-from mammopipe.pipelines.data.secrets import stage_salt
+from mammopipe.pipelines.data.staging import stage_salt
 from mammopipe.pipelines.runs.preflight import check_division
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.datasets.own import NAME as OWN

@@ -180,7 +180,7 @@ def without_tab(mask: Mask, *, chest_left: bool) -> Mask:
 def _kink(widths: NDArray[np.float64], height: int, narrow: float) -> int:
     """Return the number of rows, counted from the widest, before a narrow strip begins; all rows without a strip.
 
-    The kink is the row whose width lies deepest below the straight line from the widest row to the last one. A strip
+    The kink is the row whose width is farthest below the straight line from the widest row to the last one. A strip
     that is too narrow to be breast is cut off without a kink, too.
     """
     if widths.size < 4:

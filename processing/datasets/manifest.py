@@ -167,7 +167,7 @@ class ImageRecord:
         return ImageRecord(*values)
 
     def with_moved(self, lesions: Iterable[Lesion], **changes: Any) -> "ImageRecord":
-        """Return the record with the lesions as they lie after a change of the pixels, and with other changes.
+        """Return the record with the lesions' positions after a change of the pixels, and with other changes.
 
         The digest is renewed for the moved lesions. If the lesions were edited after the split, the old digest is kept:
         it never matches again, so that the audit finds the edit.

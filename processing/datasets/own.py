@@ -311,7 +311,7 @@ def image_id_of(path: str) -> str:
 
 
 def _is_staged(table: Path) -> bool:
-    """Return whether a table is the manifest that `arrange` writes, as it lies in a staged dataset."""
+    """Return whether a table is the manifest of a staged dataset, which `arrange` writes."""
     if table.name != LABEL_TABLE:
         return False
     with table.open("rb") as stream:

@@ -151,7 +151,7 @@ class DataSetReader:
     def _items(self, header: _Header, end: int, order: str, depth: int, *, delimited: bool) -> tuple[Items, int]:
         """Return the items of a sequence and where they end; a sequence of VR UN is implicit (6.2.2)."""
         if depth >= MAX_DEPTH:
-            raise self._corrupt(f"more than {MAX_DEPTH} sequences lie within each other")
+            raise self._corrupt(f"more than {MAX_DEPTH} sequences are nested in each other")
         unknown = header.vr == b"UN"
         order = "<" if unknown else order
         items: Items = []

@@ -67,14 +67,15 @@ def test_the_evaluation_says_of_which_images_everything_was_fitted(clean: CleanS
     found = evaluation(clean, tmp_path)
     assert [(item["what"], item["splits"]) for item in found["fitted"]] == [
         ("calibration and thresholds of modified_cnn", {"validation": 6}),
+        ("probabilities of breasts and patients of modified_cnn", {"validation": 6}),
         ("choice of the network", {"validation": 6}),
         ("mean and covariance of the features", {"train": 6}),
         ("limits of entropy and strangeness", {"validation": 6}),
         ("distributions of the watched figures", {"train": 6, "validation": 6}),
     ]
-    assert found["leakage"]["checked"]["fits"] == 5
+    assert found["leakage"]["checked"]["fits"] == 6
     digests = [item["digest"] for item in found["fitted"]]
-    assert digests[0] == digests[1] == digests[3] != digests[2]
+    assert digests[0] == digests[1] == digests[2] == digests[4] != digests[3]
 
 
 def test_the_training_job_states_the_digest_that_the_evaluation_expects(clean: CleanSet, tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""The server's settings from environment variables."""
+
 import os
 import pickle
 import subprocess

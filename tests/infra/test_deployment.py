@@ -101,8 +101,8 @@ def test_the_models_walls_are_those_of_the_network(account: Account) -> None:
     states = {name: parameters for name, _, _, parameters in tasks(definition(account))}
     model = states["ModelInVpc"]
     assert model["EnableNetworkIsolation"] is True
-    walls = {"Subnets": account.outputs["Subnets"].split(","), "SecurityGroupIds": [account.outputs["SecurityGroup"]]}
-    assert model["VpcConfig"] == walls and model["ExecutionRoleArn"] == account.outputs["ServingRole"]
+    vpc = {"Subnets": account.outputs["Subnets"].split(","), "SecurityGroupIds": [account.outputs["SecurityGroup"]]}
+    assert model["VpcConfig"] == vpc and model["ExecutionRoleArn"] == account.outputs["ServingRole"]
     assert "VpcConfig" not in states["ModelServerless"], "serverless takes none"
 
 

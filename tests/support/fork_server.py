@@ -1,11 +1,11 @@
 """Starts our commands by forking a process that has imported what they need.
 
-Importing torch, scikit-learn, matplotlib and the SageMaker SDK takes a job some seconds, more than the rest of its work
-on a few small images. `python -m tests.support.fork_server SOCKET` imports them once and then waits. For each
-connection, it forks a child that runs one Python command with the caller's arguments, environment, folder and output,
-and that in all else behaves as if it had been started by itself: its signals, its exit code, and its end if the caller
-is killed. The workers of its process pools are forked by a second server, which all commands share: those have the
-environment and the standard error of that server. `tests/support/fork_client.py` is that caller.
+A job needs some seconds to import torch, scikit-learn, matplotlib and the SageMaker SDK, more than for the rest of its
+work on a few small images. `python -m tests.support.fork_server SOCKET` imports them once and then waits. For each
+connection, it forks a child that runs one Python command with the caller's arguments, environment, folder and output.
+Otherwise the child behaves like a process started in the usual way: its signals, its exit code, and its end when the
+caller is killed. A second server, which all commands share, forks the workers of their process pools, so those have its
+environment and its standard error. `tests/support/fork_client.py` is the caller.
 """
 
 import atexit

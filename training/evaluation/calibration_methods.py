@@ -4,6 +4,10 @@ A network trained with balanced sampling predicts as if classes were equally fre
 the class frequencies to the scaled logits; `INTERCEPTS` instead fits a constant for each class. The method with the
 lowest cross-fitted log loss is served: each image is calibrated by a fit without its patient.
 
+Where images separate the classes, the likelihood has no maximum: it rises with 1 / temperature without end (Albert and
+Anderson 1984), and probabilities would become 0 and 1. So each fit has a pseudo-observation of each class, of which
+nothing is known but the class frequencies (`_with_pseudo_observations`).
+
 Sources: Guo et al. 2017 (temperature, vector scaling); Zadrozny and Elkan 2002 (isotonic regression, one class against
 the rest, then normalised); Varma and Simon 2006 (why reported metrics must nest the choice of the method).
 """
@@ -29,12 +33,14 @@ from mammopipe.training.model.predictions import (
 FOLDS = 5
 """Number of folds of validation, by patient."""
 TEMPERATURES = (0.05, 20.0)
-"""Bounds of the temperature of logits whose spread is 1; those of others are in proportion (`_scale`). On separable
-data the optimum would be 0; on uninformative logits, infinity."""
+"""Bounds of the temperature of logits whose spread is 1; those of others are in proportion (`_scale`). On uninformative
+logits the optimum would be infinity."""
 LARGEST_SCALE = 50.0
 """Spread beyond which the bounds do not grow, so that `model.json` may hold every temperature: 0.001 to 1000."""
 _CONSTANT = 1e-9
 """Spread up to which logits are constant but for rounding."""
+PSEUDO_WEIGHT = 0.1
+"""Weight of the pseudo-observation of a class; an image has weight 1."""
 LARGEST_INTERCEPT = 10.0
 """Bound of each class's intercept beside logits whose mean is 0 for each class; e^10 is about 22,000 in odds. A class
 without images would drive it to infinity."""
@@ -71,7 +77,7 @@ def fit(method: Method, validation: ValidationPredictions) -> Probabilities:
 
 
 def fit_calibration(validation: ValidationPredictions, method: Method) -> Calibration:
-    """Return the calibration that minimises the negative log-likelihood of validation.
+    """Return the calibration that minimises the negative log-likelihood of validation and the pseudo-observations.
 
     Args:
         validation: Validation predictions.
@@ -92,7 +98,7 @@ def fit_calibration(validation: ValidationPredictions, method: Method) -> Calibr
 
 
 def fit_temperature(validation: ValidationPredictions) -> float:
-    """Return the temperature, within `TEMPERATURES`, that minimises the negative log-likelihood of validation."""
+    """Return the temperature of the calibration by temperature alone."""
     return fit_calibration(validation, Method.TEMPERATURE).temperature
 
 
@@ -110,16 +116,34 @@ def _scale(logits: Floats) -> float:
     return float(np.clip(spread, 1 / LARGEST_SCALE, LARGEST_SCALE)) if spread > _CONSTANT else LARGEST_SCALE
 
 
+def _with_pseudo_observations(labels: Integers, logits: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return the images and a pseudo-observation of each class that occurs.
+
+    A pseudo-observation has the mean logits of its class, and the class frequencies for its targets. Together they
+    limit how certain the fit becomes, and leave the expected number of images of each class as it is. Classes that
+    overlap have similar means, and are hardly affected.
+
+    Returns:
+        (images + classes, classes) logits; target probabilities of the same shape; (images + classes,) weights, whose
+        sum is 1.
+    """
+    truth = np.eye(logits.shape[1])[labels]
+    counts = truth.sum(axis=0)
+    means = (truth.T @ logits)[counts > 0] / counts[counts > 0, np.newaxis]
+    frequencies = np.tile(counts / len(labels), (len(means), 1))
+    weights = np.concatenate([np.ones(len(labels)), np.full(len(means), PSEUDO_WEIGHT)])
+    return np.concatenate([logits, means]), np.concatenate([truth, frequencies]), weights / weights.sum()
+
+
 def _fit_temperature(labels: Integers, logits: Floats, offsets: Floats) -> float:
     """Return the best temperature; the loss is convex in 1 / temperature, so its derivative has at most one root."""
     from scipy.optimize import brentq
 
-    true = logits[np.arange(len(labels)), labels]
+    logits, targets, weights = _with_pseudo_observations(labels, logits)
 
     def slope(inverse: float) -> float:
         """Return the derivative of the mean negative log-likelihood with respect to 1 / temperature."""
-        expected = (softmax(logits * inverse + offsets) * logits).sum(axis=1)
-        return float((expected - true).mean())
+        return float(weights @ ((softmax(logits * inverse + offsets) - targets) * logits).sum(axis=1))
 
     low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
     if slope(low) >= 0:
@@ -139,17 +163,17 @@ def _fit_intercepts(labels: Integers, logits: Floats) -> Calibration:
 
     classes, means = logits.shape[1], (logits - logits.mean(axis=1, keepdims=True)).mean(axis=0)
     scale = _scale(logits - means)
-    logits = (logits - means) / scale
-    true, truth = logits[np.arange(len(labels)), labels], np.eye(classes)[labels].mean(axis=0)
+    logits, targets, weights = _with_pseudo_observations(labels, (logits - means) / scale)
+    true, truth = weights @ (targets * logits).sum(axis=1), weights @ targets
 
     def loss(values: Floats) -> tuple[float, Floats]:
         """Return the mean negative log-likelihood and its gradient at 1 / temperature and intercepts."""
         scaled = logits * values[0] + values[1:]
         likelihood = logsumexp(scaled, axis=1)
         shares = np.exp(scaled - likelihood[:, np.newaxis])
-        value = likelihood.mean() - values[0] * true.mean() - truth @ values[1:]
-        slope = (shares * logits).sum(axis=1).mean() - true.mean()
-        return float(value), np.concatenate([[slope], shares.mean(axis=0) - truth])
+        value = weights @ likelihood - values[0] * true - truth @ values[1:]
+        slope = weights @ (shares * logits).sum(axis=1) - true
+        return float(value), np.concatenate([[slope], weights @ shares - truth])
 
     start = np.concatenate([[1.0], log_prior(labels, classes)])
     bounds = [(1 / TEMPERATURES[1], 1 / TEMPERATURES[0]), *[(-LARGEST_INTERCEPT, LARGEST_INTERCEPT)] * classes]

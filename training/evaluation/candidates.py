@@ -13,6 +13,7 @@ from mammopipe.training.evaluation.calibration import (
     COMPARED,
     Comparison,
     FittedCalibration,
+    FittedMaps,
     calibrate,
     fit_comparison,
 )
@@ -76,6 +77,7 @@ def candidate_figures(
         "seconds": training["seconds"],
         **calibration.as_dict(test.classes),
         "calibration_method": str(judged.fit.method),
+        "scores": _maps(judged.maps),
         "choice": dict(judged.choice),
         "validation": {**judged.validation, **measured[Split.VALIDATION]},
         "test": {**on_test, **measured[Split.TEST]},
@@ -83,6 +85,10 @@ def candidate_figures(
         if judged.comparison
         else None,
     }
+
+
+def _maps(maps: FittedMaps) -> dict[str, Any]:
+    return {str(level): fitted.as_dict() for level, fitted in maps.items()}
 
 
 def _compared(
@@ -97,6 +103,7 @@ def _compared(
         "weight": comparison.weight,
         **comparison.calibration.as_dict(judged[0].classes),
         "calibration_method": str(comparison.method),
+        "scores": _maps(comparison.maps),
     }
     for predictions in judged:
         kept, places = compared(predictions, comparison.weight)

@@ -219,6 +219,7 @@ class SegmentedData:
     def _count(self, split: Split) -> dict[str, int]:
         records = self.originals(split)
         of_class = Counter(class_of(record.label, self.classes) for record in records)
+        # Two datasets may use the same patient id for different patients.
         patients = len({(record.dataset, record.patient_id) for record in records})
         copies = sum(record.split is split for record in self.records) - len(records)
         breasts = {"breasts": len(set(map(breast_id, records)))} if self.level is Level.BREAST else {}
@@ -284,6 +285,7 @@ def read_candidates(folder: Path, scratch: Path, preprocess: PreprocessConfig) -
         _check_fit(found[0], model.preprocess, preprocess)
         # The format of training; depthwise convolutions are faster in it.
         model.network.to(memory_format=torch.channels_last)
+        # A generator of its own, so that the probe does not change the job's random numbers.
         probe = torch.rand(1, 1, *model.input_shape, generator=torch.Generator().manual_seed(0))
         models[name] = replace(model, network=folded(model.network, probe))
     return models

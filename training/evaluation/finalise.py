@@ -127,13 +127,14 @@ def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, A
     """Return the selected model's `model.json` with calibration, operating points and metrics filled in."""
     selected = evaluation["selected"]
     side_by_side = selected["compared"]
-    comparison = {key: side_by_side[key] for key in ("weight", "temperature", "intercepts")} if side_by_side else None
+    keys = ("weight", "temperature", "intercepts", "scores")
+    comparison = {key: side_by_side[key] for key in keys} if side_by_side else None
     # A model that judges breasts treats a single image as a breast with one view and uses the thresholds of breasts.
     candidate, images = evaluation["candidates"][selected["cnn"]], selected["validation"][evaluation["level"]]
     return {
         **description,
         "calibration": {
-            **{key: candidate[key] for key in ("temperature", "intercepts")},
+            **{key: candidate[key] for key in ("temperature", "intercepts", "scores")},
             "method": candidate["calibration_method"],
             "prevalence": _prevalence(selected["validation"]),
             "fitted_on": "out-of-fold" if evaluation["validation_folds"] else str(Split.VALIDATION),

@@ -15,7 +15,14 @@ from typing import Any
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProtocol
 from mammopipe.processing.images.image_files import ImageFiles
 from mammopipe.processing.splits.leakage_audit import Leak, LeakageReport
-from mammopipe.training.evaluation.calibration import Comparison, FittedCalibration, calibrate, fit_comparison
+from mammopipe.training.evaluation.calibration import (
+    Comparison,
+    FittedCalibration,
+    FittedMaps,
+    calibrate,
+    fit_comparison,
+    fit_score_maps,
+)
 from mammopipe.training.fitting.checkpoint import data_digest
 from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.model.calibration import Calibration
@@ -88,6 +95,14 @@ def audit_calibration(name: str, used: FittedCalibration, validation: Validation
     return _not_from(validation, name, pairs)
 
 
+def audit_score_maps(
+    name: str, used: FittedMaps, calibration: Calibration, validation: ValidationPredictions, rule: BreastRule
+) -> list[Leak]:
+    """Fit a candidate's maps of breast and patient scores again; return a finding for each different value."""
+    fitted = fit_score_maps(validation, calibration, rule)
+    return _not_from(validation, name, _map_pairs("", used, fitted))
+
+
 def audit_comparison(
     name: str, used: Comparison | None, validation: ValidationPredictions, rule: BreastRule
 ) -> list[Leak]:
@@ -110,7 +125,21 @@ def audit_comparison(
         for level, thresholds in used.thresholds.items()
         for goal, value in thresholds.items()
     ]
-    return _not_from(validation, name, pairs)
+    return _not_from(validation, name, pairs + _map_pairs("compared ", used.maps, fitted.maps))
+
+
+def _map_pairs(of: str, used: FittedMaps, fitted: FittedMaps) -> list[tuple[str, float, float]]:
+    """Return (what, value, expected) of the maps' values; NaN, which equals nothing, for a map that one side lacks."""
+    pairs = []
+    for level, mine in used.items():
+        values, expected = mine.map, fitted[level].map
+        if values is None and expected is None:
+            continue
+        pairs += [
+            (f"{key} of the map of the {of}{level}", getattr(values, key, math.nan), getattr(expected, key, math.nan))
+            for key in ("slope", "intercept", "cases", "malignant")
+        ]
+    return pairs
 
 
 def _pairs(of: str, used: Calibration, fitted: Calibration) -> list[tuple[str, float, float]]:

@@ -146,6 +146,7 @@ def point(heat: npt.NDArray[np.float32], image: npt.NDArray[np.float32], lesions
     inside, breast = inside_circles(lesions, (image.shape[0], image.shape[1])), image > 0
     row, column = peak(heat)
     empty = not heat.any()
+    # An empty map has its maximum at every pixel; the middle of the image is no answer.
     return Pointed(
         bool(inside[row, column]) and not empty,
         float((inside & breast).sum() / max(int(breast.sum()), 1)),

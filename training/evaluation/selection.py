@@ -11,8 +11,10 @@ from typing import Any
 from mammopipe.training.evaluation.calibration import (
     Comparison,
     FittedCalibration,
+    FittedMaps,
     calibrate,
     fit_comparison,
+    fit_score_maps,
     fit_thresholds,
 )
 from mammopipe.training.metrics.bootstrap import MetricError, Resamples
@@ -31,6 +33,8 @@ class Candidate:
     """Calibration and operating points."""
     thresholds: Mapping[Level, Mapping[Goal, float]]
     """Thresholds on the calibrated score of images, breasts and patients."""
+    maps: FittedMaps
+    """Maps from the scores of breasts and patients to probabilities."""
     validation: Mapping[str, Any]
     """Scorecard of the calibrated probabilities."""
     choice: Mapping[str, Any]
@@ -76,11 +80,12 @@ def choose(
         probabilities = predictions.probabilities(fit.calibration)
         figures = scorecard(predictions.labels, probabilities, classes=classes, resamples=resamples)
         thresholds = fit_thresholds(predictions, fit.calibration, choice.rule)
+        maps = fit_score_maps(predictions, fit.calibration, choice.rule)
         comparison = fit_comparison(predictions, other_breast, choice.rule)
         measured = choice.measured(predictions, fit.calibration, resamples)
         if measured["value"] is None:
             raise MetricError(f"{name}: the network is chosen by its {choice.words}, which is {measured['reason']}")
-        candidates[name] = Candidate(fit, thresholds, figures, measured, comparison)
+        candidates[name] = Candidate(fit, thresholds, maps, figures, measured, comparison)
     # max returns the first of equal values, so ties go to the first name.
     selected = max(candidates, key=lambda name: float(candidates[name].choice["value"]))
     return Choice(candidates, selected)

@@ -43,6 +43,7 @@ class CheckpointStore:
     def save(self, saved: Saved) -> None:
         """Replace the checkpoint; if the process is killed meanwhile, the previous checkpoint remains."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, because `os.replace` is atomic only within one file system.
         descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{FILE}.")
         try:
             with os.fdopen(descriptor, "wb") as stream:
@@ -50,7 +51,7 @@ class CheckpointStore:
                 torch.save({**saved, "digest": self.digest}, cast(IO[bytes], summed))
                 stream.write(summed.digest())
             os.replace(name, self.path)
-        except BaseException:
+        except BaseException:  # SystemExit and KeyboardInterrupt must not leave a partial file either.
             Path(name).unlink(missing_ok=True)
             raise
 
@@ -111,6 +112,7 @@ def code_digest() -> str:
     digest = hashlib.sha256()
     for package in (processing, training):
         folder = Path(str(package.__file__)).parent
+        # Sorted, because file systems list files in different orders.
         for path in sorted(folder.rglob("*.py")):
             name = f"{package.__name__}/{path.relative_to(folder).as_posix()}"
             digest.update(f"{name}\0".encode() + path.read_bytes() + b"\0")

@@ -62,6 +62,7 @@ def launch_command(
     Raises:
         ConfigError: `current` is not among `hosts`.
     """
+    # torchrun sets RANK for the processes that it starts; they must not start torchrun again.
     if "RANK" in environment or (len(hosts) == 1 and gpus <= 1):
         return None
     if current not in hosts:
@@ -94,6 +95,7 @@ def launch(command: Sequence[str], variables: Mapping[str, str]) -> int:
     def forward(number: int, frame: FrameType | None) -> None:
         process.send_signal(number)
 
+    # SageMaker signals only this process, but the training processes must write a checkpoint.
     before = signal.signal(signal.SIGTERM, forward)
     try:
         return process.wait()
@@ -131,6 +133,7 @@ def _lost_process_named(world: World) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        # nccl raises a DistError, but gloo a plain RuntimeError, which only its source path in the message identifies.
         if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
             raise
         raise LostProcessError(

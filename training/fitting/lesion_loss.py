@@ -62,6 +62,7 @@ def targets(
     if class_index(label, classes) and not shown:
         return torch.full(grid, UNKNOWN)
     found = np.zeros(grid, np.int64)
+    # The centres of the places, in pixels; the centre of the first pixel is 0.
     rows, columns = ((np.arange(count) + 0.5) * side / count - 0.5 for count, side in zip(grid, shape, strict=True))
     place = max(side / count for count, side in zip(grid, shape, strict=True))
     # The most severe lesion comes last, so that its class wins where circles overlap.
@@ -153,6 +154,7 @@ class WithPlaces(nn.Module):
 
 def grid_of(network: ImageNetwork, shape: tuple[int, int]) -> tuple[int, int]:
     """Return the number of places (h, w) of the network's feature maps for an image of `shape` (H, W)."""
+    # In evaluation mode, so that the empty image does not enter the running statistics of batch normalisation.
     trains = network.training
     network.eval()
     with torch.inference_mode():

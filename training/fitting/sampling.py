@@ -33,6 +33,7 @@ def generator(*key: int) -> np.random.Generator:
 
 def derived_seed(*key: int) -> int:
     """Return the torch seed of a key such as (seed, epoch)."""
+    # Without the lowest bit, the seed fits into a signed 64-bit integer.
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -87,7 +88,7 @@ def _with_share(labels: NDArray[np.int64], length: int, share: float, random: np
 
 def _cycles(members: NDArray[np.int64], length: int, random: np.random.Generator) -> NDArray[np.int64]:
     """Return `length` members in random order; no member occurs again before all others have occurred."""
-    if not length:
+    if not length:  # NumPy concatenates at least one array.
         return members[:0]
     rounds = [random.permutation(members) for _ in range(-(-length // len(members)))]
     return np.concatenate(rounds)[:length]

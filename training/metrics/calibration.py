@@ -29,7 +29,7 @@ _LEAST, _MOST = 1e-6, 1 - 1e-6
 _STEPS, _LARGEST_STEP = 25, 4.0
 """Newton steps of the logistic fits. A fit that converges needs fewer than ten."""
 _SETTLED = 1e-6
-"""A slope whose last step was larger than this share of it did not converge and is no figure."""
+"""A slope that its last step changed by more than this share has not converged; its metric is undefined."""
 _CURVE_POINTS = 200
 
 
@@ -51,7 +51,9 @@ def _intercept(labels: Integers, scores: Floats, weights: Floats) -> Floats:
         shares = 1 / (1 + np.exp(-(logits + found[:, np.newaxis])))
         slope = (weights * shares).sum(axis=1) - positives
         curvature = (weights * shares * (1 - shares)).sum(axis=1)
+        # Limited, because Newton's step is far too long where the likelihood is nearly flat.
         found -= np.clip(slope / np.maximum(curvature, 1e-12), -_LARGEST_STEP, _LARGEST_STEP)
+    # If all cases have the same truth, the likelihood has no maximum.
     return np.where((positives > 0) & (positives < weights.sum(axis=1)), found, np.nan)
 
 
@@ -66,6 +68,7 @@ def _slope(labels: Integers, scores: Floats, weights: Floats) -> Floats:
         residual, spread = weights * (shares - truth), weights * shares * (1 - shares)
         first, second = residual.sum(axis=1), residual @ logits
         a, b, c = spread.sum(axis=1), spread @ logits, spread @ logits**2
+        # The Hessian is [[a, b], [b, c]]. It is singular if all logits are equal.
         determinant = np.maximum(a * c - b * b, 1e-12)
         constant -= np.clip((c * first - b * second) / determinant, -_LARGEST_STEP, _LARGEST_STEP)
         step = np.clip((a * second - b * first) / determinant, -_LARGEST_STEP, _LARGEST_STEP)
@@ -144,6 +147,7 @@ def reliability_of_malignant(labels: Integers, scores: Floats) -> list[dict[str,
 
 def _equal_bins(scores: Floats, bins: int) -> list[Integers]:
     """Return the positions of the cases of each bin; equal scores stay in one bin."""
+    # Tied scores give equal quantiles, and so fewer bins.
     edges = np.unique(np.quantile(scores, np.arange(1, bins) / bins)) if bins > 1 else np.array([])
     index = np.searchsorted(edges, scores, side="right")
     return [np.flatnonzero(index == number) for number in np.unique(index)]
@@ -217,7 +221,7 @@ def precision_recall_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> dict
     if not np.asarray(labels).any():
         return None
     precision, recall, _ = curve_of(labels, scores)
-    precision, recall = precision[::-1], recall[::-1]
+    precision, recall = precision[::-1], recall[::-1]  # scikit-learn returns them by falling recall.
     if len(recall) > _CURVE_POINTS:
         kept = np.linspace(0, len(recall) - 1, _CURVE_POINTS).round().astype(int)
         precision, recall = precision[kept], recall[kept]

@@ -67,6 +67,7 @@ CALIBRATION_BINS = 10
 def _confusion(labels: Integers, probabilities: Floats, weights: Floats) -> Floats:
     """Return confusion matrices (resamples, classes, classes); rows are the truth, columns the predicted class."""
     classes = probabilities.shape[1]
+    # One-hot cells of the matrix, so that one product counts all resamples.
     cells = np.eye(classes * classes)[labels * classes + probabilities.argmax(axis=1)]
     counts: Floats = weights @ cells
     return counts.reshape(-1, classes, classes)
@@ -120,6 +121,8 @@ def auc(positive: npt.NDArray[np.bool_], scores: Floats, weights: Floats) -> Flo
     """
     order = np.flatnonzero(~positive)[np.argsort(scores[~positive], kind="stable")]
     below = np.concatenate([np.zeros((len(weights), 1)), np.cumsum(weights[:, order], axis=1)], axis=1)
+    # Negatives below a positive's score are counted by `left`, those at or below it by `right`; half of both counts a
+    # tie as one half.
     left = np.searchsorted(scores[order], scores[positive], "left")
     right = np.searchsorted(scores[order], scores[positive], "right")
     of_positives = weights[:, positive]
@@ -139,6 +142,7 @@ def _macro_auc(labels: Integers, probabilities: Floats, weights: Floats) -> Floa
 
 def _log_loss(labels: Integers, probabilities: Floats, weights: Floats) -> Floats:
     true = probabilities[np.arange(len(labels)), labels] / probabilities.sum(axis=1)
+    # The bound of scikit-learn: a single image with probability 0 must not make the mean infinite.
     return _mean(-np.log(np.clip(true, np.finfo(np.float64).eps, 1)), weights)
 
 
@@ -181,6 +185,7 @@ def _rates(labels: Integers, scores: Floats, weights: Floats) -> tuple[Floats, F
     The thresholds decrease: at the first, no image is called positive; at the last, all are.
     """
     order = np.argsort(-scores, kind="stable")
+    # Only the last image of each run of equal scores: no threshold separates them.
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
     drawn = weights[:, order]
 
@@ -197,6 +202,7 @@ def _best_where(wanted: Floats, held: Floats, target: float) -> Floats:
     """Return the highest `wanted` rate over the thresholds where the `held` rate reaches the target."""
     # The tolerance accepts a rate that equals the target but for rounding.
     best = np.where(held >= target - 1e-12, wanted, -1.0).max(axis=1)
+    # A resample that lacks a class has a rate of NaN at every threshold.
     return np.where(np.isfinite(wanted[:, 0] + held[:, 0]), best, np.nan)
 
 

@@ -155,5 +155,6 @@ def check_binary(name: str, labels: npt.ArrayLike, values: npt.ArrayLike) -> tup
 
 def ratio(part: Floats, whole: Floats) -> Floats:
     """Return part / whole where the whole is positive, NaN elsewhere."""
+    # NumPy leaves the elements of `out` unchanged where the condition is false.
     shares: Floats = np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
     return shares

@@ -97,6 +97,7 @@ def _roc(positive: npt.NDArray[np.bool_], scores: Floats) -> dict[str, list[floa
         false_positive, sensitivity = classification.roc_curve(positive, scores)
     except MetricError:
         return None
+    # Points on the straight line between two corners would not change the drawn curve.
     turns = np.flatnonzero(_turns(false_positive, sensitivity)) + 1
     kept = np.concatenate([[0], turns, [len(sensitivity) - 1]])
     if len(kept) > _CURVE_POINTS:

@@ -125,7 +125,7 @@ def _timm_inputs() -> dict[str, list[str]]:
 
 def _of_timm(name: str) -> Architecture:
     strides, *rest = _timm_inputs()[name.partition(".")[0]]
-    if strides == "-":
+    if strides == "-":  # The table states a reason instead of sizes for a network that cannot be used.
         raise ConfigError(f"cnn={name}: {' '.join(rest)}")
     smallest, divisor = map(int, rest)
     return Architecture(

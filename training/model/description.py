@@ -1,9 +1,9 @@
 """Reads, checks and writes `model.json`, the description of a model; needs no torch.
 
 `files` holds the SHA-256 of every other file of the model directory. `calibration` holds temperature and class
-intercepts (`mammopipe.training.model.calibration`) and the prevalence for which probabilities hold
-(`mammopipe.training.model.prevalence`). Where the model compares breasts, it also holds the calibration of the
-comparison.
+intercepts, the maps of the scores of breasts and patients (`mammopipe.training.model.calibration`), and the prevalence
+for which probabilities hold (`mammopipe.training.model.prevalence`). Where the model compares breasts, it also holds
+the calibration and the maps of the comparison.
 
 Optional keys:
 
@@ -27,6 +27,7 @@ from mammopipe.processing.classes import THREE, TWO
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import read_json, sha256, write_json
 from mammopipe.training.model.architecture import SMALLEST_SIDE, Pooling, find_architecture
+from mammopipe.training.model.calibration import read_score_maps
 from mammopipe.training.model.exam_scores import BreastRule, Level
 from mammopipe.training.model.operating_points import check_prevalence, read_compared_points, read_operating_points
 
@@ -75,7 +76,9 @@ _OPTIONAL: dict[str, type] = {
     "engines": dict,
     "fitted": list,
 }
-_CALIBRATION_KEYS = {"temperature", "intercepts", "method", "prevalence", "fitted_on", "breast_rule", "comparison"}
+_CALIBRATION_KEYS = {
+    *("temperature", "intercepts", "method", "prevalence", "fitted_on", "breast_rule", "comparison", "scores")
+}
 _REFERENCE_KEYS = {"fitted_on", "malignancy_deciles", "entropy_limit", "strangeness"}
 _DISTRIBUTIONS = "distributions"
 """Optional key of `reference`: the distributions of the features monitored for drift
@@ -197,9 +200,8 @@ def _fits_level(views: Any, level: str) -> bool:
 def _check_calibration(calibration: Mapping[str, Any], classes: list[str], where: Path) -> None:
     key = "calibration"
     unknown = set(calibration) - _CALIBRATION_KEYS
-    _require(
-        not unknown, where, key, sorted(unknown), "an object of known keys: " + ", ".join(sorted(_CALIBRATION_KEYS))
-    )
+    known = "an object of known keys: " + ", ".join(sorted(_CALIBRATION_KEYS))
+    _require(not unknown, where, key, sorted(unknown), known)
     _check_scaling(calibration, key, classes, where)
     for name in ("method", "fitted_on"):
         _require(isinstance(calibration.get(name), str | None), where, f"{key}.{name}", calibration.get(name), "a text")
@@ -209,11 +211,12 @@ def _check_calibration(calibration: Mapping[str, Any], classes: list[str], where
     _require(isinstance(shares, dict), where, f"{key}.prevalence", shares, "an object")
     stated = all(level in set(Level) and _is_share(share) for level, share in shares.items())
     _require(stated, where, f"{key}.prevalence", shares, "a share, 0 to 1, of malignant images, breasts and patients")
+    read_score_maps(calibration.get("scores"), shares, "calibration.scores", where, of_all=True)
     if "comparison" in calibration:
         comparison, key = calibration["comparison"], "calibration.comparison"
         _require(isinstance(comparison, dict), where, key, comparison, "an object")
-        needed = {"weight", "temperature", *(["intercepts"] if "intercepts" in comparison else [])}
-        _require_keys(comparison, needed, where, key)
+        _require_keys(comparison, {"weight", "temperature", *({"intercepts", "scores"} & set(comparison))}, where, key)
+        read_score_maps(comparison.get("scores"), shares, f"{key}.scores", where, of_all=False)
         weight = comparison["weight"]
         _require(_is_share(weight) and weight > 0, where, f"{key}.weight", weight, "above 0 and at most 1")
         _check_scaling(comparison, key, classes, where)
@@ -252,9 +255,8 @@ def _check_files(description: Mapping[str, Any], where: Path) -> None:
 
 
 def _check_reference(reference: Mapping[str, Any], where: Path) -> None:
-    _require_keys(
-        {key: reference[key] for key in reference if key != _DISTRIBUTIONS}, _REFERENCE_KEYS, where, "reference"
-    )
+    required = {key: reference[key] for key in reference if key != _DISTRIBUTIONS}
+    _require_keys(required, _REFERENCE_KEYS, where, "reference")
     _check_distributions(reference.get(_DISTRIBUTIONS, {}), where)
     deciles, limit, strangeness = (reference[key] for key in ("malignancy_deciles", "entropy_limit", "strangeness"))
     rising = (

@@ -49,6 +49,7 @@ class PrevalenceShift:
                     f"{LOWEST_STATED_PREVALENCE} to {HIGHEST_STATED_PREVALENCE}"
                 )
             found = self._as_stated(self.stated)
+        # A frozen dataclass refuses plain assignment here, too.
         object.__setattr__(self, "prevalence", found)
 
     @classmethod
@@ -84,8 +85,7 @@ class PrevalenceShift:
 
     def malignancy(self, level: Level, probability: Probability) -> Probability:
         """Return an adjusted probability of cancer, or threshold on it, of an image, breast or patient."""
-        factor = self._odds_factor(level)
-        return probability * factor / (1 - probability + probability * factor)
+        return _with_odds_times(probability, self._odds_factor(level))
 
     def classes(self, probabilities: Floats, *, malignant: int = -1) -> Floats:
         """Return adjusted class probabilities of images; the ratios among the other classes stay the same.
@@ -99,8 +99,8 @@ class PrevalenceShift:
         """
         weights = np.ones(probabilities.shape[1])
         weights[malignant] = self._odds_factor(Level.IMAGE)
-        moved = probabilities * weights
-        shares: Floats = moved / moved.sum(axis=1, keepdims=True)
+        weighted = probabilities * weights
+        shares: Floats = weighted / weighted.sum(axis=1, keepdims=True)
         return shares
 
     def _odds_factor(self, level: Level) -> float:
@@ -109,9 +109,12 @@ class PrevalenceShift:
         return math.exp(_logit(float(self.prevalence[level] or 0.0)) - _logit(self.validation[level]))
 
 
-def moved(probability: float, *, held: float, wanted: float) -> float:
-    """Return a probability that holds for the prevalence `held`, adjusted to the prevalence `wanted`; all 0 to 1."""
-    factor = math.exp(_logit(wanted) - _logit(held))
+def adjusted(probability: float, *, prevalence: float, to: float) -> float:
+    """Return a probability that holds for `prevalence`, adjusted to the prevalence `to`; all three from 0 to 1."""
+    return _with_odds_times(probability, math.exp(_logit(to) - _logit(prevalence)))
+
+
+def _with_odds_times(probability: Probability, factor: float) -> Probability:
     return probability * factor / (1 - probability + probability * factor)
 
 

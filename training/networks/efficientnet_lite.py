@@ -46,6 +46,7 @@ class _Stage(NamedTuple):
 
 
 _STEM_WIDTH = 32
+# Table 1 of Tan and Le 2019: Lite0 has the widths and depths of EfficientNet-B0.
 _STAGES = (
     _Stage(1, 3, 1, 1, 16),
     _Stage(2, 3, 2, 6, 24),
@@ -118,6 +119,7 @@ class _Block(nn.Module):
         self._project_conv = _Convolution(wide, stage.width, kernel=1)
         self._bn2 = _normalisation(stage.width)
         self._relu = nn.ReLU6(inplace=True)
+        # A sum needs the same size and number of feature maps on both sides.
         self._adds = stage.stride == 1 and before == stage.width
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -147,6 +149,7 @@ def _blocks(stages: Sequence[_Stage]) -> list[_Block]:
     blocks, before = [], _STEM_WIDTH
     for stage in stages:
         for repeat in range(stage.repeats):
+            # Only the first block of a stage reduces the feature maps.
             blocks.append(_Block(before, stage._replace(stride=stage.stride if repeat == 0 else 1)))
             before = stage.width
     return blocks

@@ -52,6 +52,7 @@ def grad_cam(network: ImageNetwork, images: Tensor, class_index: int) -> NDArray
     attribution = LayerGradCam(network, network.cam_layer)
     with torch.enable_grad():
         evidence = attribution.attribute(images, target=class_index, relu_attributions=True)
+    # As float32, because NumPy has no bfloat16.
     return scaled_to(evidence[0, 0].detach().float().cpu().numpy(), (images.shape[2], images.shape[3]))
 
 

@@ -104,6 +104,7 @@ class ImageNetwork(nn.Module):
         assert self.views is not None
         present = breasts.sides != ViewMask.ABSENT
         images = breasts.images[present].contiguous(memory_format=torch.channels_last)
+        # A hook takes the feature maps from the same forward pass; a second pass would double the time.
         kept: list[Tensor] = []
         hook = self.cam_layer.register_forward_hook(lambda layer, inputs, output: kept.append(output))
         try:
@@ -175,7 +176,7 @@ def mean_over_flips(
     """
     logits = network(images) if logits is None else logits
     if mirrored.any():
-        logits = logits.clone()
+        logits = logits.clone()  # The assignment must not change the caller's tensor.
         logits[mirrored] = (logits[mirrored] + network(images[mirrored].flip(2))) / 2
     return logits
 
@@ -228,7 +229,9 @@ class Ensemble(ImageNetwork):
         layers = [[part for part in member.head.modules() if isinstance(part, nn.Linear)] for member in self.members]
         if any(len(found) != 1 for found in layers):
             return nn.ModuleList([member.head for member in self.members])
+        # The mean of the members' logits is linear in the joined feature maps, with these weights.
         weights = torch.cat([found[0].weight for found in layers], dim=1) / len(layers)
+        # On the meta device, so that torch draws no initial weights, which would change the caller's random numbers.
         joint = nn.Linear(weights.shape[1], weights.shape[0], bias=False, device="meta")
         joint.weight = nn.Parameter(weights.detach(), requires_grad=False)
         return joint

@@ -110,6 +110,7 @@ def find_weights(folder: Path, name: str) -> StagedWeights | None:
         )
     packed = [path for path in files if path.name.endswith(PACKED) and path.name != _OUTPUT]
     fitting = [path for path in files if fits_weights(path.name, name)]
+    # A network's name may begin with another network's name, so a file with exactly the name has precedence.
     exact = [path for path in fitting if path.stem.replace("-", "_") == name.replace("-", "_")]
     fitting = [*(exact if len(exact) == 1 else fitting), *packed]
     if len(fitting) > 1:

@@ -64,7 +64,7 @@ def pick_examples(
     for split in (Split.TEST, Split.VALIDATION):
         predictions = chosen[split]
         probabilities = predictions.probabilities(calibration)
-        for place in reversed(range(len(classes))):
+        for place in reversed(range(len(classes))):  # Malignant, the last class, first.
             for correct in (True, False):
                 index = _surest(predictions.labels, probabilities, place, correct)
                 if index is not None:

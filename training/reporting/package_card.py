@@ -81,6 +81,7 @@ def package_card(
 
 
 def _cut(text: str, length: int) -> str:
+    # 4 characters less, for the ellipsis with its space.
     return text if len(text) <= length else text[: length - 4].rsplit(" ", 1)[0] + " ..."
 
 
@@ -151,6 +152,7 @@ def _subgroups(figures: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]
 
 
 def _metric(name: str, figure: Mapping[str, Any]) -> dict[str, Any]:
+    # AWS's schema allows 255 characters in the name of a metric.
     if figure["value"] is None:
         return {"name": name[:255], "type": "string", "value": _cut(figure["reason"], _VALUE)}
     interval = "no interval" if figure["low"] is None else f"95 % interval {figure['low']:.4f} to {figure['high']:.4f}"

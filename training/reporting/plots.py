@@ -58,14 +58,13 @@ def precision_recall_plot(curve: Mapping[str, Sequence[float]] | None, share: fl
 
 def decision_plot(curve: Sequence[Mapping[str, float]], title: str) -> Markup:
     """Return the decision curve: net benefit of the model, of recalling everyone and of recalling no one."""
-    plot = Plot(title, "threshold probability of recall", "net benefit")
-    thresholds, model = [point["threshold"] for point in curve], [point["model"] for point in curve]
-    plot.axes.plot(
-        thresholds, [point["all"] for point in curve], color=COLOURS["quiet"], linestyle=":", label="recall all"
-    )
+    plot = Plot(title, "threshold probability of recall", "net benefit in 1,000")
+    thresholds = [point["threshold"] for point in curve]
+    model, everyone = ([1000 * point[name] for point in curve] for name in ("model", "all"))
+    plot.axes.plot(thresholds, everyone, color=COLOURS["quiet"], linestyle=":", label="recall all")
     plot.reference([thresholds[0], thresholds[-1]], [0, 0], "recall none")
     plot.axes.plot(thresholds, model, color=COLOURS["malignant"], label="model")
-    highest = max([*model, curve[0]["all"], 0.01])
+    highest = max([*model, everyone[0], 10])
     plot.axes.set(ylim=(-0.25 * highest, 1.1 * highest))
     return plot.svg()
 

@@ -16,6 +16,7 @@ from mammopipe.inference.client.client import (
     Referral,
     Region,
 )
+from mammopipe.inference.client.exam_answers import BreastAnswer, ExamScore
 
 NOTICE = "Research use only: not for diagnosis."
 
@@ -48,17 +49,21 @@ def exam_tables(answer: ExamAnswer, names: Sequence[str]) -> RenderableType:
             _finding(image.decision),
             _referral(image.referral),
         )
-    cases = _scores("case", "images", "score", "", "decision", "referral")
+    probabilities = [answer.exam.probability, *(breast.probability for breast in answer.breasts)]
+    cases = _scores("case", "images", "score", "prob." if any(probabilities) else "", "decision", "referral")
     for breast in answer.breasts:
         how = f"{breast.rule}, beside the other" if breast.compared else breast.rule
         title = f"breast {breast.laterality or 'of unknown side'} ({how})"
         numbers = ", ".join(map(str, breast.images))
-        cases.add_row(
-            title, numbers, _score(breast.malignancy_score), "", _finding(breast.decision), _referral(breast.referral)
-        )
-    exam = answer.exam
-    cases.add_row("exam", "all", _score(exam.malignancy_score), "", _finding(exam.decision), _referral(exam.referral))
+        cases.add_row(title, numbers, *_case(breast))
+    cases.add_row("exam", "all", *_case(answer.exam))
     return Group(images, "", cases, "", _exam_facts(answer))
+
+
+def _case(case: BreastAnswer | ExamScore) -> tuple[str | Text, ...]:
+    """Return score, calibrated probability, decision and referral of a breast or an exam."""
+    probability = "" if case.probability is None else f"{case.probability:.3f}"
+    return _score(case.malignancy_score), probability, _finding(case.decision), _referral(case.referral)
 
 
 def _exam_facts(answer: ExamAnswer) -> Table:

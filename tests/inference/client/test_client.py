@@ -1,3 +1,5 @@
+"""The client against the real server."""
+
 import inspect
 import subprocess
 import sys

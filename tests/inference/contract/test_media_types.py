@@ -1,3 +1,5 @@
+"""Media types, options and errors in headers."""
+
 import json
 import pickle
 

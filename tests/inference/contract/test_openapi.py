@@ -1,3 +1,5 @@
+"""The OpenAPI document: valid, complete, and equal to what the server accepts and answers."""
+
 import ast
 import json
 import os

@@ -146,6 +146,7 @@ def test_reasons_name_the_images_as_their_labels_do(visit: Callable[..., Visit],
         reasons = [{"code": "uncertain", "message": text} for text in texts]
         fake["exam"]["referral"] = {"refer": True, "reasons": reasons}
         fake["exam"]["prevalence"] = {"value": 0.154, "of": "validation", "level": "patient"}
+        fake["breasts"][0]["probability"] = 0.0123
         fake["warnings"].append({"code": "refused-view", "message": "image 0 is in no score: implant"})
         fake["warnings"].append({"code": "identity-incomplete", "message": "not stated: PatientName (image 0, 1)"})
         route.fulfill(json=fake)
@@ -159,6 +160,7 @@ def test_reasons_name_the_images_as_their_labels_do(visit: Callable[..., Visit],
     assert f"PatientName (Image 1, {label})" in report
     assert f"{label}: the model is undecided" in report and "image 0" not in report
     assert "is not a calibrated probability. It assumes that 15 % are malignant" in report
+    assert "breast 1.2 %." in page.text("#breast-probabilities")
     assert page.messages == []
 
 

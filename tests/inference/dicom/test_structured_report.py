@@ -7,7 +7,7 @@ import pytest
 from highdicom.sr import srread
 from pydicom.sr.codedict import codes
 
-from mammopipe.inference.contract.schema import NOTICE
+from mammopipe.inference.contract.schema import NOTICE, ExamAnswer
 from mammopipe.inference.dicom import wording
 from mammopipe.inference.dicom.results import mammography_cad_report, structured_report
 from tests.inference.dicom.dicom_examples import (
@@ -228,3 +228,19 @@ def test_what_is_not_known_is_left_out(exams: list[list[bytes]]) -> None:
     assert list(found) == ["image 0"]
     assert not {"DECILE", "THRESHOLD"} & set(numbers(found["image 0"]))
     assert not {"DECISION", "272741003"} & set(coded(found["image 0"]))
+
+
+def test_a_calibrated_probability_is_the_probability_of_cancer_and_the_score_stands_beside_it(
+    exams: list[list[bytes]],
+) -> None:
+    files = exams[0]
+    facts = exam(files).model_dump(mode="json")
+    facts["exam"] |= {"probability": 0.0875, "prevalence": {"value": 0.01, "of": "deployment", "level": "patient"}}
+    facts["breasts"][0]["probability"] = 0.07
+    found = groups(opened(structured_report(files, ExamAnswer.model_validate(facts))))
+    assert numbers(found["exam"])["111047"] == 8.75 and numbers(found["exam"])["SCORE"] == 64
+    assert numbers(found["breast L"]) == {"111047": 7, "SCORE": 61} and numbers(found["breast R"]) == {"111047": 61}
+    expected = "The probability is calibrated for a prevalence of 0.01 (deployment); the decision follows from"
+    assert any(text.startswith(expected) for text in words(found["exam"]))
+    assert wording.chances(facts["exam"], "exam") == "Probability of cancer, exam: 8.75 % (score 64 of 100)"
+    assert wording.chances(facts["breasts"][1], "right breast") == "Probability of cancer, right breast: 61 %"

@@ -1,3 +1,5 @@
+"""The digest of a body: computed once, in the executor only if it was started."""
+
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

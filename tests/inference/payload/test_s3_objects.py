@@ -1,3 +1,5 @@
+"""S3 objects of requests: only below the allowed prefix, within the size limit, and with errors of their own."""
+
 from collections.abc import Iterator
 
 import boto3

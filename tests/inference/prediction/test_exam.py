@@ -178,7 +178,7 @@ def test_one_view_that_cannot_be_judged_refers_its_breast_and_the_exam() -> None
 
 
 def comparing(weight: float = 0.5, temperature: float = 2.0, rule: str = "mean") -> Thresholds:
-    """Return thresholds of a model that compares breasts, whose points for that are other ones than those without."""
+    """Return thresholds of a model that compares breasts, with different points for compared and uncompared breasts."""
     description = described(rule, breast=figures(0.3, 0.6), patient=figures(0.4, 0.7))
     description["calibration"]["comparison"] = {"weight": weight, "temperature": temperature}
     description["metrics"]["compared"] = {"validation": {"breast": figures(0.05, 0.8), "patient": figures(0.15, 0.9)}}
@@ -208,11 +208,11 @@ def test_a_case_is_held_against_the_points_of_its_level_and_kind() -> None:
         assert decision.finding is Finding.SUSPICIOUS, "at the threshold itself"
         assert points.distance(Level.BREAST, 0.5, name, compared=beside) == pytest.approx(0.5 - threshold)
         assert points.distance(Level.BREAST, 0.0, name, compared=beside) == pytest.approx(threshold)
-    # Unless it is said, a case is not of compared breasts.
+    # By default a case is not one of compared breasts.
     decision = points.decide(Level.PATIENT, 0.399, name)
     assert decision is not None and (decision.threshold, decision.finding) == (0.4, Finding.NOT_SUSPICIOUS)
     assert points.distance(Level.PATIENT, 0.4, name) == 0
-    # A model that compares nothing holds everything against its own points.
+    # A model without comparison uses its ordinary points for every case.
     assert WHOLE.decide(Level.BREAST, 0.3, name, compared=True) == WHOLE.decide(Level.BREAST, 0.3, name)
     assert WHOLE.distance(Level.BREAST, 0.3, name, compared=True) == 0
     assert thresholds().decide(Level.BREAST, 0.3, name) is None

@@ -1,3 +1,5 @@
+"""Heatmaps: their position over the original image, their regions and their overlays."""
+
 from types import SimpleNamespace
 from typing import Any
 

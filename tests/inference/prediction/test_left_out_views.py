@@ -173,18 +173,18 @@ def test_each_breast_states_the_prevalence_that_its_score_assumes() -> None:
 @pytest.mark.parametrize(
     ("code", "text"),
     [
-        ("no-breast-rule", "the model does not say how views become breasts; their mean is given"),
+        ("no-breast-rule", "the model does not state how the views of a breast are combined; their mean is used"),
         (
             "no-breast-operating-point",
             "the model has no such threshold for breasts; it gives scores but no decisions",
         ),
         ("no-exam-operating-point", "the model has no such threshold for exams; it gives a score but no decision"),
-        ("laterality-missing", "some images do not show which breast they are of; they are taken as one breast"),
+        ("laterality-missing", "the laterality of some images is unknown; they are treated as one breast"),
         ("one-breast", "the exam shows one breast; its answer says nothing about the other"),
         (
             "not-compared",
-            "the model scores a breast beside the other one, which this exam does not allow; each was scored by "
-            "itself, by other thresholds",
+            "the model scores a breast beside the other one, which this exam does not allow; each was scored "
+            "alone, with other thresholds",
         ),
     ],
 )

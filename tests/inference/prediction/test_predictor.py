@@ -1,3 +1,5 @@
+"""The predictor: preprocessing as in training, decisions, referrals, exams and exclusions."""
+
 import dataclasses
 import subprocess
 import sys
@@ -35,7 +37,7 @@ def predictor(base: Path) -> Predictor:
 
 
 def another(images: Any, **changes: Any) -> Any:
-    """Return a mammogram of another exposure than the film's."""
+    """Return a mammogram of another exposure than the phantom's."""
     made = make_film(5, label=Label.NORMAL, laterality=Laterality.RIGHT, height=360, width=320)
     return dataclasses.replace(film(images), pixels=made.pixels, **changes)
 
@@ -47,7 +49,7 @@ def film(images: Any) -> Any:
 
 
 def test_input_is_bit_for_bit_what_training_reads(phantom: Any, tmp_path: Path, predictor: Predictor) -> None:
-    """The film through the files that Prepare and Segment leave, and through training's dataset."""
+    """Prediction equals that of training: the phantom as Prepare and Segment store it, read by training's dataset."""
     record = ImageRecord("p1", "p", "mias", Laterality.RIGHT, View.MLO, Label.MALIGNANT)
     source = tmp_path / "p1.pgm"
     write_bytes(source, phantom.pgm)
@@ -125,7 +127,7 @@ def test_without_a_reference_there_is_no_decile_and_a_warning(predictor: Predict
 
 
 def with_reference(source: Path, target: Path, *, entropy_limit: float, limit: float) -> Path:
-    """Copy a model directory and give it a reference whose strangeness is about the length of the features."""
+    """Copy a model directory and add a reference whose strangeness is about the norm of the features."""
     arrays = {
         "mean": np.zeros(256),
         "scale": np.ones(256),
@@ -211,7 +213,7 @@ def test_an_exam_of_which_nothing_is_left_is_refused_and_so_is_a_picture_twice(b
 
 
 def watched(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Return a list that grows, with each film the engine is asked for, by whether it was to be exact."""
+    """Return a list to which each forward pass of the engine adds whether it was exact."""
     asked: list[bool] = []
     run = predictor._engine.run
 
@@ -252,11 +254,11 @@ def test_a_model_that_compares_scores_breasts_beside_each_other_and_exactly(
     asked = watched(predictor, monkeypatch)
     right = film(phantom)
     mirrored = dataclasses.replace(right, laterality=Laterality.LEFT, pixels=right.pixels[:, ::-1].copy())
-    # One picture of two breasts shows the comparison alone; an exam refuses it as a duplicate.
+    # The same pixels for both breasts isolate the comparison; an exam would refuse them as a duplicate.
     monkeypatch.setattr("mammopipe.inference.prediction.exam_prediction._check_pictures", lambda prepared: None)
     exam = predictor.predict([right, mirrored])
     assert asked == [True, True]
-    # The same breast twice: nothing speaks for a finding in one of the two.
+    # Equal breasts: the comparison leaves no evidence for a finding in either.
     assert [breast.malignancy_score for breast in exam.combined.breasts] == pytest.approx([100 / 3, 100 / 3])
     assert all(breast.compared and breast.decision for breast in exam.combined.breasts)
     assert exam.images[0].probabilities == pytest.approx(predictor.predict(right).probabilities)

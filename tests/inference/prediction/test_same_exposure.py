@@ -1,4 +1,4 @@
-"""One exposure in several encodings is recognised; two exposures, also of one breast, are two."""
+"""One exposure is recognised in several encodings; two exposures, even of one breast, are distinguished."""
 
 from collections.abc import Callable
 from itertools import combinations
@@ -98,11 +98,11 @@ def test_two_exposures_of_one_breast_are_two() -> None:
         assert not has(exposures, second)
 
 
-# --- the two tests by themselves
+# Each of the two tests alone
 
 
 def kept(cells: float = 0.5, shape: tuple[int, int] = (100, 80), seed: int | None = None) -> Exposure:
-    """Return an exposure with one rank in every cell; with a seed, its pixels are noise, else all are equal."""
+    """Return an exposure with the same rank in every cell; its pixels are noise if a seed is given, else equal."""
     pixels = np.full(shape, 1000, np.uint16)
     if seed is not None:
         pixels = np.random.default_rng(seed).integers(1, 65535, shape).astype(np.uint16)
@@ -145,7 +145,7 @@ def test_the_cells_of_the_tissue_are_ranked_by_brightness() -> None:
     assert found.inside.min() == 255
     turned = of(np.ascontiguousarray(rising[:, ::-1]), Side.RIGHT)
     assert np.array_equal(turned.cells, found.cells) and np.array_equal(turned.pixels, rising)
-    # The grid covers the box of the tissue; what lies in the box but outside of the tissue has rank 0.
+    # The grid covers the bounding box of the tissue; cells outside the tissue have rank 0.
     larger, mask = np.zeros((50, 60), np.uint16), np.zeros((50, 60), np.bool_)
     larger[5 : 5 + CELLS, 9 : 9 + CELLS], mask[5 : 5 + CELLS, 9 : 9 + CELLS] = rising, True
     assert np.array_equal(of(larger, mask=mask).cells, found.cells)

@@ -1,3 +1,5 @@
+"""A transport that joins the writes of one step of the event loop."""
+
 import asyncio
 from typing import cast
 

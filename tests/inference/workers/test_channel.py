@@ -1,3 +1,5 @@
+"""Messages and bodies between the server's processes."""
+
 import asyncio
 import hashlib
 import os

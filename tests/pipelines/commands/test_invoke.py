@@ -28,7 +28,7 @@ def endpoint() -> Iterator[Answering]:
 
 
 @pytest.fixture
-def films(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     for name, data in {"left.pgm": PGM, "right.pgm": PGM, "left.dcm": DICOM, "right.dcm": DICOM}.items():
         (tmp_path / name).write_bytes(data)
     return tmp_path
@@ -39,8 +39,8 @@ def invoke(endpoint: Answering, images: Path, names: str, *options: str) -> int:
     return cli.main(["invoke", *files, "--endpoint", endpoint.url, "--output", str(images / "out"), *options])
 
 
-def test_an_image_s_answer_is_a_table(endpoint: Answering, films: Path, capsys: Capture) -> None:
-    assert invoke(endpoint, films, "left.pgm") == 0
+def test_an_image_s_answer_is_a_table(endpoint: Answering, images: Path, capsys: Capture) -> None:
+    assert invoke(endpoint, images, "left.pgm") == 0
     said = " ".join(capsys.readouterr().out.split())
     for words in (
         "left.pgm (R MLO)",
@@ -56,13 +56,13 @@ def test_an_image_s_answer_is_a_table(endpoint: Answering, films: Path, capsys: 
         "Research use only",
     ):
         assert words in said
-    assert (films / "out" / "left-overlay.png").read_bytes() == b"\x89PNG overlay"
+    assert (images / "out" / "left-overlay.png").read_bytes() == b"\x89PNG overlay"
 
 
 def test_an_exam_s_answer_shows_images_breasts_exam_and_why_a_reader_must_judge(
-    endpoint: Answering, films: Path, capsys: Capture
+    endpoint: Answering, images: Path, capsys: Capture
 ) -> None:
-    assert invoke(endpoint, films, "left.pgm right.pgm", "--laterality", "L,R", "--view", "MLO") == 0
+    assert invoke(endpoint, images, "left.pgm right.pgm", "--laterality", "L,R", "--view", "MLO") == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "0 left.pgm L MLO 70.0 9 suspicious none" in lines
     assert "1 right.pgm R MLO 70.0 9 suspicious refer to reader" in lines
@@ -71,37 +71,37 @@ def test_an_exam_s_answer_shows_images_breasts_exam_and_why_a_reader_must_judge(
     assert "exam all 71.0 suspicious refer to reader" in lines
     assert "referral uncertain: entropy 1.05, limit 0.90" in lines
     assert "warning one-view: the left breast has one view" in lines
-    images = json.loads(endpoint.requests[0][2])["images"]
-    assert [(image["laterality"], image["view"]) for image in images] == [("L", "MLO"), ("R", "MLO")]
-    assert sorted(path.name for path in (films / "out").iterdir()) == ["0-left-overlay.png", "1-right-overlay.png"]
+    sent = json.loads(endpoint.requests[0][2])["images"]
+    assert [(image["laterality"], image["view"]) for image in sent] == [("L", "MLO"), ("R", "MLO")]
+    assert sorted(path.name for path in (images / "out").iterdir()) == ["0-left-overlay.png", "1-right-overlay.png"]
 
 
-def test_the_tables_fit_a_pipe(endpoint: Answering, films: Path) -> None:
+def test_the_tables_fit_a_pipe(endpoint: Answering, images: Path) -> None:
     name = "a-film-with-quite-a-long-name-of-more-than-forty-letters.pgm"
-    (films / name).write_bytes(PGM)
+    (images / name).write_bytes(PGM)
     command = [sys.executable, "-m", "mammopipe.pipelines.cli", "invoke", name, "right.pgm", "--endpoint", endpoint.url]
     done = subprocess.run(
         command,
-        cwd=films,
+        cwd=images,
         capture_output=True,
         text=True,
         check=True,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(films)},
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(images)},
     )
     assert done.stderr == "" and max(map(len, done.stdout.splitlines())) <= 100 and "\x1b" not in done.stdout
-    assert (films / "1-right-overlay.png").is_file(), "overlays go to the folder of the caller"
+    assert (images / "1-right-overlay.png").is_file(), "overlays go to the folder of the caller"
 
 
-def test_json_is_the_answer_alone(endpoint: Answering, films: Path, capsys: Capture) -> None:
-    assert invoke(endpoint, films, "left.pgm", "--json", "--operating-point", "specificity") == 0
+def test_json_is_the_answer_alone(endpoint: Answering, images: Path, capsys: Capture) -> None:
+    assert invoke(endpoint, images, "left.pgm", "--json", "--operating-point", "specificity") == 0
     assert json.loads(capsys.readouterr().out) == json.loads(image_json())
     assert "operating_point=specificity" in endpoint.requests[0][1]["x-amzn-sagemaker-custom-attributes"]
-    assert (films / "out" / "left-overlay.png").is_file()
+    assert (images / "out" / "left-overlay.png").is_file()
 
 
-def test_dicom_results_are_saved(endpoint: Answering, films: Path, capsys: Capture) -> None:
-    assert invoke(endpoint, films, "left.dcm right.dcm", "--dicom") == 0
-    out = films / "out"
+def test_dicom_results_are_saved(endpoint: Answering, images: Path, capsys: Capture) -> None:
+    assert invoke(endpoint, images, "left.dcm right.dcm", "--dicom") == 0
+    out = images / "out"
     assert sorted(path.name for path in out.glob("*.dcm")) == [
         "0-left-overlay.dcm",
         "1-right-overlay.dcm",
@@ -117,11 +117,11 @@ def failed(capsys: Capture) -> str:
     return lines[0]
 
 
-def test_the_server_s_refusal_is_one_line_with_its_code(endpoint: Answering, films: Path, capsys: Capture) -> None:
+def test_the_server_s_refusal_is_one_line_with_its_code(endpoint: Answering, images: Path, capsys: Capture) -> None:
     endpoint.refuse(422, "not_a_mammogram", "it is a photograph")
-    assert invoke(endpoint, films, "left.pgm") == 2
+    assert invoke(endpoint, images, "left.pgm") == 2
     assert failed(capsys) == "error: not_a_mammogram: it is a photograph"
-    assert not (films / "out").exists()
+    assert not (images / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -134,31 +134,31 @@ def test_the_server_s_refusal_is_one_line_with_its_code(endpoint: Answering, fil
     ],
 )
 def test_arguments_that_cannot_be_meant(
-    endpoint: Answering, films: Path, capsys: Capture, options: list[str], message: str
+    endpoint: Answering, images: Path, capsys: Capture, options: list[str], message: str
 ) -> None:
-    assert invoke(endpoint, films, "left.pgm right.pgm", *options) == 2
+    assert invoke(endpoint, images, "left.pgm right.pgm", *options) == 2
     assert message in failed(capsys) and endpoint.requests == []
 
 
 def test_a_file_that_is_missing_and_a_folder_that_cannot_be_written(
-    endpoint: Answering, films: Path, capsys: Capture
+    endpoint: Answering, images: Path, capsys: Capture
 ) -> None:
-    assert invoke(endpoint, films, "missing.pgm") == 2
+    assert invoke(endpoint, images, "missing.pgm") == 2
     assert "unreadable_file" in failed(capsys)
-    (films / "out").write_text("a file, no folder")
-    assert invoke(endpoint, films, "left.pgm") == 2
-    assert str(films / "out") in failed(capsys)
+    (images / "out").write_text("a file, no folder")
+    assert invoke(endpoint, images, "left.pgm") == 2
+    assert str(images / "out") in failed(capsys)
 
 
 def test_a_run_s_kept_endpoints_are_asked_by_size(
-    endpoint: Answering, films: Path, services: LocalServices, monkeypatch: pytest.MonkeyPatch
+    endpoint: Answering, images: Path, services: LocalServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in services.environment.items():
         monkeypatch.setenv(name, value)
-    folder = RunFolder(films / "runs", "20260101-000000-aaaa")
+    folder = RunFolder(images / "runs", "20260101-000000-aaaa")
     folder.write({"id": folder.id, "status": "Succeeded"})
     folder.become_latest()
-    (films / "large.pgm").write_bytes(PGM + bytes(25 * 2**20))
+    (images / "large.pgm").write_bytes(PGM + bytes(25 * 2**20))
     names = {name: f"s3://{BUCKET}/async/{name}" for name in ("input", "output", "failures")}
     settings = AsyncSettings("films-async", endpoint.url, names["output"], names["failures"])
     with AsyncRuntime(settings, services.storage.client) as front:
@@ -166,13 +166,13 @@ def test_a_run_s_kept_endpoints_are_asked_by_size(
         (folder.path / local_endpoint.FILE).write_text(json.dumps(kept))
         queue = {"name": "films-async", "url": front.url, "pid": 1, "front_pid": 2, "uploads": names["input"]}
         (folder.path / local_endpoint.ASYNC_FILE).write_text(json.dumps(queue))
-        words = ["--runs", str(films / "runs"), "--output", str(films / "out")]
-        assert cli.main(["invoke", str(films / "left.pgm"), *words]) == 0
+        words = ["--runs", str(images / "runs"), "--output", str(images / "out")]
+        assert cli.main(["invoke", str(images / "left.pgm"), *words]) == 0
         assert {path for path, _, _ in endpoint.requests} == {"/endpoints/films/invocations"}
         endpoint.requests.clear()
-        assert cli.main(["invoke", str(films / "large.pgm"), *words]) == 0
+        assert cli.main(["invoke", str(images / "large.pgm"), *words]) == 0
         assert {path for path, _, _ in endpoint.requests} == {"/invocations"}
         (folder.path / local_endpoint.FILE).unlink()
         endpoint.requests.clear()
-        assert cli.main(["invoke", str(films / "left.pgm"), *words]) == 0
+        assert cli.main(["invoke", str(images / "left.pgm"), *words]) == 0
         assert {path for path, _, _ in endpoint.requests} == {"/invocations"}

@@ -192,7 +192,9 @@ def test_one_split_of_the_released_table_is_evaluated(
 ) -> None:
     arguments = ["evaluate", str(model), str(collections["vindr-mammo"]), "-o", str(tmp_path), "--bootstrap", "100"]
     assert main([*arguments, "--split", "test"]) == 0
-    assert json.loads((tmp_path / "external.json").read_text())["counts"]["images"] == 4
+    found = json.loads((tmp_path / "external.json").read_text())
+    assert found["counts"]["images"] == 4 and found["split"] == "test"
+    assert "those of the split <b>test</b> of the released table" in (tmp_path / "report.html").read_text()
     assert main([*arguments, "--split", "validation"]) == 2
     assert "no image of" in capsys.readouterr().err
 

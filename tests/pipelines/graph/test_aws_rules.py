@@ -267,7 +267,7 @@ def test_a_quick_run_on_aws_serves_nothing_unless_it_was_told_to() -> None:
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "mode": [{"endpoint": {"mode": mode}} for mode in ("realtime", "async", "both", "serverless")]
     + [{"deploy": False}],
-    "walls": [{"security": CLOSED}, {}],
+    "network": [{"security": CLOSED}, {}],
     "compute": [
         {},
         {"compute": {"spot": True, "cache": "P30D", "training_instance_type": "ml.p3.2xlarge"}},

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.usefixtures("no_network")
 def test_every_job_stands_behind_its_walls_under_the_key(compiled: Compiled) -> None:
     vpc = {"Subnets": CLOSED["subnets"], "SecurityGroupIds": CLOSED["security_groups"]}
     for name, request in compiled.requests("Processing", "Training").items():
-        walls = request.get("NetworkConfig", request)
-        assert walls["EnableNetworkIsolation"] is walls["EnableInterContainerTrafficEncryption"] is True, name
-        assert walls["VpcConfig"] == vpc, name
+        network = request.get("NetworkConfig", request)
+        assert network["EnableNetworkIsolation"] is network["EnableInterContainerTrafficEncryption"] is True, name
+        assert network["VpcConfig"] == vpc, name
         output = request.get("ProcessingOutputConfig") or request["OutputDataConfig"]
         assert output["KmsKeyId"] == KEY, name
         assert 0 < request["StoppingCondition"]["MaxRuntimeInSeconds"] <= 5 * 24 * 3600

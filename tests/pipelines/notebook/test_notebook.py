@@ -36,6 +36,13 @@ def test_only_one_line_says_where_it_runs() -> None:
     assert sum("".join(cell["source"]).count("BACKEND = ") for cell in cells) == 1
 
 
+def test_the_run_serves_the_endpoint_that_the_notebook_asks_on_aws_too() -> None:
+    cells = ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text())["cells"]]
+    (config,) = [cell for cell in cells if "config = PipelineConfig.load(" in cell]
+    assert "deploy_quick=True" in config and "view.client(config, first)" in "".join(cells)
+    assert not PipelineConfig().on_aws().deploy, "a quick run serves nothing on AWS otherwise"
+
+
 def test_the_graph_shows_every_step_once_in_its_state() -> None:
     definition = json.loads(build_pipeline(PipelineConfig()).definition())
     picture = graph_picture.draw(definition, {"Prepare": Status.SUCCEEDED, "Augment": Status.EXECUTING})

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
+from mammopipe.training.evaluation import calibration_methods
 from mammopipe.training.evaluation.calibration import (
     best_f1,
     calibrate,
@@ -17,6 +18,7 @@ from mammopipe.training.evaluation.calibration import (
 )
 from mammopipe.training.evaluation.calibration_methods import (
     TEMPERATURES,
+    Method,
     choose_method,
     fit_calibration,
     fit_temperature,
@@ -65,9 +67,32 @@ def test_the_temperature_is_the_minimum_of_the_likelihood_and_calibrates():
 
 def test_the_temperature_stays_within_bounds():
     labels = np.array([0, 1, 2] * 4)
-    low, high = np.array(TEMPERATURES) * np.std([6, -3, -3])
-    assert fit_temperature(validation(np.eye(3)[labels] * 9, labels)) == pytest.approx(low, rel=0.01)
+    high = TEMPERATURES[1] * np.std([6, -3, -3])
     assert fit_temperature(validation(-np.eye(3)[labels] * 9, labels)) == pytest.approx(high, rel=0.01)
+
+
+@pytest.mark.parametrize("images", [30, 100, 300, 1000])
+@pytest.mark.parametrize("method", [Method.TEMPERATURE, Method.LOG_PRIOR, Method.INTERCEPTS])
+def test_images_that_separate_the_classes_do_not_make_probabilities_0_and_1(images, method):
+    generator = np.random.default_rng(0)
+    labels = np.arange(images) % 5 % 3
+    logits = np.eye(3)[labels] * 30 + generator.normal(0, 1, (images, 3))
+    shares = validation(logits, labels).probabilities(fit_calibration(validation(logits, labels), method))
+    assert shares.argmax(axis=1).tolist() == labels.tolist()
+    assert 1e-10 < shares.min() and 0.9 < np.median(shares.max(axis=1)) < 1 - 1e-8
+
+
+@pytest.mark.parametrize("method", [Method.TEMPERATURE, Method.LOG_PRIOR, Method.INTERCEPTS])
+def test_pseudo_observations_change_a_fit_of_classes_that_overlap_by_next_to_nothing(method, monkeypatch):
+    generator = np.random.default_rng(1)
+    labels = generator.choice(3, 258, p=[0.64, 0.2, 0.16])
+    given = validation(np.eye(3)[labels] * 0.6 + generator.normal(0, 1, (258, 3)), labels)
+    shares = given.probabilities(fit_calibration(given, method))
+    monkeypatch.setattr(calibration_methods, "PSEUDO_WEIGHT", 0.0)
+    without = given.probabilities(fit_calibration(given, method))
+    assert 0 < np.abs(shares - without).max() < 0.001
+    losses = [classification.log_loss(labels, found) for found in (shares, without)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
 def test_probabilities_of_large_logits_are_finite():

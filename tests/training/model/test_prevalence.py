@@ -5,7 +5,7 @@ import pytest
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.exam_scores import Level
-from mammopipe.training.model.prevalence import PrevalenceShift, moved
+from mammopipe.training.model.prevalence import PrevalenceShift, adjusted
 
 SHARES = {Level.IMAGE: 0.1, Level.BREAST: 0.2, Level.PATIENT: 0.4}
 
@@ -57,8 +57,7 @@ def test_the_prevalence_is_that_of_the_model() -> None:
 def test_a_prevalence_out_of_range_is_refused(stated: float) -> None:
     with pytest.raises(ConfigError) as caught:
         PrevalenceShift(SHARES, stated)
-    message = str(caught.value)
-    assert message.startswith(f"prevalence={stated} must be") and message.endswith("from 1e-05 to 0.9")
+    assert str(caught.value) == f"prevalence={stated} must be a proportion of the examined women, from 1e-05 to 0.9"
 
 
 def test_the_bounds_of_the_range_are_accepted() -> None:
@@ -68,22 +67,28 @@ def test_the_bounds_of_the_range_are_accepted() -> None:
 @pytest.mark.parametrize(
     "shares", [{}, {Level.IMAGE: 0.1, Level.PATIENT: 0.4}, {**SHARES, Level.IMAGE: 0.0}, {**SHARES, Level.BREAST: 1.0}]
 )
-def test_a_model_without_a_prevalence_between_0_and_1_at_each_level_cannot_be_moved(shares: dict[Level, float]) -> None:
+def test_a_model_without_a_prevalence_between_0_and_1_at_each_level_cannot_be_adjusted(
+    shares: dict[Level, float],
+) -> None:
     with pytest.raises(ConfigError) as caught:
         PrevalenceShift(shares, 0.02)
-    assert str(caught.value).startswith("prevalence=0.02: the model's calibration.prevalence must state")
+    assert str(caught.value) == (
+        "prevalence=0.02: the model's calibration.prevalence must state the proportions of malignant images, breasts "
+        "and patients in validation, each above 0 and below 1; without them, probabilities cannot be adjusted"
+    )
 
 
 def test_a_prevalence_at_which_every_image_shows_cancer_is_refused() -> None:
     shares = {Level.IMAGE: 0.5, Level.BREAST: 0.3, Level.PATIENT: 0.4}
     with pytest.raises(ConfigError) as caught:
         PrevalenceShift(shares, 0.8)
-    assert str(caught.value).startswith(
-        "prevalence=0.8: in validation, 0.5 of the images and 0.4 of the women are malignant; "
+    assert str(caught.value) == (
+        "prevalence=0.8: in validation, 0.5 of the images and 0.4 of the women are malignant; at this prevalence, more "
+        "images than there are would be malignant"
     )
     assert PrevalenceShift(shares, 0.79).prevalence[Level.IMAGE] == pytest.approx(0.9875)
 
 
-def test_a_probability_moves_there_and_back() -> None:
-    assert moved(0.3, held=0.1, wanted=0.02) == pytest.approx(by_bayes(0.3, 0.1, 0.02))
-    assert moved(moved(0.3, held=0.1, wanted=0.02), held=0.02, wanted=0.1) == pytest.approx(0.3)
+def test_a_probability_is_adjusted_there_and_back() -> None:
+    assert adjusted(0.3, prevalence=0.1, to=0.02) == pytest.approx(by_bayes(0.3, 0.1, 0.02))
+    assert adjusted(adjusted(0.3, prevalence=0.1, to=0.02), prevalence=0.02, to=0.1) == pytest.approx(0.3)

@@ -190,6 +190,28 @@ def test_the_prevalence_of_probabilities_is_that_of_the_cases(saved, level, shar
             model_directory.read_description(saved)
 
 
+@pytest.mark.parametrize("place", ["calibration.scores", "calibration.comparison.scores"])
+def test_the_maps_of_scores_are_checked(saved, place):
+    document, right = (
+        model_directory.read_description(saved),
+        {"slope": 0.8, "intercept": 0, "cases": 9, "malignant": 3},
+    )
+    maps = {"breast": right, "patient": {"reason": "too few"}}
+    document["calibration"] |= {"prevalence": {"image": 0.2, "breast": 1 / 3, "patient": 0.5}, "scores": maps}
+    if place != "calibration.scores":
+        maps = {"breast": {**right, "malignant": 1}, "patient": {"reason": "too few"}}
+        document["calibration"]["comparison"] = {"weight": 0.5, "temperature": 1.0, "scores": maps}
+        document["metrics"] = {
+            "compared": {"validation": {"breast": {"same_as": "image"}, "patient": {"same_as": "image"}}}
+        }
+    for slope in (0.8, -0.1):
+        maps["breast"]["slope"] = slope
+        (saved / "model.json").write_text(json.dumps(document))
+        message = f"{place}.breast.slope=-0.1 must be a number from 0 to 100"
+        with pytest.raises(ConfigError, match=message) if slope < 0 else nullcontext():
+            model_directory.read_description(saved)
+
+
 @pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
 def test_a_missing_file_is_named(saved, name):
     (saved / name).unlink()

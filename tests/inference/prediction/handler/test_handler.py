@@ -1,3 +1,5 @@
+"""Answers as JSON: their schema, the forms of an exam, options, errors, the log's facts and limits."""
+
 import base64
 import dataclasses
 import io
