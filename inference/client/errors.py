@@ -46,6 +46,7 @@ _BUSY = {
     "ThrottlingException",
     "TooManyRequestsException",
 }
+"""Error codes of AWS services after which the same call may succeed later: throttling and faults that pass."""
 _TRY_AGAIN = (408, 429, 503)
 """Statuses of a server that has no room now, or did not receive the whole request; the same call may succeed later."""
 _GATEWAY = (*_TRY_AGAIN, 502, 504)

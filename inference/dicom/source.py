@@ -169,6 +169,7 @@ def read_sources(files: Sequence[bytes], *, limits: Limits = DEFAULT_CONFIG.limi
             sources.append(read_source(data, limits=limits))
         except RequestError as error:
             raise (error.at(index) if len(files) > 1 else error) from None
+    # After the files alone, so that a file without identity is named by its own error.
     check_exam([ReceivedImage(data, index=index) for index, data in enumerate(files)], limits)
     return sources
 

@@ -19,7 +19,7 @@ from mammopipe.processing.errors import ConfigError, DuplicatePictureError, Imag
 from mammopipe.processing.images.mammogram import Mammogram
 
 
-class JudgesExams(Protocol):
+class ExamPredictor(Protocol):
     """The interface of a predictor that an exam needs."""
 
     @property
@@ -73,7 +73,7 @@ class ExamPrediction:
 
 
 def predict_exam(
-    predictor: JudgesExams, mammograms: Sequence[Mammogram], operating_point: OperatingPoint
+    predictor: ExamPredictor, mammograms: Sequence[Mammogram], operating_point: OperatingPoint
 ) -> ExamPrediction:
     """Return the prediction for the mammograms of one patient's study.
 
@@ -99,7 +99,7 @@ def _check_pictures(views: Sequence[tuple[Mammogram, Preprocessed]]) -> None:
 
 
 def _judged(
-    predictor: JudgesExams,
+    predictor: ExamPredictor,
     mammograms: Sequence[Mammogram],
     prepared: Sequence[Preprocessed],
     point: OperatingPoint,

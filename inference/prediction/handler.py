@@ -33,7 +33,7 @@ from mammopipe.inference.payload.identity import check_exam
 from mammopipe.inference.payload.limits import HandlerLimits
 from mammopipe.inference.prediction.exam import Combined, ViewScore, left_out, of_unseen_breast
 from mammopipe.inference.prediction.heatmap import eight_bits, overlay, png
-from mammopipe.inference.prediction.image_answer import Clock, JudgedImage, Reader
+from mammopipe.inference.prediction.image_answer import Clock, JudgedImage, RequestContext
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.inference.prediction.same_exposure import Exposures
 from mammopipe.processing.images.mammogram import ReadConfig
@@ -63,7 +63,7 @@ def answer(predictor: Predictor, task: Task, reading: ReadConfig, digest: Digest
         raise BadOptionError(
             "bad_option", f"option target={options.target}: this model's classes are {', '.join(predictor.classes)}"
         )
-    work = _Work(task, Reader(predictor, reading, options, clock))
+    work = _RequestHandler(task, RequestContext(predictor, reading, options, clock))
     if payload.is_exam:
         return work.exam(payload)
     return work.image(replace(payload.sources[0], digest=digest, laterality=options.laterality, view=options.view))
@@ -90,24 +90,19 @@ def _check(form: AnswerType, options: RequestOptions, payload: Payload) -> None:
             )
 
 
-def _result(form: AnswerType, options: RequestOptions) -> DicomResult | None:
-    """Return the requested DICOM result; `None` for other forms of answer."""
-    if form is AnswerType.ZIP:
-        return DicomResult.ALL
-    return options.result if form is AnswerType.DICOM else None
-
-
 @dataclass(frozen=True)
-class _Work:
-    """One task, with the predictor and the reader that answer it."""
+class _RequestHandler:
+    """Answers one task, with the model and the options in its context."""
 
     task: Task
-    reader: Reader
+    context: RequestContext
 
     @property
     def result(self) -> DicomResult | None:
         """The requested DICOM result; `None` for other forms of answer."""
-        return _result(self.task.form, self.reader.options)
+        if self.task.form is AnswerType.ZIP:
+            return DicomResult.ALL
+        return self.context.options.result if self.task.form is AnswerType.DICOM else None
 
     @property
     def form(self) -> AnswerType:
@@ -118,18 +113,18 @@ class _Work:
     def shows_regions(self) -> bool:
         """Whether the answer holds the heatmap's regions: if requested, or if the DICOM result is made of them."""
         made_of_regions = (DicomResult.CAD_REPORT, DicomResult.PRESENTATION_STATE, DicomResult.ALL)
-        return self.reader.options.heatmap or self.result in made_of_regions
+        return self.context.options.heatmap or self.result in made_of_regions
 
     def image(self, source: ReceivedImage) -> Reply:
         """Return the reply to one image."""
-        options = self.reader.options
+        options = self.context.options
         drawn = self.task.form is AnswerType.OVERLAY and options.overlay is OverlayLayer.HEAT
         drawn = drawn or self.result is DicomResult.OVERLAY
-        mammogram = self.reader.image(source, explain=self.shows_regions or drawn)
-        body = self.reader.clock.time("encode", lambda: self._image_body(mammogram, drawn))
-        predicted = mammogram.prediction
+        judged = self.context.image(source, explain=self.shows_regions or drawn)
+        body = self.context.clock.time("encode", lambda: self._image_body(judged, drawn))
+        predicted = judged.prediction
         attributes = self._attributes(predicted.malignancy_score, predicted.decision, predicted.referral)
-        return Reply(body, self.form, attributes, _image_facts(mammogram, self.reader))
+        return Reply(body, self.form, attributes, _image_facts(judged, self.context))
 
     def _image_body(self, image: JudgedImage, drawn: bool) -> bytes:
         if self.task.form is AnswerType.OVERLAY:
@@ -137,7 +132,7 @@ class _Work:
             return png(
                 overlay(pixels, image.evidence.heat) if drawn and image.evidence is not None else eight_bits(pixels)
             )
-        heatmap = image.heatmap(self.reader.options.target) if self.shows_regions else None
+        heatmap = image.heatmap(self.context.options.target) if self.shows_regions else None
         answer = Answer(**self._envelope(), **image.scores(heatmap))
         if self.result is None:
             return answer.model_dump_json().encode()
@@ -167,12 +162,12 @@ class _Work:
 
     def exam(self, payload: Payload) -> Reply:
         """Return the reply to the images of one patient's study."""
-        options = self.reader.options
-        exam = check_exam(payload.sources, self.reader.reading.limits, priors=options.priors)
+        options = self.context.options
+        exam = check_exam(payload.sources, self.context.reading.limits, priors=options.priors)
         unknown = [each.index for each in payload.skipped if each.reason is SkipReason.UNKNOWN]
         # The faster number format first. If rounding could change a decision, the exam is judged again in float32.
-        judged = self._judge(exam.sources, unknown, exact=self.reader.predictor.exams_are_exact)
-        if self.reader.predictor.is_close(judged.combined):
+        judged = self._judge(exam.sources, unknown, exact=self.context.predictor.exams_are_exact)
+        if self.context.predictor.is_close(judged.combined):
             judged = self._judge(exam.sources, unknown, exact=True)
         combined = judged.combined
         skipped = sorted((*payload.skipped, *exam.skipped), key=lambda each: each.index)
@@ -190,31 +185,31 @@ class _Work:
             exam=combined.exam,
             warnings=warnings,
         )
-        body = self.reader.clock.time("encode", lambda: self._exam_body(judged, answer))
+        body = self.context.clock.time("encode", lambda: self._exam_body(judged, answer))
         attributes = self._attributes(answer.exam.malignancy_score, answer.exam.decision, answer.exam.referral)
-        return Reply(body, self.form, attributes, _exam_facts(answer, self.reader))
+        return Reply(body, self.form, attributes, _exam_facts(answer, self.context))
 
-    def _judge(self, sources: tuple[ReceivedImage, ...], unknown: list[int], *, exact: bool) -> "_Judged":
+    def _judge(self, sources: tuple[ReceivedImage, ...], unknown: list[int], *, exact: bool) -> "_JudgedExam":
         """Judge the images one after the other, so that the pixels of only one are in memory.
 
-        Images that are no whole-breast view, or that the exclusions refuse, are left out of every score. The exam is
-        referred for the files at the indices in `unknown`, of which nothing shows that they are no images.
+        Images that do not show one whole breast, or that the exclusions leave out, are in no score. The exam is also
+        referred for the files at the indices in `unknown`, because they may be damaged images.
 
         Raises:
             DuplicateImageError: Two images are of one exposure: as PNG and as DICOM, with other grey levels, under
                 another instance UID, or mirrored.
             RequestError: An image is damaged, the exclusions refuse the exam, or every image is refused.
         """
-        judged = _Judged()
+        judged = _JudgedExam()
         refusal: RequestError | None = None
         views: list[ViewScore] = []
         exposures = Exposures()
         for source in sources:
             try:
-                mammogram = self.reader.image(source, explain=self.shows_regions, exact=exact)
-                scores = mammogram.scores(mammogram.heatmap(self.reader.options.target))
+                image = self.context.image(source, explain=self.shows_regions, exact=exact)
+                scores = image.scores(image.heatmap(self.context.options.target))
                 if self.result is DicomResult.ALL:
-                    judged.overlays.append(self._capture(mammogram, Answer(**self._envelope(), **scores)))
+                    judged.overlays.append(self._capture(image, Answer(**self._envelope(), **scores)))
             except RequestError as error:
                 placed = error.at(source.index, source.place)
                 if not _leaves_exam(error):
@@ -222,13 +217,13 @@ class _Work:
                 refusal = refusal or placed
                 judged.refused.append(_refused(error, source))
                 continue
-            if exposures.has(mammogram.mammogram, mammogram.prediction.prepared):
+            if exposures.has(image.mammogram, image.prediction.prepared):
                 raise DuplicateImageError("duplicate_image", "the same picture as an earlier image").at(
                     source.index, source.place
                 )
             judged.sources.append(source)
             judged.images.append(ImageAnswer(index=source.index, **scores))
-            views.append(mammogram.prediction.as_view)
+            views.append(image.prediction.as_view)
         if not views:
             raise refusal or BadBodyError("no_images", "an exam needs at least one image")
         indices = [source.index for source in judged.sources]
@@ -240,12 +235,12 @@ class _Work:
             for view in judged.refused
         ]
         missing += [left_out(index, None, _OF_UNKNOWN_KIND) for index in unknown]
-        judged.combined = self.reader.predictor.combine(
-            views, self.reader.options.operating_point, indices, [view for view in missing if view is not None]
+        judged.combined = self.context.predictor.combine(
+            views, self.context.options.operating_point, indices, [view for view in missing if view is not None]
         )
         return judged
 
-    def _exam_body(self, judged: "_Judged", answer: ExamAnswer) -> bytes:
+    def _exam_body(self, judged: "_JudgedExam", answer: ExamAnswer) -> bytes:
         if self.result is None:
             return answer.model_dump_json().encode()
         return self._dicom([source.data for source in judged.sources], answer, lambda: judged.overlays)
@@ -253,8 +248,8 @@ class _Work:
     def _envelope(self) -> dict[str, Any]:
         return {
             "request_id": self.task.request_id,
-            "model": self.reader.predictor.info,
-            "timings_ms": dict(self.reader.clock.spent),
+            "model": self.context.predictor.info,
+            "timings_ms": dict(self.context.clock.spent),
         }
 
     def _attributes(self, score: float, decision: Decision | None, referral: Referral) -> str:
@@ -265,7 +260,7 @@ class _Work:
 
 
 @dataclass
-class _Judged:
+class _JudgedExam:
     """The judged images of an exam."""
 
     sources: list[ReceivedImage] = field(default_factory=list)
@@ -298,7 +293,7 @@ def _of_skipped(skipped: tuple[Skipped, ...]) -> list[QualityWarning]:
     return [QualityWarning(code="skipped-files", message=message)]
 
 
-def _image_facts(image: JudgedImage, reader: Reader) -> dict[str, Any]:
+def _image_facts(image: JudgedImage, context: RequestContext) -> dict[str, Any]:
     """Return the facts about one image for the log: sizes, scores and codes."""
     rows, columns = image.pixels.shape
     predicted = image.prediction
@@ -309,12 +304,12 @@ def _image_facts(image: JudgedImage, reader: Reader) -> dict[str, Any]:
         "probabilities": {str(label): round(value, 6) for label, value in predicted.probabilities.items()},
         **_verdict(predicted.malignancy_score, predicted.decision, predicted.referral),
         "warnings": [warning.code for warning in predicted.warnings],
-        "engine": reader.predictor.engine,
-        "ms": dict(reader.clock.spent),
+        "engine": context.predictor.engine,
+        "ms": dict(context.clock.spent),
     }
 
 
-def _exam_facts(answer: ExamAnswer, reader: Reader) -> dict[str, Any]:
+def _exam_facts(answer: ExamAnswer, context: RequestContext) -> dict[str, Any]:
     """Return the facts about an exam for the log: size and score of each image, and the exam's result."""
     of_images = [warning.code for image in answer.images for warning in image.warnings]
     return {
@@ -325,8 +320,8 @@ def _exam_facts(answer: ExamAnswer, reader: Reader) -> dict[str, Any]:
         "scores": [round(image.malignancy_score, 4) for image in answer.images],
         **_verdict(answer.exam.malignancy_score, answer.exam.decision, answer.exam.referral),
         "warnings": sorted({*of_images, *(warning.code for warning in answer.warnings)}),
-        "engine": reader.predictor.engine,
-        "ms": dict(reader.clock.spent),
+        "engine": context.predictor.engine,
+        "ms": dict(context.clock.spent),
     }
 
 

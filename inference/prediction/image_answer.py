@@ -105,8 +105,8 @@ class JudgedImage:
 
 
 @dataclass(frozen=True)
-class Reader:
-    """Answers images: holds the model, the reader's settings, the request's options and the clock."""
+class RequestContext:
+    """The model, the image reader's settings, the options of a request and its clock."""
 
     predictor: Predictor
     reading: ReadConfig

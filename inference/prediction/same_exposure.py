@@ -91,6 +91,7 @@ def _cells(pixels: NDArray[np.uint16], inside: NDArray[np.uint8]) -> NDArray[np.
     weight = (inside[box] >= 128).astype(np.float32)
     share = cv2.resize(weight, (CELLS, CELLS), interpolation=cv2.INTER_AREA)
     total = cv2.resize(pixels[box] * weight, (CELLS, CELLS), interpolation=cv2.INTER_AREA)
+    # `total / share` is the mean brightness of the tissue in a cell; an `argsort` of an `argsort` gives ranks.
     tissue = share >= 0.5
     ranks = np.zeros((CELLS, CELLS), np.float32)
     order = np.argsort(total[tissue] / share[tissue], kind="stable")

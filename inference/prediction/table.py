@@ -26,7 +26,7 @@ AFTER = (
 """Columns before and after those of the probabilities (`probability_CLASS`)."""
 
 
-class Judges(Protocol):
+class ImagePredictor(Protocol):
     """The interface of a predictor that the rows need."""
 
     @property
@@ -44,13 +44,13 @@ class Judges(Protocol):
         """Return the evidence for a class over the image (`heatmap.Evidence`)."""
 
 
-def columns(predictor: Judges) -> list[str]:
+def columns(predictor: ImagePredictor) -> list[str]:
     """Return the column names of this model's prediction table, in order."""
     return [*BEFORE, *(f"probability_{label}" for label in predictor.classes), *AFTER]
 
 
 def predict_rows(
-    predictor: Judges,
+    predictor: ImagePredictor,
     images: Iterable[Path | str],
     *,
     records: Iterable[ImageRecord | None] | None = None,
@@ -58,6 +58,7 @@ def predict_rows(
     explain: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Yield one row per image as soon as it is judged; the arguments are those of `Predictor.predict_table`."""
+    # `repeat` never ends, so the lengths are compared only if there are records.
     for path, record in zip(
         map(Path, images), repeat(None) if records is None else records, strict=records is not None
     ):
@@ -73,7 +74,7 @@ def predict_rows(
         yield row
 
 
-def predict_table(predictor: Judges, rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":
+def predict_table(predictor: ImagePredictor, rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":
     """Return the rows as a table with the model's columns, even if there are no rows."""
     # Imported here because the server imports this module without pandas.
     import pandas as pd
@@ -82,7 +83,7 @@ def predict_table(predictor: Judges, rows: Iterable[dict[str, Any]]) -> "pd.Data
 
 
 def _judged(
-    predictor: Judges, path: Path, record: ImageRecord | None, point: OperatingPoint, explain: bool
+    predictor: ImagePredictor, path: Path, record: ImageRecord | None, point: OperatingPoint, explain: bool
 ) -> dict[str, Any]:
     try:
         data = path.read_bytes()
@@ -120,7 +121,7 @@ def _patient(data: bytes) -> str:
     return parse(data, where="<bytes>", limits=DEFAULT_CONFIG.limits, tags=(PATIENT_ID,)).tags.text(PATIENT_ID)
 
 
-def _peak(predictor: Judges, prediction: Any, mammogram: Mammogram) -> dict[str, int]:
+def _peak(predictor: ImagePredictor, prediction: Any, mammogram: Mammogram) -> dict[str, int]:
     """Return the peak of the evidence for malignant, in pixels of the file; empty if there is no evidence."""
     found = regions(mammogram.turn.undo(predictor.explain(prediction, mammogram, Label.MALIGNANT).heat))
     return {"peak_x": found[0].peak_x, "peak_y": found[0].peak_y} if found else {}

@@ -316,6 +316,7 @@ async def _receive(request: Request, body: SharedBody, limit: int, place: Place)
         place.received(len(chunk))
 
     async with place:
+        # Past the HTTP parser, unless data capture needs every part. The stream then has only what was not passed.
         if (pass_body := request.scope.get("state", {}).get(PASS_BODY)) is not None:
             await pass_body(take)
         async for chunk in request.stream():

@@ -107,6 +107,7 @@ class Places:
                 rule = f"{len(self._taken)} requests are being answered, which is the limit; try again"
                 raise UnavailableError("busy", rule)
             stopped.give_way()
+            # Freed here, before the task of that request learns of it, so that the limit holds at every moment.
             self.free(stopped)
         place = Place(self._body_seconds)
         self._taken.add(place)
