@@ -98,7 +98,8 @@ def test_entropy_is_in_nats() -> None:
 
 def test_an_exclusion_that_refers_stands_before_what_the_segmentation_says() -> None:
     refers, warns = (
-        Exclusion(ImageFlag.IMPLANT, action, "a tag", f"reason {action}") for action in (Action.REFER, Action.WARN)
+        Exclusion(flag=ImageFlag.IMPLANT, action=action, where="a tag", reason=f"reason {action}")
+        for action in (Action.REFER, Action.WARN)
     )
     found = reasons_of(("chest-side-unclear",), side_known=False, exclusions=[warns, refers])
     assert [code for code, _ in found] == ["excluded", "segmentation"]
