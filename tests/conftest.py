@@ -16,6 +16,7 @@ import pytest
 from tests.support import fork_server, service_models
 from tests.support.shared_folder import made_once
 
+gc.set_threshold(fork_server.OBJECTS_BETWEEN_COLLECTIONS)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """A second thread of torch takes its time from the other worker, and part of it is lost on waiting."""
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -93,6 +94,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((i for i, begin in enumerate(SLOWEST_FIRST) if item.nodeid.startswith(begin)), len(SLOWEST_FIRST))
 
     items.sort(key=place)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Search for garbage while a test's filter of warnings holds: what ends later would warn in another test."""
+    filtered = [test and test.get_closest_marker("filterwarnings") for test in (item, nextitem)]
+    if filtered[0] and not filtered[1]:
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -36,6 +36,8 @@ from tests.support import service_models
 
 VARIABLE = "FORK_SERVER_COMMAND"
 """Environment variable with the command of the server that pytest's main process runs for its workers, as JSON."""
+OBJECTS_BETWEEN_COLLECTIONS = 10_000
+"""How many more objects there are before garbage is searched for once more; Python's default of 700 costs time."""
 CLIENT = Path(__file__).with_name("fork_client.py")
 JOBS = tuple(f"mammopipe.processing.jobs.{job}" for job in ("prepare", "augment", "segment"))
 IMPORTS = (
@@ -135,6 +137,7 @@ def main(path: str, ready: int) -> dict[str, Any]:
     _prepare()
     use(python(path))
     gc.freeze()
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     gc.enable()
     # All commands have their pools' workers forked by one server. It has imported what the jobs import, but not the
     # jobs: a worker runs its job's module anew, and runpy warns of one that is imported already.

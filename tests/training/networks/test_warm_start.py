@@ -101,7 +101,7 @@ def test_a_model_of_the_same_images_needs_no_declaration(start, make_job):
 
 def test_a_model_of_another_network_is_refused(start):
     paths, _ = start(cnn="resnet50")
-    with pytest.raises(ConfigError, match="a model of modified_cnn; cnn=resnet50 cannot start from it"):
+    with pytest.raises(ConfigError, match="cnn=resnet50 can only start from a model of the same network"):
         read_inputs(paths)
 
 
