@@ -124,7 +124,8 @@ def test_the_fine_test_compares_the_detail_away_from_the_outline() -> None:
     rim = np.ones((100, 80), np.bool_)
     rim[7:-7, 7:-7] = False
     mixed = Exposure(one.cells, np.where(rim, other.pixels, one.pixels), one.inside)
-    assert not one.is_of(other) and one.is_of(Exposure(one.cells, one.pixels, one.inside // 2 + 1))
+    half = other.inside // 2 + 1
+    assert not one.is_of(other) and not one.is_of(Exposure(other.cells, other.pixels, half)), "128 is inside"
     inner = Exposure(one.cells, np.where(rim, one.pixels, other.pixels), one.inside)
     assert mixed.is_of(one) and not inner.is_of(one), "what differs in the rim alone is one exposure"
 
@@ -150,6 +151,8 @@ def test_the_cells_of_the_tissue_are_ranked_by_brightness() -> None:
     assert np.array_equal(of(larger, mask=mask).cells, found.cells)
     mask[5, 9:19] = False
     cells = of(larger, mask=mask).cells
+    turned = of(np.ascontiguousarray(larger[:, ::-1]), Side.RIGHT, np.ascontiguousarray(mask[:, ::-1]))
+    assert np.array_equal(turned.cells, cells)
     assert (cells[0, :10] == 0).all() and cells[0, 10] == pytest.approx(1 / (CELLS * CELLS - 10)) and cells.max() == 1
 
 

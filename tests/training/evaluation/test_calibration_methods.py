@@ -12,12 +12,15 @@ from mammopipe.training.evaluation.calibration_figures import calibration_figure
 from mammopipe.training.evaluation.calibration_methods import (
     FOLDS,
     LARGEST_INTERCEPT,
+    TEMPERATURES,
     Method,
     choose_method,
     cross_fitted,
     fit,
     fit_calibration,
     fit_served,
+    fit_temperature,
+    log_prior,
     patient_folds,
 )
 from mammopipe.training.evaluation.selection import Candidate
@@ -109,15 +112,47 @@ def test_isotonic_is_scikit_learns_of_each_class_normalised(validation):
     np.testing.assert_allclose(found.sum(axis=1), 1)
 
 
+def predicted(kind, shares, labels=(0,)):
+    """Return predictions of one image of each patient, whose uncalibrated probabilities are `shares`."""
+    names = tuple(f"{index}" for index in range(len(shares)))
+    return kind(names, names, names, np.array(labels), np.log(np.array(shares, np.float64)))
+
+
 def test_an_image_that_every_class_is_denied_is_called_as_often_as_the_classes_occur():
-    logits = np.log(np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]))[[0, 1, 2, 0]]
-    names = tuple("abcd")
-    validation = ValidationPredictions(names, names, names, np.array([0, 1, 2, 0]), logits)
-    asked = TestPredictions(names[:1], names[:1], names[:1], np.array([0]), np.log([[0.09, 0.09, 0.09]]) * 0 - 1.0)
-    low = np.array([[1 / 3, 1 / 3, 1 / 3]])
-    np.testing.assert_allclose(asked.probabilities(Calibration()), low)
-    found = fit(Method.ISOTONIC, validation)(asked)
-    np.testing.assert_allclose(found.sum(axis=1), 1)
+    # Images with 0.45 of a class are never of it, so the regression of each class is 0 up to there.
+    sure, unsure = (0.8, 0.1, 0.1), (0.45, 0.5, 0.05)
+    rows = [np.roll(row, turn) for row in (sure, unsure) for turn in range(3)]
+    validation = predicted(ValidationPredictions, [*rows, sure], (0, 1, 2, 1, 2, 0, 0))
+    asked = predicted(TestPredictions, [(0.34, 0.33, 0.33)])
+    np.testing.assert_allclose(fit(Method.ISOTONIC, validation)(asked), [[3 / 7, 2 / 7, 2 / 7]])
+
+
+def test_the_temperature_of_logits_that_are_always_wrong_is_bounded_by_their_spread():
+    labels = np.arange(30) % 3
+    names = tuple(f"{index}" for index in range(30))
+    given = ValidationPredictions(names, names, names, labels, -np.eye(3)[labels])
+    for method in (Method.TEMPERATURE, Method.LOG_PRIOR, Method.INTERCEPTS):
+        assert fit_calibration(given, method).temperature == pytest.approx(TEMPERATURES[1] * np.sqrt(2) / 3), method
+    assert fit_temperature(given) == fit_calibration(given, Method.TEMPERATURE).temperature
+    assert fit_calibration(given, Method.NONE) == Calibration(1.0, (0.0, 0.0, 0.0))
+
+
+def test_the_logarithm_of_the_frequencies_counts_half_an_image_where_there_is_none():
+    found = log_prior(np.array([0, 0, 2, 2, 2, 2, 2, 2]), 3)
+    expected = np.log([2, 0.5, 6])
+    np.testing.assert_allclose(found, expected - expected.mean())
+    assert len(log_prior(np.array([0]), 4)) == 4
+
+
+def test_each_fold_has_as_many_patients_of_each_most_severe_label():
+    # Every patient has a normal image; patient p has one of the class p % 3, too.
+    owners = np.repeat(np.arange(30), 2)
+    labels, images = np.where(np.arange(60) % 2, owners % 3, 0), tuple(map(str, range(60)))
+    given = ValidationPredictions(images, tuple(map(str, owners)), images, labels, np.zeros((60, 3)))
+    for folds in (5, 2):
+        found = patient_folds(given, folds)[::2]
+        counts = [np.bincount(found[np.arange(30) % 3 == label], minlength=folds).tolist() for label in range(3)]
+        assert counts == [[10 // folds] * folds] * 3
 
 
 def balanced(kind, seed: int, patients: int = 600):
@@ -180,6 +215,24 @@ def test_the_choice_of_the_method_is_nested():
 def test_nothing_is_fitted_on_test(fitting):
     with pytest.raises(LeakError):
         fitting(balanced(TestPredictions, 0))
+
+
+def test_the_refusal_names_the_method():
+    for fitting in (fit, lambda method, given: fit_calibration(given, method)):
+        with pytest.raises(LeakError, match="^calibration by isotonic: "):
+            fitting(Method.ISOTONIC, predicted(TestPredictions, [(0.5, 0.5)]))
+    with pytest.raises(LeakError, match="^choice of the calibration: "):
+        choose_method(predicted(TestPredictions, [(0.5, 0.5)]))
+
+
+def test_two_patients_a_fold_are_enough_to_choose():
+    # The logits say nothing, and 18 of 20 images are normal: the frequencies say more than any temperature.
+    labels, names = np.array([0] * 17 + [1, 0, 2]), tuple(map(str, range(20)))
+    patients = tuple(str(index // 2) for index in range(20))
+    logits = np.random.default_rng(0).normal(size=(20, 3))
+    given = ValidationPredictions(names, patients, names, labels, logits)
+    assert choose_method(given) is not Method.TEMPERATURE
+    assert choose_method(pick(given, np.arange(18))) is Method.TEMPERATURE
 
 
 def test_figures_say_whether_the_probability_of_malignant_means_what_it_says():

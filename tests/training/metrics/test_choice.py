@@ -1,5 +1,7 @@
 """The figure `choose_by`: compared with scikit-learn, at each level, with its interval, and refusals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import sklearn.metrics as reference
@@ -45,10 +47,15 @@ def test_average_precision_and_best_f1_are_those_of_scikit_learn(ties: bool):
 
 def test_a_resample_weighs_as_the_repeated_cases():
     labels, scores = np.array([0, 1, 0, 1, 1]), np.array([0.2, 0.9, 0.6, 0.4, 0.6])
-    weights = np.array([[2.0, 0, 1, 3, 1]])
-    again = np.repeat(np.arange(5), weights[0].astype(int))
+    # The last resample has one positive.
+    counts = np.array([[2, 0, 1, 3, 1], [1, 1, 1, 1, 1], [3, 0, 1, 1, 0]])
     for metric in (average_precision, best_f1):
-        assert metric.weighted(labels, scores, weights)[0] == pytest.approx(metric(labels[again], scores[again]))
+        found = metric.weighted(labels, scores, counts.astype(float))
+        for value, count in zip(found, counts, strict=True):
+            again = np.repeat(np.arange(5), count)
+            assert value == pytest.approx(metric(labels[again], scores[again]))
+        assert len(set(found.round(6))) == 3
+        assert metric([0, 1, 0], [0.3, 0.9, 0.5]) == 1
 
 
 def test_each_figure_is_of_the_cases_of_its_level():
@@ -74,8 +81,18 @@ def test_each_figure_is_of_the_cases_of_its_level():
         assert (found["figure"], found["level"], found["words"]) == (by, level, choice.words)
 
 
+def test_where_breasts_are_judged_as_a_whole_the_lowest_level_is_that_of_breasts():
+    said, _, _, malignant = made()
+    whole = replace(said, views=tuple((image,) for image in said.image_ids))
+    draws = Resamples.draw(said.patients, n=20, seed=0)
+    scores = said.probabilities(Calibration())[:, 2]
+    found = ChoiceFigure(ChooseBy.MALIGNANT_AUC).measured(whole, Calibration(), draws)
+    assert found["value"] == pytest.approx(reference.roc_auc_score(malignant, scores))
+    assert (found["level"], found["words"]) == ("breast", "malignant AUC by breast")
+
+
 def test_choosing_on_test_or_by_a_figure_that_the_level_lacks_is_refused():
-    with pytest.raises(LeakError, match="the choice of an epoch or a network"):
+    with pytest.raises(LeakError, match="^the choice of an epoch or a network: "):
         ChoiceFigure().value(made(TestPredictions)[0], Calibration())
     for settings in (TrainConfig, EvaluationConfig):
         assert settings(choose_by="pf1", choose_level="breast").choice.words == "probabilistic F1 by breast"
