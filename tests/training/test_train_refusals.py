@@ -55,7 +55,7 @@ def spread_patient(paths):
         (
             {},
             lambda paths: (paths.channel("stage") / "stage.json").write_text('{"config": {}}'),
-            "no config.preprocess",
+            "config.preprocess is missing",
         ),
         ({}, spread_patient, "patient_id=train-benign-1 is in the splits"),
     ],

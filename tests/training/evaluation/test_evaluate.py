@@ -198,6 +198,9 @@ def test_the_packed_model_carries_calibration_and_figures(evaluated, tmp_path):
         "prevalence": {"image": 6 / 18, "breast": 6 / 18, "patient": 6 / 9},
         "fitted_on": "validation",
         "breast_rule": "mean",
+        "scores": {
+            level: {"reason": f"6 patients with a malignant {level}; a fit needs 10"} for level in ("breast", "patient")
+        },
     }
     for goal in ("sensitivity", "specificity"):
         point, measured = best.description["operating_points"][goal], evaluation["selected"]["operating_points"][goal]
