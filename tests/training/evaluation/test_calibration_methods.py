@@ -127,7 +127,8 @@ def test_an_image_that_every_class_is_denied_is_called_as_often_as_the_classes_o
     asked = predicted(TestPredictions, [(0.34, 0.33, 0.33)])
     np.testing.assert_allclose(fit(Method.ISOTONIC, validation)(asked), [[3 / 7, 2 / 7, 2 / 7]])
     two = predicted(ValidationPredictions, [sure, np.roll(sure, 1), unsure, (0.5, 0.45, 0.05)], (0, 1, 1, 0))
-    np.testing.assert_allclose(fit(Method.ISOTONIC, two)(asked), [[0.5, 0.5, 0.0]])
+    both = predicted(TestPredictions, [(0.34, 0.33, 0.33), sure])
+    np.testing.assert_allclose(fit(Method.ISOTONIC, two)(both), [[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
 
 
 def test_the_temperature_of_logits_that_are_always_wrong_is_bounded_by_their_spread():

@@ -184,7 +184,7 @@ def test_compared_breasts_have_maps_of_their_own_scores():
 def test_nothing_is_fitted_on_test_and_the_audit_fits_again():
     found = drawn(200, 8)
     calibration = Calibration()
-    with pytest.raises(LeakError, match="probabilities of breasts and patients"):
+    with pytest.raises(LeakError, match="^probabilities of breasts and patients: "):
         fit_score_maps(drawn(200, 8, TestPredictions), calibration, RULE)
     maps = fit_score_maps(found, calibration, RULE)
     assert audit_score_maps("net", maps, calibration, found, RULE) == []
