@@ -172,7 +172,7 @@ def _entry(source: SourceImage, facts: Facts) -> ImageContentItem:
     ]
     sizes = [(codes.DCM.PixelDataRows, source.rows), (codes.DCM.PixelDataColumns, source.columns)]
     entry = ImageContentItem(
-        Code("260753009", "SCT", "SourceImage"), source.sop_class, source.instance, relationship_type="CONTAINS"
+        Code("260753009", "SCT", "Source"), source.sop_class, source.instance, relationship_type="CONTAINS"
     )
     entry.ContentSequence = ContentSequence(
         [

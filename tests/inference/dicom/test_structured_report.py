@@ -212,6 +212,8 @@ def test_the_image_library_codes_side_and_view(exams: list[list[bytes]]) -> None
     entries = [item for item in items(library) if item.ValueType == "IMAGE"]
     sides = [opened(data).ImageLaterality for data in files]
     for entry, side in zip(entries, sides, strict=True):
+        [concept] = entry.ConceptNameCodeSequence
+        assert (concept.CodeValue, concept.CodeMeaning) == ("260753009", "Source")
         expected = codes.cid244.Left if side == "L" else codes.cid244.Right
         assert coded(entry) == {
             codes.DCM.Modality.value: "MG",

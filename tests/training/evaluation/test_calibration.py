@@ -71,6 +71,25 @@ def test_the_temperature_stays_within_bounds():
     assert fit_temperature(validation(-np.eye(3)[labels] * 9, labels)) == pytest.approx(high, rel=0.01)
 
 
+@pytest.mark.parametrize("method", [Method.TEMPERATURE, Method.LOG_PRIOR, Method.INTERCEPTS])
+def test_a_temperature_that_would_be_too_low_is_the_lower_bound(method):
+    # Two images have nearly all of the spread. The others, all on their side, have too little for any temperature.
+    labels, margins = np.arange(1000) % 2, np.where(np.arange(1000) < 2, 1000.0, 0.01)
+    given = validation(margins[:, np.newaxis] * (2 * np.eye(2)[labels] - 1), labels)
+    assert fit_calibration(given, method).temperature == pytest.approx(0.05 * np.sqrt((margins**2).mean()))
+
+
+@pytest.mark.parametrize("method", [Method.TEMPERATURE, Method.LOG_PRIOR])
+@pytest.mark.parametrize(
+    ("spread", "scale"),
+    [(0.0, 50), (1e-9, 50), (1.1e-9, 0.02), (1e-3, 0.02), (0.03, 0.03), (1.0, 1.0), (49.0, 49), (51.0, 50), (1e3, 50)],
+)
+def test_the_bounds_are_in_proportion_to_the_spread_and_within_those_of_the_file(method, spread, scale):
+    labels = np.arange(4) % 2
+    wrong = validation(spread * (1 - 2 * np.eye(2)[labels]), labels)
+    assert fit_calibration(wrong, method).temperature == pytest.approx(20 * scale)
+
+
 @pytest.mark.parametrize("images", [30, 100, 300, 1000])
 @pytest.mark.parametrize("method", [Method.TEMPERATURE, Method.LOG_PRIOR, Method.INTERCEPTS])
 def test_images_that_separate_the_classes_do_not_make_probabilities_0_and_1(images, method):

@@ -1,5 +1,6 @@
 """Calibration methods: cross-fitting leaves out the patient of each image, and the figures are right."""
 
+import hashlib
 from dataclasses import replace
 from functools import partial
 
@@ -125,6 +126,9 @@ def test_an_image_that_every_class_is_denied_is_called_as_often_as_the_classes_o
     validation = predicted(ValidationPredictions, [*rows, sure], (0, 1, 2, 1, 2, 0, 0))
     asked = predicted(TestPredictions, [(0.34, 0.33, 0.33)])
     np.testing.assert_allclose(fit(Method.ISOTONIC, validation)(asked), [[3 / 7, 2 / 7, 2 / 7]])
+    two = predicted(ValidationPredictions, [sure, np.roll(sure, 1), unsure, (0.5, 0.45, 0.05)], (0, 1, 1, 0))
+    both = predicted(TestPredictions, [(0.34, 0.33, 0.33), sure])
+    np.testing.assert_allclose(fit(Method.ISOTONIC, two)(both), [[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
 
 
 def test_the_temperature_of_logits_that_are_always_wrong_is_bounded_by_their_spread():
@@ -133,8 +137,37 @@ def test_the_temperature_of_logits_that_are_always_wrong_is_bounded_by_their_spr
     given = ValidationPredictions(names, names, names, labels, -np.eye(3)[labels])
     for method in (Method.TEMPERATURE, Method.LOG_PRIOR, Method.INTERCEPTS):
         assert fit_calibration(given, method).temperature == pytest.approx(TEMPERATURES[1] * np.sqrt(2) / 3), method
+        # A constant added to all logits of an image changes no probability.
+        moved = replace(given, logits=given.logits + np.arange(30)[:, np.newaxis])
+        assert fit_calibration(moved, method).temperature == pytest.approx(TEMPERATURES[1] * np.sqrt(2) / 3), method
     assert fit_temperature(given) == fit_calibration(given, Method.TEMPERATURE).temperature
     assert fit_calibration(given, Method.NONE) == Calibration(1.0, (0.0, 0.0, 0.0))
+
+
+def errors_of(given: ValidationPredictions, found: Calibration):
+    """Return the errors of the images and of the pseudo-observations, by weight, and the logits of both."""
+    truth = np.eye(given.logits.shape[1])[given.labels]
+    means = np.array([given.logits[given.labels == label].mean(axis=0) for label in np.unique(given.labels)])
+    pseudo = 0.1 * (found.probabilities(means) - truth.mean(axis=0))
+    errors = np.concatenate([found.probabilities(given.logits) - truth, pseudo])
+    return errors / len(given.labels), np.concatenate([given.logits, means])
+
+
+@pytest.mark.parametrize("method", [Method.TEMPERATURE, Method.LOG_PRIOR, Method.INTERCEPTS])
+@pytest.mark.parametrize("rare", [1, 5])
+def test_a_fit_balances_the_errors_of_images_and_pseudo_observations(method, rare):
+    random = np.random.default_rng(rare)
+    labels = np.array([2] * rare + [0] * 40 + [1] * 15)
+    names = tuple(map(str, range(len(labels))))
+    # The fourth class has no images. Its intercept would have no best value.
+    classes = 3 if method is Method.INTERCEPTS else 4
+    logits = 1.2 * np.eye(classes)[labels] + random.normal(0, 1, (len(labels), classes))
+    given = ValidationPredictions(names, names, names, labels, logits)
+    found = fit_calibration(given, method)
+    errors, both = errors_of(given, found)
+    assert (errors * both).sum() == pytest.approx(0, abs=1e-6 if method is Method.INTERCEPTS else 1e-12)
+    if method is Method.INTERCEPTS:
+        np.testing.assert_allclose(errors.sum(axis=0), 0, atol=1e-6)
 
 
 def test_the_logarithm_of_the_frequencies_counts_half_an_image_where_there_is_none():
@@ -153,6 +186,23 @@ def test_each_fold_has_as_many_patients_of_each_most_severe_label():
         found = patient_folds(given, folds)[::2]
         counts = [np.bincount(found[np.arange(30) % 3 == label], minlength=folds).tolist() for label in range(3)]
         assert counts == [[10 // folds] * folds] * 3
+
+
+def test_patients_with_the_same_label_are_in_the_order_of_their_hashes():
+    given = predicted(ValidationPredictions, [(0.5, 0.5)] * 12, [0] * 12)
+    order = sorted(given.patients, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    assert patient_folds(given).tolist() == [order.index(name) % 5 for name in given.patients]
+
+
+def test_each_fold_is_fitted_on_all_others():
+    given = predicted(ValidationPredictions, [(0.5, 0.5)] * 6, [0, 1] * 3)
+
+    def counting(part: ValidationPredictions):
+        return lambda asked: np.full(asked.logits.shape, len(part.labels), float)
+
+    assert cross_fitted(counting, given, folds=2).tolist() == [[3, 3]] * 6
+    assert sorted(cross_fitted(counting, given)[:, 0].tolist()) == [4, 4, 5, 5, 5, 5]
+    assert cross_fitted(counting, pick(given, np.arange(2))).tolist() == [[1, 1]] * 2, "two patients are enough"
 
 
 def balanced(kind, seed: int, patients: int = 600):
@@ -233,6 +283,9 @@ def test_two_patients_a_fold_are_enough_to_choose():
     given = ValidationPredictions(names, patients, names, labels, logits)
     assert choose_method(given) is not Method.TEMPERATURE
     assert choose_method(pick(given, np.arange(18))) is Method.TEMPERATURE
+    # An image whose true class has probability 0 has a finite loss, and leaves the choice to the others.
+    logits[0] = [-1e6, 1e6, 0]
+    assert choose_method(given) is not Method.TEMPERATURE
 
 
 def test_figures_say_whether_the_probability_of_malignant_means_what_it_says():
@@ -250,7 +303,8 @@ def test_figures_say_whether_the_probability_of_malignant_means_what_it_says():
 def test_one_patient_cannot_be_cross_fitted():
     alone = pick(made(ValidationPredictions, 0), np.arange(2))
     assert len(set(alone.patients)) == 1
-    with pytest.raises(MetricError, match="2 images of one patient; cross-fitting by patient needs at least two"):
+    needed = "cross-fitting by patient needs at least two patients"
+    with pytest.raises(MetricError, match=f"^calibration: validation has 2 images of one patient; {needed}$"):
         cross_fitted(fit_served, alone)
 
 

@@ -7,14 +7,14 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from mammopipe.training.evaluation.calibration import LEAST_PATIENTS, FittedMap, fit_map, fit_score_maps
+from mammopipe.training.evaluation.calibration import LEAST_PATIENTS, FittedMap, fit_comparison, fit_map, fit_score_maps
 from mammopipe.training.evaluation.calibration_figures import cross_fitted_cases, score_figures
 from mammopipe.training.evaluation.calibration_methods import choose_method, fit_calibration, patient_folds
 from mammopipe.training.evaluation.fit_audit import audit_score_maps
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.calibration import expected_over_observed
 from mammopipe.training.model.calibration import Calibration, ScoreMap, log_odds
-from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of
+from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of, compared
 from mammopipe.training.model.predictions import LeakError, TestPredictions, ValidationPredictions, pick
 
 RULE = BreastRule.MEAN
@@ -54,7 +54,8 @@ def test_the_map_that_the_truth_was_drawn_with_is_found_within_the_sampling_erro
 
 def test_the_fit_is_that_of_independent_code():
     generator = np.random.default_rng(2)
-    scores, malignant = generator.random(80), (generator.random(80) < 0.3).astype(int)
+    scores = generator.random(80)
+    malignant = (generator.random(80) < 0.6 * scores).astype(int)
     positives = malignant.sum()
     targets = np.where(malignant, (positives + 1) / (positives + 2), 1 / (80 - positives + 2))
 
@@ -64,10 +65,27 @@ def test_the_fit_is_that_of_independent_code():
 
     best = minimize(loss, [0.5, 0.0], method="Nelder-Mead", options={"xatol": 1e-10, "fatol": 1e-13, "maxiter": 4000}).x
     found = fit_map(malignant, scores)
+    assert found.slope > 0.2, "not the bound"
     assert (found.slope, found.intercept) == (
         pytest.approx(best[0] ** 2, abs=1e-5),
         pytest.approx(best[1], abs=1e-5),
     )
+    errors = found.probabilities(scores) - targets
+    assert (errors.mean(), (errors * log_odds(scores)).mean()) == pytest.approx((0, 0), abs=1e-7)
+
+
+def test_scores_that_are_all_equal_get_the_mean_of_the_targets():
+    share = (20 * 21 / 22 + 60 * 1 / 62) / 80
+    found = fit_map(np.repeat([0, 1], [60, 20]), np.full(80, 0.3))
+    assert found == ScoreMap(0.0, pytest.approx(logit(share)), 80, 20)
+
+
+def test_the_slope_is_bounded():
+    malignant, scores = np.repeat([0, 1], [60, 20]), np.repeat([0.2, 0.2002], [60, 20])
+    found = fit_map(malignant, scores)
+    assert found.slope == pytest.approx(100, rel=1e-12) and found.slope <= 100
+    shares = found.probabilities(scores)
+    assert shares.mean() == pytest.approx((20 * 21 / 22 + 60 * 1 / 62) / 80, abs=1e-6) and shares[0] < shares[-1]
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.3])
@@ -145,10 +163,28 @@ def test_too_few_women_have_no_map_and_the_reason():
     assert figures["patient"] == {"reason": "9 patients with a malignant patient; a fit needs 10"}
 
 
+def test_ten_patients_of_each_kind_are_enough_and_each_counts_once():
+    few = drawn(20, 7)
+    for women, words in ((9, "with a malignant"), (10, ""), (11, "with another")):
+        labels = (np.arange(80) < 4 * women).astype(int)
+        found = fit_score_maps(replace(few, labels=labels), Calibration(), RULE)
+        for level in (Level.BREAST, Level.PATIENT):
+            assert found[level].reason == (f"9 patients {words} {level}; a fit needs 10" if words else "")
+            assert (found[level].map is None) == bool(words)
+
+
+def test_compared_breasts_have_maps_of_their_own_scores():
+    found = drawn(60, 7)
+    comparison, (kept, _) = fit_comparison(found, 0.5, BreastRule.MAX), compared(found, 0.5)
+    assert comparison.maps == fit_score_maps(kept, comparison.calibration, BreastRule.MAX)
+    assert comparison.maps[Level.BREAST] != fit_score_maps(kept, comparison.calibration, RULE)[Level.BREAST]
+    assert comparison.maps[Level.BREAST].map is not None
+
+
 def test_nothing_is_fitted_on_test_and_the_audit_fits_again():
     found = drawn(200, 8)
     calibration = Calibration()
-    with pytest.raises(LeakError, match="probabilities of breasts and patients"):
+    with pytest.raises(LeakError, match="^probabilities of breasts and patients: "):
         fit_score_maps(drawn(200, 8, TestPredictions), calibration, RULE)
     maps = fit_score_maps(found, calibration, RULE)
     assert audit_score_maps("net", maps, calibration, found, RULE) == []

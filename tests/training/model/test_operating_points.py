@@ -52,6 +52,8 @@ def test_shares_in_their_intervals_are_rates(values: tuple[Any, ...]) -> None:
 def test_a_share_may_pass_its_interval_by_rounding_alone() -> None:
     assert Rate(0.4 - 1e-10, 0.4, 0.6).value == 0.4 - 1e-10
     assert Rate(0.6 + 1e-10, 0.4, 0.6).high == 0.6
+    for value in (0.4 - 1e-9, 0.6 + 1e-9):
+        assert Rate(value, 0.4, 0.6).value == value, "the largest difference that counts as equal"
     for value in (0.4 - 1e-8, 0.6 + 1e-8):
         with pytest.raises(ValueError, match=f"^{value} must lie in its interval, 0.4 to 0.6$"):
             Rate(value, 0.4, 0.6)
@@ -99,6 +101,8 @@ def test_a_written_point_is_read_again() -> None:
     assert read({"sensitivity": written}) == {Level.IMAGE: {Goal.SENSITIVITY: POINT}, **empty}
     assert read({"f1": written}) == {Level.IMAGE: {Goal.F1: replace(POINT, target=None)}, **empty}
     assert read() == {Level.IMAGE: {}, **empty} == read_operating_points({"operating_points": {}, "metrics": {}}, "")
+    assert read(validation=["breast"]) == {Level.IMAGE: {}, **empty}
+    assert POINT.prevalence == 0.1
 
 
 def test_a_point_that_finds_no_cancer_is_not_offered() -> None:
@@ -110,7 +114,7 @@ def test_a_point_that_finds_no_cancer_is_not_offered() -> None:
 @pytest.mark.parametrize(
     "changes",
     [{"threshold": 1e-9}, {"threshold": 1 - 1e-9}, {"cases": 20, "patients": 20, "prevalence": 1.0},
-     {"malignant": 1, "prevalence": 1 / 200}, {"patients": 1}, {"prevalence": 0.1 + 9e-10}],
+     {"malignant": 1, "prevalence": 1 / 200}, {"patients": 1}, {"patients": 200}, {"prevalence": 0.1 + 9e-10}],
 )  # fmt: skip
 def test_the_least_and_the_greatest_values_are_accepted(changes: dict[str, Any]) -> None:
     point = read({"specificity": {**POINT.as_dict(), **changes}})[Level.IMAGE][Goal.SPECIFICITY]
@@ -126,6 +130,7 @@ COUNTS_RULE = "must be whole numbers, patients and malignant from 1 to the numbe
         ({"threshold": 0}, ".threshold=0 must be a number above 0 and below 1"),
         ({"threshold": 1}, ".threshold=1 must be a number above 0 and below 1"),
         ({"threshold": True}, ".threshold=True must be a number above 0 and below 1"),
+        ({"threshold": "0.3"}, ".threshold='0.3' must be a number above 0 and below 1"),
         ({"cases": 19}, f": {{'cases': 19, 'malignant': 20, 'patients': 100}} {COUNTS_RULE}"),
         ({"malignant": 0}, f": {{'cases': 200, 'malignant': 0, 'patients': 100}} {COUNTS_RULE}"),
         ({"patients": 0}, f": {{'cases': 200, 'malignant': 20, 'patients': 0}} {COUNTS_RULE}"),
@@ -240,6 +245,9 @@ def test_a_prevalence_that_is_not_that_of_the_cases_is_refused() -> None:
     points = {Level.IMAGE: {Goal.F1: POINT}, Level.BREAST: {}, Level.PATIENT: {Goal.F1: replace(POINT, malignant=40)}}
     for shares in ({}, {"image": 0.1, "breast": 0.7, "patient": 0.2 + 9e-10}):
         check_prevalence(shares, points, "m.json")
+    rare = replace(POINT, malignant=1, cases=10**9)
+    check_prevalence({"image": 0.0}, {Level.IMAGE: {Goal.F1: rare}}, "m.json")
+    assert read({"f1": {**rare.as_dict(), "prevalence": 0.0}})[Level.IMAGE][Goal.F1] == replace(rare, target=None)
     for share in (0.1, 0.2 + 2e-9, 0.2 - 2e-9):
         with pytest.raises(ConfigError) as caught:
             check_prevalence({"image": 0.1, "patient": share}, points, "m.json")
