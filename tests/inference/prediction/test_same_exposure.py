@@ -148,6 +148,15 @@ def test_the_larger_image_is_averaged_to_the_size_of_the_smaller() -> None:
     assert one.is_of(other) and other.is_of(one)
 
 
+def test_only_what_is_tissue_in_both_images_is_compared() -> None:
+    one, other = kept(seed=1), kept(seed=2)
+    pixels, upper = one.pixels.copy(), one.inside.copy()
+    pixels[50:], upper[43:] = other.pixels[50:], 0
+    assert not one.is_of(Exposure(one.cells, pixels, one.inside))
+    mixed = Exposure(one.cells, pixels, upper)
+    assert mixed.is_of(one) and one.is_of(mixed)
+
+
 def images_of(pixels: Pixels, side: Side = Side.LEFT, mask: Any = None) -> tuple[Any, Any]:
     """Return a mammogram and the network's input made from it, as far as they are used."""
     mask = np.ones(pixels.shape, np.bool_) if mask is None else mask
@@ -214,6 +223,22 @@ def test_a_pixel_of_the_copy_is_tissue_if_half_of_it_is() -> None:
     mask[::2, -2] = False
     found = of(np.full(mask.shape, 9, np.uint16), mask=mask)
     assert (found.inside[:, -1] == 64).all() and (found.cells[:, -1] == 0).all()
+
+
+def test_the_only_cell_of_tissue_has_the_highest_rank() -> None:
+    mask = np.zeros((2 * ROWS, 2 * CELLS), np.bool_)
+    # The last pixel of the copy is tissue to a quarter: it belongs to the bounding box but to no cell of tissue.
+    mask[: 2 * ROWS // CELLS, :2] = mask[-1, -1] = True
+    cells = of(np.full(mask.shape, 9, np.uint16), mask=mask).cells
+    assert cells[0, 0] == cells.sum() == 1
+
+
+def test_the_copy_and_its_mask_are_averaged() -> None:
+    pixels, mask = np.zeros((4 * ROWS, 128), np.uint16), np.ones((4 * ROWS, 128), np.bool_)
+    pixels[::4, ::4] = 1600
+    mask.reshape(ROWS, 4, 32, 4)[:, 1:3, :, 1:3] = False
+    found = of(pixels, mask=mask)
+    assert found.pixels.shape == (ROWS, 32) and (found.pixels == 100).all() and (found.inside == 191).all()
 
 
 def test_the_copy_has_at_most_the_stated_rows() -> None:
