@@ -59,8 +59,14 @@ def test_pairs_with_8_to_23_agreeing_features_give_the_correlations_of_different
 def test_at_most_200_of_these_pairs_are_measured_evenly_distributed(audited: Audited) -> None:
     correlations = [0.72, -1.0, 0.76, -1.0] * 50
     assert audited([8] * 200, correlations).checked["correlation_limit"] == 0.85
-    limit = audited([8] * 201, [*correlations, 0.72]).checked["correlation_limit"]
+    limit = audited([8] * 202, [*correlations, 0.72, -1.0]).checked["correlation_limit"]
     assert limit == round(Confirmation.of([0.72, 0.76] * 50 + [0.72], 0).limit, 3) < 0.8
+
+
+def test_pixels_that_correlate_by_the_limit_confirm_a_pair(audited: Audited) -> None:
+    report = audited([24, 24], [0.7499, 0.75])
+    assert report.checked["correlation_limit"] == 0.75
+    assert [finding.images for finding in report.findings] == [("i000", "i002")]
 
 
 @pytest.mark.parametrize(("height", "compared"), [(192, ["i003", "i004"]), (191, [])])
@@ -69,8 +75,9 @@ def test_images_of_192_rows_or_more_are_compared_place_by_place(
 ) -> None:
     asked: list[tuple[str, str]] = []
 
-    def deformed(pairs: Sequence[tuple[str, str]], *given: Any) -> tuple[dict[int, str], Confirmation]:
+    def deformed(pairs: Sequence[tuple[str, str]], seen: Any, shown: Any, pool: Any) -> Any:
         asked.extend(pairs)
+        assert all(len(seen[name].points) and shown(name).shape == (height, 4) for pair in pairs for name in pair)
         return ({1: "they are deformed"} if pairs else {}), Confirmation(0.5, len(pairs), 0.25)
 
     monkeypatch.setattr(leakage_audit, "deformed_pairs", deformed)
