@@ -164,6 +164,8 @@ def test_calibrate_fills_what_the_model_carries():
     found = calibrate(predictions)
     assert found.method is choose_method(predictions)
     assert found.calibration == fit_calibration(predictions, found.method)
+    few = calibrate(drawn(2.0, images=9, seed=1))
+    assert few.method is Method.TEMPERATURE and few.calibration.intercepts == (0, 0, 0)
     malignant, scores = malignancy(predictions, found.calibration)
     point = found.points_as_dict()["sensitivity"]
     assert set(found.points_as_dict()) == {"sensitivity", "specificity"}
