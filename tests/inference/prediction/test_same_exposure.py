@@ -130,12 +130,40 @@ def test_the_fine_test_compares_the_detail_away_from_the_outline() -> None:
     assert mixed.is_of(one) and not inner.is_of(one), "what differs in the rim alone is one exposure"
 
 
-def of(pixels: Pixels, side: Side = Side.LEFT, mask: Any = None) -> Exposure:
+def test_files_whose_width_differs_by_one_pixel_have_the_same_frame() -> None:
+    assert kept(0.5, (100, 64)).is_of(kept(0.55, (100, 65))), "65/64 - 1 is 1/64"
+    assert not kept(0.5, (100, 64)).is_of(kept(0.55, (99, 65)))
+
+
+def test_the_larger_image_is_averaged_to_the_size_of_the_smaller() -> None:
+    small = np.random.default_rng(0).integers(2000, 4096, (100, 80))
+    large = np.random.default_rng(1).integers(0, 1000, (400, 320))
+    # One pixel of each block of 4 x 4 gives the block the mean of the small image.
+    large[::4, ::4] = 0
+    large[::4, ::4] = 16 * small - large.reshape(100, 4, 80, 4).sum(axis=(1, 3))
+    one, other = (
+        Exposure(kept().cells, pixels.astype(np.uint16), np.full(pixels.shape, 255, np.uint8))
+        for pixels in (small, large)
+    )
+    assert one.is_of(other) and other.is_of(one)
+
+
+def images_of(pixels: Pixels, side: Side = Side.LEFT, mask: Any = None) -> tuple[Any, Any]:
+    """Return a mammogram and the network's input made from it, as far as they are used."""
     mask = np.ones(pixels.shape, np.bool_) if mask is None else mask
-    region = SimpleNamespace(mask=mask, chest_side=side)
-    mammogram: Any = SimpleNamespace(pixels=pixels)
-    prepared: Any = SimpleNamespace(region=region)
-    return Exposure.of(mammogram, prepared)
+    return SimpleNamespace(pixels=pixels), SimpleNamespace(region=SimpleNamespace(mask=mask, chest_side=side))
+
+
+def of(pixels: Pixels, side: Side = Side.LEFT, mask: Any = None) -> Exposure:
+    return Exposure.of(*images_of(pixels, side, mask))
+
+
+def test_every_earlier_image_of_the_exam_is_remembered() -> None:
+    exposures = Exposures()
+    one, other, third = np.random.default_rng(0).integers(1, 65535, (3, 64, 48)).astype(np.uint16)
+    found = [exposures.has(*images_of(pixels)) for pixels in (one, other, one, third, other)]
+    assert found == [False, False, True, False, True]
+    assert Exposures().has(*images_of(one)) is False, "another exam has seen none"
 
 
 def test_the_cells_of_the_tissue_are_ranked_by_brightness() -> None:
@@ -154,6 +182,38 @@ def test_the_cells_of_the_tissue_are_ranked_by_brightness() -> None:
     turned = of(np.ascontiguousarray(larger[:, ::-1]), Side.RIGHT, np.ascontiguousarray(mask[:, ::-1]))
     assert np.array_equal(turned.cells, cells)
     assert (cells[0, :10] == 0).all() and cells[0, 10] == pytest.approx(1 / (CELLS * CELLS - 10)) and cells.max() == 1
+
+
+def test_equally_bright_cells_are_ranked_in_reading_order() -> None:
+    half = np.arange(CELLS * CELLS // 2)
+    # Dark and bright cells take turns.
+    found = of((7 + np.arange(CELLS * CELLS) % 2).astype(np.uint16).reshape(CELLS, CELLS)).cells
+    assert found.dtype == np.float32
+    assert found.ravel()[::2] == pytest.approx((half + 1) / (CELLS * CELLS))
+    assert found.ravel()[1::2] == pytest.approx((half + 1 + len(half)) / (CELLS * CELLS))
+
+
+def test_the_brightness_of_a_cell_is_the_mean_of_its_tissue() -> None:
+    # The only bright pixel of each cell is in its corner; the last cell is the darkest.
+    falling = np.arange(CELLS * CELLS, 0, -1).reshape(CELLS, CELLS)
+    pixels, mask = np.zeros((4 * CELLS, 4 * CELLS), np.uint16), np.ones((4 * CELLS, 4 * CELLS), np.bool_)
+    pixels[::4, ::4] = 60 * falling
+    assert of(pixels).cells == pytest.approx(falling / (CELLS * CELLS))
+    # Half of the first cell is air, so its tissue is twice as bright; one pixel more, and the cell is air.
+    mask[:4, 2:4] = False
+    assert of(pixels, mask=mask).cells == pytest.approx(falling / (CELLS * CELLS))
+    mask[3, 1] = False
+    assert of(pixels, mask=mask).cells[0, 0] == 0
+
+
+def test_a_pixel_of_the_copy_is_tissue_if_half_of_it_is() -> None:
+    mask = np.ones((2 * ROWS, 2 * CELLS), np.bool_)
+    mask[:, -1] = False
+    found = of(np.full(mask.shape, 9, np.uint16), mask=mask)
+    assert (found.inside[:, -1] == 128).all() and (found.cells[:, -1] > 0).all()
+    mask[::2, -2] = False
+    found = of(np.full(mask.shape, 9, np.uint16), mask=mask)
+    assert (found.inside[:, -1] == 64).all() and (found.cells[:, -1] == 0).all()
 
 
 def test_the_copy_has_at_most_the_stated_rows() -> None:

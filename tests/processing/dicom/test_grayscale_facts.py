@@ -193,6 +193,17 @@ def test_the_message_names_attribute_value_and_rule(
     assert str(caught.value) == message
 
 
+def test_a_presentation_lut_is_refused_beside_every_shape(make_dicom: MakeDicom, make_item: MakeItem) -> None:
+    lut = make_item(LUTDescriptor=("US", [16, 0, 8]), LUTData=("US", list(range(0, 256, 16))))
+    for shape in ({}, {"PresentationLUTShape": "IDENTITY"}, {"PresentationLUTShape": "INVERSE"}):
+        with pytest.raises(UnsupportedImageError) as caught:
+            read(make_dicom, PresentationLUTSequence=[lut], **shape)
+        assert str(caught.value) == (
+            "<bytes>: PresentationLUTSequence (2050,0010) is present; of the two, only PresentationLUTShape "
+            "(2050,0020) is read"
+        )
+
+
 def test_numbers_at_the_bounds_of_what_is_plausible_are_read(make_dicom: MakeDicom) -> None:
     for slope, intercept in (("1e12", "-1e12"), ("1e-12", "0"), ("-1e12", "1e12")):
         assert facts(read(make_dicom, RescaleSlope=slope, RescaleIntercept=intercept))["rescale_slope"] == float(slope)
@@ -301,3 +312,16 @@ def test_padding_has_the_sign_of_the_pixels(make_dicom: MakeDicom, signed: bool)
     assert highest.facts["padding_low"] == 0x7FFF
     lowest = read(make_dicom, np.array([[1, 7]], cells.dtype), bits=16, PixelPaddingValue=("US", 0x8000))
     assert lowest.facts["padding_low"] == (-0x8000 if signed else 0x8000)
+
+
+@pytest.mark.parametrize(
+    ("stated", "value"),
+    [(0x7FF, 2047), (0x800, -2048), (0xFFF, -1), (0x1000, 4096), (0x1801, 6145), (0x7FFF, 32767), (0x8000, -32768),
+     (0xFFFB, -5)],
+)  # fmt: skip
+def test_padding_of_signed_pixels_is_the_bits_of_a_stored_value_or_a_number_of_16_bits(
+    make_dicom: MakeDicom, stated: int, value: int
+) -> None:
+    cells = np.array([[-7, 3]], np.int16)
+    image = read(make_dicom, cells, PixelPaddingValue=("US", stated))
+    assert (image.facts["padding_low"], image.facts["padding_high"]) == (value, value)

@@ -211,6 +211,17 @@ def test_a_breast_that_the_release_lists_twice_has_one_place_in_every_deal(monke
     assert moved == {"mias113"}, "nobody else moves"
 
 
+def test_a_patient_keeps_its_place_where_the_other_patient_of_the_breast_is_absent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    records = [record for record in mias_records() if record.patient_id != "mias111"]
+    assert any(record.patient_id == "mias113" for record in records)
+    splits, folds = assign_splits(records), assign_folds(records, 5, seed=0, protocol=SplitProtocol.PATIENT)
+    monkeypatch.setattr(assignment, "same_breast", lambda dataset, patient_id: patient_id)
+    assert splits == assign_splits(records)
+    assert folds == assign_folds(records, 5, seed=0, protocol=SplitProtocol.PATIENT)
+
+
 def test_a_joined_set_keeps_such_a_breast_together_and_a_table_that_divides_it_is_refused() -> None:
     joined = [
         replace(record, image_id=f"mias-{record.image_id}", patient_id=f"mias-{record.patient_id}")

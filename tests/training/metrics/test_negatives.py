@@ -101,6 +101,14 @@ def test_the_area_against_a_mixture_is_the_weighted_mean() -> None:
     assert metric.name == "malignant_auc"
 
 
+def test_a_perfect_area_has_the_exact_bounds_of_a_proportion() -> None:
+    # Clopper and Pearson: the lower bound b of 10 of 10 women has b ** 10 = 0.025.
+    found = measured(((2, 2),) * 10 + ((0, 0),) * 12, (0.1, 0.2, 0.3))
+    for name in ("as_here", "as_in_screening"):
+        area = found[name]["alone"]
+        assert (area["value"], area["low"], area["high"]) == (1, pytest.approx(0.025**0.1), 1)
+
+
 def test_too_few_women_give_no_figure_and_no_share() -> None:
     labels = np.array([2, 0] * 12 + [1, 0] * (LEAST_WOMEN - 1) + [0, 0] * 12)
     women = [f"w{index // 2:03d}" for index in range(len(labels))]
