@@ -192,6 +192,8 @@ def test_patients_with_the_same_label_are_in_the_order_of_their_hashes():
     given = predicted(ValidationPredictions, [(0.5, 0.5)] * 12, [0] * 12)
     order = sorted(given.patients, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     assert patient_folds(given).tolist() == [order.index(name) % 5 for name in given.patients]
+    with pytest.raises(ValueError, match="shorter"):
+        patient_folds(replace(given, labels=given.labels[1:]))
 
 
 def test_each_fold_is_fitted_on_all_others():
@@ -246,6 +248,7 @@ def test_a_class_without_images_leaves_everything_finite():
     for method in (Method.LOG_PRIOR, Method.INTERCEPTS):
         found = fit_calibration(two, method)
         assert np.isfinite(found.intercepts).all() and max(map(abs, found.intercepts)) <= 2 * LARGEST_INTERCEPT
+        assert sum(found.intercepts) == pytest.approx(0, abs=1e-9)
 
 
 def test_what_a_model_that_is_right_needs_is_the_temperature_alone():

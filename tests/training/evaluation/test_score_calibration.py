@@ -7,7 +7,14 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from mammopipe.training.evaluation.calibration import LEAST_PATIENTS, FittedMap, fit_comparison, fit_map, fit_score_maps
+from mammopipe.training.evaluation.calibration import (
+    LEAST_PATIENTS,
+    FittedMap,
+    fit_comparison,
+    fit_map,
+    fit_score_maps,
+    fit_thresholds,
+)
 from mammopipe.training.evaluation.calibration_figures import cross_fitted_cases, score_figures
 from mammopipe.training.evaluation.calibration_methods import choose_method, fit_calibration, patient_folds
 from mammopipe.training.evaluation.fit_audit import audit_score_maps
@@ -71,7 +78,7 @@ def test_the_fit_is_that_of_independent_code():
         pytest.approx(best[1], abs=1e-5),
     )
     errors = found.probabilities(scores) - targets
-    assert (errors.mean(), (errors * log_odds(scores)).mean()) == pytest.approx((0, 0), abs=1e-7)
+    assert (errors.mean(), (errors * log_odds(scores)).mean()) == pytest.approx((0, 0), abs=5e-9)
 
 
 def test_scores_that_are_all_equal_get_the_mean_of_the_targets():
@@ -178,7 +185,10 @@ def test_compared_breasts_have_maps_of_their_own_scores():
     comparison, (kept, _) = fit_comparison(found, 0.5, BreastRule.MAX), compared(found, 0.5)
     assert comparison.maps == fit_score_maps(kept, comparison.calibration, BreastRule.MAX)
     assert comparison.maps[Level.BREAST] != fit_score_maps(kept, comparison.calibration, RULE)[Level.BREAST]
-    assert comparison.maps[Level.BREAST].map is not None
+    breasts = comparison.maps[Level.BREAST]
+    assert breasts.map is not None and breasts.as_dict() == breasts.map.as_dict()
+    thresholds = fit_thresholds(kept, comparison.calibration, BreastRule.MAX)
+    assert all(comparison.thresholds[level] == thresholds[level] for level in (Level.BREAST, Level.PATIENT))
 
 
 def test_nothing_is_fitted_on_test_and_the_audit_fits_again():
