@@ -297,7 +297,8 @@ def test_the_first_input_of_a_lut_is_signed_if_its_input_is(
 def test_the_first_input_of_a_lut_is_signed_if_the_pixels_are(make_dicom: MakeDicom, make_item: MakeItem) -> None:
     item = make_item(LUTDescriptor=("US", [2, 65536 - 50, 8]), LUTData=("US", [0, 255]))
     cells = np.array([[-51, -50, -49, 3]], np.int16)
-    assert read(make_dicom, cells, bits=16, VOILUTSequence=[item]).pixels.tolist() == [[0, 0, 65535, 65535]]
+    for sequence in ("ModalityLUTSequence", "VOILUTSequence"):
+        assert read(make_dicom, cells, bits=16, **{sequence: [item]}).pixels.tolist() == [[0, 0, 65535, 65535]]
 
 
 @pytest.mark.parametrize("signed", [False, True])
