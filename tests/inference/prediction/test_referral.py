@@ -17,18 +17,9 @@ REFERENCE: Any = SimpleNamespace(
 )
 
 
-def judged(
-    flags: tuple[str, ...] = (),
-    coverage: float = 0.4,
-    *,
-    side_known: bool = True,
-    nats: float = 0.5,
-    strange: float = 1.0,
-    reference: Any = REFERENCE,
-) -> list[str]:
-    """Return the codes of the reasons for which an image is referred."""
-    found = reasons_of(flags, coverage, side_known=side_known, nats=nats, strange=strange, reference=reference)
-    return [code for code, _ in found]
+def judged(*flags_and_coverage: Any, **facts: Any) -> list[str]:
+    """Return the codes of the reasons for which an image is referred; takes what `reasons_of` takes."""
+    return [code for code, _ in reasons_of(*flags_and_coverage, **facts)]
 
 
 def reasons_of(

@@ -11,8 +11,6 @@ from mammopipe.pipelines import cli
 from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.commands import runs as run_views
-from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.runs import aws as aws_runs
 from mammopipe.pipelines.runs import aws_watch, launch
 from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.pipelines.runs.results import WHOLE
@@ -31,16 +29,6 @@ from tests.pipelines.aws_account import (
     Screen,
 )
 from tests.pipelines.scripted import EVALUATION
-
-
-@pytest.fixture
-def aws(services: LocalServices) -> Aws:
-    return Aws(services.storage)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    return aws_runs.record(tmp_path / "runs", PipelineConfig(), ARN, REGION)
 
 
 def put_results(services: LocalServices) -> None:

@@ -1,30 +1,17 @@
 """Watching a run on AWS while AWS, the network or the credentials fail."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from mammopipe.pipelines.backends.sessions import ExpiredCredentialsError, LocalServices
+from mammopipe.pipelines.backends.sessions import ExpiredCredentialsError
 from mammopipe.pipelines.backends.step_status import Status
-from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data.s3 import ExpiredAccessError
-from mammopipe.pipelines.runs import aws as aws_runs
 from mammopipe.pipelines.runs import aws_watch
 from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.processing.errors import ConfigError
-from tests.pipelines.aws_account import ARN, ID, PREPARED, REGION, Aws, Screen
-
-
-@pytest.fixture
-def aws(services: LocalServices) -> Aws:
-    return Aws(services.storage)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    return aws_runs.record(tmp_path / "runs", PipelineConfig(), ARN, REGION)
+from tests.pipelines.aws_account import ID, PREPARED, Aws, Screen
 
 
 def refusal(code: str, status: int) -> ClientError:
