@@ -153,6 +153,15 @@ def test_where_no_image_can_be_judged_the_exit_code_says_so(base: Path, own: Pat
     assert cli.main(["predict", str(base / "model"), broken, "-o", str(tmp_path / "out.csv")]) == 1
 
 
+def test_a_folder_whose_name_ends_like_an_image_is_none(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images" / "left.png").mkdir(parents=True)
+    output = tmp_path / "out.csv"
+    assert cli.main(["predict", str(base / "model"), str(tmp_path / "images"), "-o", str(output)]) != 0
+    assert "no images here" in capsys.readouterr().err and not output.exists()
+
+
 @pytest.mark.filterwarnings("ignore")  # the library's own imports warn of each other
 def test_mlflow_loads_the_model_as_a_pyfunc_that_predicts(base: Path, own: Path, tmp_path: Path) -> None:
     pyfunc = pytest.importorskip("mlflow.pyfunc")
